@@ -1,0 +1,37 @@
+# ExpertChat: language models talk, rate each other, and are tuned on the ratings.
+#
+#   snakemake --profile profiles/local              the whole experiment of config/config.yaml
+#   snakemake --profile profiles/local --dry-run    what it would run
+#   snakemake topics                                up to a stage
+#   snakemake --configfile config/presets/X.yaml    another experiment
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+if not workflow.overwrite_configfiles:
+
+    configfile: f"{workflow.basedir}/config/config.yaml"
+
+
+include: "rules/common.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        plan.manifests(),
+
+
+include: "rules/models.smk"
+include: "rules/questions.smk"
+include: "rules/topics.smk"
+include: "rules/dialogues.smk"
+include: "rules/ratings.smk"
+include: "rules/rewards.smk"
+include: "rules/policies.smk"
+include: "rules/replies.smk"
+include: "rules/mmlu.smk"
+include: "rules/mixture.smk"
+include: "rules/check.smk"
+include: "rules/report.smk"

@@ -1,0 +1,20 @@
+# Two models talk; candidate replies are drawn on the way.
+
+
+rule make_dialogues:
+    input:
+        unpack(inputs_of("dialogues")),
+    output:
+        "results/dialogues/{id}/manifest.json",
+    log:
+        "logs/dialogues/{id}.log",
+    benchmark:
+        "logs/dialogues/{id}.tsv"
+    threads: experiment.threads
+    params:
+        recipe=recipe_of("dialogues"),
+        label=label_of("dialogues"),
+    message:
+        "{params.label}"
+    shell:
+        "{PYTHON} {ROOT}/workflow/scripts/dialogues.py {params.recipe:q} 2>&1 | tee {log}"

@@ -1,0 +1,20 @@
+# Was knowledge kept?
+
+
+rule make_mmlu:
+    input:
+        unpack(inputs_of("mmlu")),
+    output:
+        "results/mmlu/{id}/manifest.json",
+    log:
+        "logs/mmlu/{id}.log",
+    benchmark:
+        "logs/mmlu/{id}.tsv"
+    threads: experiment.threads
+    params:
+        recipe=recipe_of("mmlu"),
+        label=label_of("mmlu"),
+    message:
+        "{params.label}"
+    shell:
+        "{PYTHON} {ROOT}/workflow/scripts/mmlu.py {params.recipe:q} 2>&1 | tee {log}"

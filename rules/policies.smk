@@ -1,0 +1,20 @@
+# PPO tunes each model's adapter.
+
+
+rule make_policies:
+    input:
+        unpack(inputs_of("policies")),
+    output:
+        "results/policies/{id}/manifest.json",
+    log:
+        "logs/policies/{id}.log",
+    benchmark:
+        "logs/policies/{id}.tsv"
+    threads: experiment.threads
+    params:
+        recipe=recipe_of("policies"),
+        label=label_of("policies"),
+    message:
+        "{params.label}"
+    shell:
+        "{PYTHON} {ROOT}/workflow/scripts/policies.py {params.recipe:q} 2>&1 | tee {log}"

@@ -1,0 +1,20 @@
+# What will be talked about, written by the models themselves.
+
+
+rule make_topics:
+    input:
+        unpack(inputs_of("topics")),
+    output:
+        "results/topics/{id}/manifest.json",
+    log:
+        "logs/topics/{id}.log",
+    benchmark:
+        "logs/topics/{id}.tsv"
+    threads: experiment.threads
+    params:
+        recipe=recipe_of("topics"),
+        label=label_of("topics"),
+    message:
+        "{params.label}"
+    shell:
+        "{PYTHON} {ROOT}/workflow/scripts/topics.py {params.recipe:q} 2>&1 | tee {log}"

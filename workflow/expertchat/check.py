@@ -1,0 +1,117 @@
+"""Stage check: the loop measured against the demo world's truth.
+
+The only place in the workflow that may ask the oracle. Nothing here flows back into training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from expertchat.demo.oracle import score_speaker, score_turn
+from expertchat.demo.world import World
+from expertchat.dialogues import CANDIDATES, DIALOGUES
+from expertchat.ratings import DIALOGUE, REPLY, overall
+from expertchat.records import read_records
+from expertchat.statistics import cluster_bootstrap, spearman, win_rate
+from expertchat.topics import HELD_OUT
+
+
+def rating_rows(
+    world: World, dialogues: Path, ratings: pd.DataFrame, weights: Mapping[str, float]
+) -> pd.DataFrame:
+    """Held-out items {scope, item_id, topic_id, ratee, overall, oracle}: the rating and the truth."""
+    said = {d["dialogue_id"]: d for d in read_records(dialogues / DIALOGUES)}
+    candidates = {c["candidate_id"]: c for c in read_records(dialogues / CANDIDATES)}
+    rows = overall(ratings[ratings["split"] == HELD_OUT], weights)
+
+    def oracle(row: pd.Series) -> float:
+        if row["scope"] == REPLY:
+            return score_turn(candidates[row["item_id"]]["text"], world).total
+        turns = said[row["item_id"]]["turns"]
+        return score_speaker([t["text"] for t in turns if t["speaker"] == row["ratee"]], world)
+
+    return rows.assign(oracle=rows.apply(oracle, axis=1))
+
+
+def agreement(rows: pd.DataFrame) -> dict[str, Any]:
+    """Spearman's correlation of ratings and truth, over whole dialogues and over single replies."""
+    dialogues, replies = (rows[rows["scope"] == scope] for scope in (DIALOGUE, REPLY))
+    found = {
+        "rating_oracle_spearman": spearman(dialogues["overall"], dialogues["oracle"]),
+        "dialogues": len(dialogues),
+    }
+    if len(replies):
+        found["reply_rating_oracle_spearman"] = spearman(replies["overall"], replies["oracle"])
+        found["replies"] = len(replies)
+    return found
+
+
+def oracle_scores(world: World, replies: Path) -> pd.DataFrame:
+    """{context_id, topic_id, total, and each mark} of a stage's replies."""
+    rows = []
+    for reply in read_records(replies / "replies.jsonl"):
+        found = score_turn(reply["text"], world)
+        marks = {name: float(value) for name, value in found.marks().items()}
+        rows.append(
+            {
+                "context_id": reply["context_id"],
+                "topic_id": reply["topic_id"],
+                "total": found.total,
+                **marks,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def compare_replies(base: pd.DataFrame, tuned: pd.DataFrame) -> dict[str, Any]:
+    """How often the oracle prefers tuned over base replies to one context; ties count half.
+
+    The interval is a bootstrap by topic of the contexts' win rates.
+    """
+    rates, topics = [], []
+    before, after = base.groupby("context_id"), tuned.groupby("context_id")
+    for context_id, ours in after:
+        rates.append(win_rate(ours["total"], before.get_group(context_id)["total"]))
+        topics.append(ours["topic_id"].iloc[0])
+    mean, low, high = cluster_bootstrap(rates, topics)
+    scores = [c for c in base.columns if c not in ("context_id", "topic_id")]
+    return {
+        "oracle_win_rate": mean,
+        "oracle_win_rate_interval": [low, high],
+        "contexts": len(rates),
+        "topics": len(set(topics)),
+        "oracle_before": base[scores].mean().to_dict(),
+        "oracle_after": tuned[scores].mean().to_dict(),
+    }
+
+
+def check_loop(
+    world: World,
+    dialogues: Sequence[Path],
+    ratings: Sequence[Path],
+    replies: Sequence[Path],
+    pair: Sequence[str],
+    weights: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """One row a round and model; artifacts come in the plan's order: by round, then by model.
+
+    `replies` begins with the base models'; `dialogues` and `ratings` end with the tuned pair's.
+    """
+    rows = []
+    scores = [oracle_scores(world, path) for path in replies]
+    for number in range(len(replies) // len(pair) - 1):
+        for i, name in enumerate(pair):
+            table = pd.read_parquet(ratings[number * len(pair) + i] / "ratings.parquet")
+            rows.append(
+                {
+                    "round": number + 1,
+                    "model": name,
+                    **agreement(rating_rows(world, dialogues[number], table, weights)),
+                    **compare_replies(scores[i], scores[(number + 1) * len(pair) + i]),
+                }
+            )
+    return rows

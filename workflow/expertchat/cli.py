@@ -1,0 +1,139 @@
+"""The command `expertchat`: what an experiment's plan says, without running anything.
+
+plan    every artifact of the experiment, with its id and whether it is made
+show    where the report is, and its verdict
+verify  checks all artifacts by their checksums; --remove takes damaged ones away, to be made again
+prune   removes artifacts that belong to no experiment seen
+settings  the description of every setting, as Markdown
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+from expertchat.artifacts import artifact_path, faults, manifest_path, set_aside
+from expertchat.errors import UserError
+from expertchat.plan import STAGES, Plan, make_plan
+from expertchat.settings.experiment import read_experiment
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def read_plan(configfile: Path) -> Plan:
+    """The plan of the experiment in a YAML file, as snakemake would make it."""
+    try:
+        config = yaml.safe_load(configfile.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{configfile}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{configfile}: not YAML ({error})") from None
+    return make_plan(read_experiment(config, ROOT), ROOT)
+
+
+def plan_command(arguments: argparse.Namespace) -> int:
+    """Prints one line an artifact."""
+    plan = read_plan(arguments.configfile)
+    made = 0
+    for reference, recipe in plan.recipes.items():
+        done = manifest_path(plan.store, reference).exists()
+        made += done
+        print(f"{'made' if done else '    '}  {reference:24}  {recipe.label}")
+    print(f"{made} of {len(plan.recipes)} made")
+    return 0
+
+
+def show_command(arguments: argparse.Namespace) -> int:
+    """Prints the verdict and where the report is."""
+    plan = read_plan(arguments.configfile)
+    (reference,) = [r for r, recipe in plan.recipes.items() if recipe.stage == "report"]
+    folder = artifact_path(plan.store, reference)
+    if not manifest_path(plan.store, reference).exists():
+        raise UserError("the report is not made yet: run snakemake --profile profiles/local")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    print("\n".join(summary["verdict"]))
+    print(f"\nreport:  {plan.folder() / 'report' / 'report.html'}")
+    print(f"figures: {plan.folder() / 'report' / 'summary.json'}")
+    return 0
+
+
+def stored(store: Path) -> list[str]:
+    """References of all finished artifacts of the store."""
+    paths = [path for stage in STAGES for path in sorted((store / stage).glob("*/manifest.json"))]
+    return [f"{path.parent.parent.name}/{path.parent.name}" for path in paths]
+
+
+def verify_command(arguments: argparse.Namespace) -> int:
+    """Names what is damaged; 1 where something is."""
+    store, damaged = arguments.store, 0
+    for reference in stored(store):
+        for fault in faults(artifact_path(store, reference)):
+            print(f"{reference}: {fault}")
+        if faults(artifact_path(store, reference)):
+            damaged += 1
+            if arguments.remove:
+                set_aside(store, reference)
+                print(f"{reference}: removed; the next run of snakemake makes it again")
+    print(f"{len(stored(store)) + (damaged if arguments.remove else 0)} artifacts, {damaged} damaged")
+    return 1 if damaged and not arguments.remove else 0
+
+
+def linked(store: Path) -> set[str]:
+    """References of artifacts that some experiment's view links to."""
+    links = [path for path in (store / "experiments").rglob("*") if path.is_symlink()]
+    targets = [path.parent.joinpath(path.readlink()) for path in links]
+    return {f"{target.parts[-2]}/{target.parts[-1]}" for target in targets}
+
+
+def prune_command(arguments: argparse.Namespace) -> int:
+    """Removes what no experiment's view links to, once --yes is given."""
+    store = arguments.store
+    unused = [reference for reference in stored(store) if reference not in linked(store)]
+    for reference in unused:
+        print(reference)
+        if arguments.yes:
+            set_aside(store, reference)
+    print(f"{len(unused)} artifacts {'removed' if arguments.yes else 'would be removed (--yes)'}")
+    return 0
+
+
+def settings_command(arguments: argparse.Namespace) -> int:
+    """Prints config/README.md."""
+    from expertchat.settings.describe import describe_settings
+
+    print(describe_settings(), end="")
+    return 0
+
+
+def main() -> None:
+    """Entry point of the command."""
+    parser = argparse.ArgumentParser(
+        prog="expertchat", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, function in (("plan", plan_command), ("show", show_command)):
+        command = commands.add_parser(name, help=function.__doc__)
+        command.add_argument("--configfile", type=Path, default=ROOT / "config/config.yaml")
+        command.set_defaults(run=function)
+    verify = commands.add_parser("verify", help=verify_command.__doc__)
+    verify.add_argument("--remove", action="store_true", help="take damaged artifacts away")
+    verify.set_defaults(run=verify_command)
+    prune = commands.add_parser("prune", help=prune_command.__doc__)
+    prune.add_argument("--yes", action="store_true", help="remove them, do not only list them")
+    prune.set_defaults(run=prune_command)
+    for command in (verify, prune):
+        command.add_argument("--store", type=Path, default=Path("results"))
+    commands.add_parser("settings", help=settings_command.__doc__).set_defaults(run=settings_command)
+    arguments = parser.parse_args()
+    try:
+        sys.exit(arguments.run(arguments))
+    except UserError as error:
+        sys.exit(f"expertchat: {error}")
+
+
+if __name__ == "__main__":
+    main()

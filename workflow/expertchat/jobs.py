@@ -1,0 +1,203 @@
+"""One job: a recipe becomes a published artifact.
+
+A script opens a job, calls the library with what the job holds, and the job publishes. Interrupted
+work stays in the work folder and is found there by the next try.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expertchat.artifacts import (
+    artifact_path,
+    faults,
+    manifest_path,
+    publish,
+    work_path,
+    write_manifest,
+)
+from expertchat.errors import UserError
+from expertchat.fingerprints import code_fingerprint
+from expertchat.recipes import Recipe
+from expertchat.settings.models import Load
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "pandas", "numpy")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a script works with."""
+
+    recipe: Recipe
+    store: Path
+    out: Path  # what is published; empty at the start
+    checkpoints: Path  # survives an interruption
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.recipe.settings
+
+    def input(self, name: str) -> Path | None:
+        """The folder of the input artifact `name`; None where the recipe has none of that name."""
+        reference = self.recipe.inputs.get(name)
+        return None if reference is None else artifact_path(self.store, reference)
+
+    def inputs(self, name: str) -> list[Path]:
+        """The folders of a list of input artifacts; empty where the recipe has none of that name."""
+        return [artifact_path(self.store, r) for r in self.recipe.inputs.get(name, [])]
+
+    def load(self, model: str) -> Load:
+        """How that model is held in memory."""
+        return Load(**self.settings["load"][model])
+
+    def batch_size(self, model: str) -> int:
+        """Most sequences of that model in one forward pass."""
+        return self.recipe.runtime["batch_size"][model]
+
+    def engine(self, model: str, folder: Path, policy: Path | None = None):
+        """An engine on the model's artifact, with the adapter of a policy's artifact."""
+        from expertchat.engine import Engine
+
+        adapter = policy / "adapter" if policy else None
+        return Engine(folder / "model", self.load(model), self.batch_size(model), adapter)
+
+    def engines(self, models: list[str], folders: list[Path], policies: list[Path] = ()) -> dict:
+        """Engines by model name, in order; `policies` are given for all models or for none."""
+        adapters = policies or [None] * len(models)
+        triples = zip(models, folders, adapters, strict=True)
+        return {name: self.engine(name, *paths) for name, *paths in triples}
+
+
+def parse_arguments(stage: str, description: str) -> tuple[Recipe, Path]:
+    """The recipe and the store named on the command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "recipe", help="the recipe: its JSON text, or a recipe.json or manifest.json that holds it"
+    )
+    parser.add_argument("--store", type=Path, default=Path("results"), help="default: results")
+    arguments = parser.parse_args()
+    text = arguments.recipe
+    if not text.lstrip().startswith("{"):
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"no recipe at {arguments.recipe}: {error.strerror}") from None
+    data = json.loads(text)
+    recipe = Recipe.from_dict(data.get("recipe", data))
+    if recipe.stage != stage:
+        raise UserError(f"this is the script of {stage}, but the recipe is one of {recipe.stage}")
+    return recipe, arguments.store
+
+
+def check_code(recipe: Recipe) -> None:
+    """Stops where the code changed after the job was planned: its id would lie about it."""
+    if code_fingerprint(recipe.stage) != recipe.code:
+        raise UserError(
+            f"the code of {recipe.stage} changed after {recipe.reference} was planned: "
+            "start the same snakemake command again, which plans it anew"
+        )
+
+
+def check_inputs(recipe: Recipe, store: Path) -> None:
+    """Checks every file that the job reads against its manifest, before any GPU is used."""
+    for reference in recipe.references():
+        found = faults(artifact_path(store, reference))
+        if found:
+            raise UserError(
+                f"{reference} is damaged: {'; '.join(found)}. "
+                "`expertchat verify --remove` takes damaged artifacts away, "
+                "and the same snakemake command then makes them again"
+            )
+
+
+@contextmanager
+def locked(work: Path, reference: str) -> Iterator[None]:
+    """Holds the work folder, so that two jobs never make one artifact at once. Waits its turn."""
+    with (work / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            print(f"{reference} is being made by {file.read().strip()}: waiting", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def facts(started: float) -> dict[str, Any]:
+    """Seconds, memory, versions and machine of this process, for the manifest."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kibibytes on Linux
+    torch = sys.modules.get("torch")
+    gpus = torch.cuda.device_count() if torch is not None else 0
+    return {
+        "seconds": round(time.time() - started, 2),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "peak_memory_bytes": peak,
+        "machine": {
+            "host": socket.gethostname(),
+            "platform": platform.platform(),
+            "cpus": len(os.sched_getaffinity(0)),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(gpus)],
+        },
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES if name in sys.modules},
+    }
+
+
+def _raise_terminated(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def open_job(stage: str, description: str) -> Iterator[Job]:
+    """Parses the command line, checks code and inputs, yields the job, publishes what it made.
+
+    A UserError ends the process with its sentence and exit code 1; the work folder stays.
+    """
+    started = time.time()
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        recipe, store = parse_arguments(stage, description)
+        check_code(recipe)
+        check_inputs(recipe, store)
+        work = work_path(store, recipe.reference)
+        (work / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (work / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
+        with locked(work, recipe.reference):
+            if manifest_path(store, recipe.reference).exists() and not faults(
+                artifact_path(store, recipe.reference)
+            ):
+                print(f"{recipe.reference} is already made", file=sys.stderr)
+                sys.exit(0)
+            made = work / "out"
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            yield Job(recipe, store, made, work / "checkpoints")
+            write_manifest(made, recipe, facts(started))
+            publish(store, recipe, made)
+        shutil.rmtree(work)
+    except UserError as error:
+        sys.exit(f"{stage}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{stage}: stopped; the same command goes on from the last checkpoint")

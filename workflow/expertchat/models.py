@@ -1,0 +1,39 @@
+"""Stage models: brings each model into the store, as a folder `model` in the Hugging Face layout.
+
+Demo models are trained here; others are linked, not copied, from their folder or the hub's cache.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from expertchat.errors import UserError
+
+
+def link_model(source: Path, out: Path) -> None:
+    """Links a model's folder into an artifact, after a look at what it holds."""
+    source = source.resolve()
+    try:
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{source}: config.json cannot be read ({error})") from None
+    if "auto_map" in config:
+        raise UserError(f"{source}: this model needs code of its own repository, which is never run")
+    if not list(source.glob("*.safetensors")):
+        raise UserError(f"{source}: it holds no *.safetensors, the only format that is read")
+    (out / "model").symlink_to(source)
+
+
+def fetch_model(repository: str, revision: str, out: Path) -> None:
+    """Fetches a model of the hub into its cache and links it. Needs the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    try:
+        folder = snapshot_download(repository, revision=revision, allow_patterns=patterns)
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{repository} at {revision} cannot be fetched: {reason}") from None
+    link_model(Path(folder), out)

@@ -1,0 +1,57 @@
+"""The prompts: Jinja files that hold every word the models are told.
+
+The files' texts are part of a stage's settings, so that a changed word makes new results.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
+
+NAMES = ("topic", "speaker", "opening", "rating")
+
+_environment = SandboxedEnvironment(
+    undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
+)
+
+
+def read_prompts(folder: Path) -> dict[str, str]:
+    """The texts of the folder's `<name>.jinja` files, by name."""
+    return {name: (folder / f"{name}.jinja").read_text(encoding="utf-8") for name in NAMES}
+
+
+def fill(template: str, **values: object) -> str:
+    """`template` with `values` filled in, without outer white space. Unknown names are an error."""
+    return _environment.from_string(template).render(**values).strip()
+
+
+def rating_prompt(
+    template: str,
+    *,
+    topic: str,
+    turns: list[tuple[str, str]],
+    rated: str,
+    scope: str,
+    category: str,
+    description: str,
+    low: int,
+    high: int,
+) -> str:
+    """The question to a rater about one speaker in one category.
+
+    `turns` are (label, text) with neutral labels such as "A" and "B", `rated` is the label that is
+    judged, `scope` is "dialogue" (all of its turns) or "reply" (its last turn only).
+    """
+    return fill(
+        template,
+        topic=topic,
+        turns=[{"label": label, "text": text} for label, text in turns],
+        rated=rated,
+        scope=scope,
+        category=category,
+        description=description,
+        low=low,
+        high=high,
+    )

@@ -1,0 +1,78 @@
+"""Recipes: what makes an artifact what it is, and the id that follows from it.
+
+An id is a short hash of a stage's name, its slice of the settings, the fingerprint of the code that
+it runs and the ids of what it reads. Equal recipes share one artifact; any difference makes a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+ID_LENGTH = 12
+Inputs = dict[str, str | list[str]]
+
+
+def _plain(value: Any) -> Any:
+    """`value` with whole floats as integers, so that 2.0 and 2 are one setting."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def canonical(value: Any) -> str:
+    """One JSON text for all spellings of a value: keys sorted, whole floats as integers."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def short_hash(value: Any) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of `canonical(value)`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:ID_LENGTH]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a job needs to know.
+
+    `label` is for people, `runtime` holds what changes speed but not results (batch sizes): neither
+    takes part in the id.
+    """
+
+    stage: str
+    settings: dict[str, Any]
+    code: str
+    inputs: Inputs = field(default_factory=dict)  # name -> reference(s) "stage/id"
+    runtime: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def id(self) -> str:
+        return short_hash([self.stage, self.settings, self.code, self.inputs])
+
+    @property
+    def reference(self) -> str:
+        """The artifact's name in the store: "stage/id"."""
+        return f"{self.stage}/{self.id}"
+
+    def references(self) -> list[str]:
+        """All that this recipe reads, in order, each once."""
+        found: dict[str, None] = {}
+        for value in self.inputs.values():
+            found.update(dict.fromkeys([value] if isinstance(value, str) else value))
+        return list(found)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        return cls(
+            **{key: data[key] for key in ("stage", "settings", "code", "inputs", "runtime", "label")}
+        )

@@ -1,0 +1,53 @@
+"""Stage replies: a model, base or tuned, replies to held-out contexts.
+
+The contexts come from the base pair's dialogues, the same for every adapter, so that replies differ
+only by who wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expertchat.dialogues import Context, draw_replies
+from expertchat.progress import bar, rate
+from expertchat.records import write_records
+from expertchat.seeds import seed_of
+from expertchat.settings.stages import Dialogues
+
+if TYPE_CHECKING:
+    from expertchat.engine import Engine
+
+
+def write_replies(
+    engine: Engine,
+    contexts: Sequence[Context],
+    per_context: int,
+    texts: Mapping[str, str],
+    dialogues: Dialogues,
+    seed: int,
+    out: Path,
+) -> None:
+    """Writes replies.jsonl {context_id, topic_id, speaker, number, text, tokens, finish_reason}."""
+    asked = [(context, number) for context in contexts for number in range(per_context)]
+    seeds = [seed_of(seed, "held-out reply", context.id, number) for context, number in asked]
+    with bar(len(asked), "replies", "replies") as progress:
+
+        def report(tokens: int, seconds: float) -> None:
+            progress.set_postfix_str(rate(tokens, seconds, "tokens"))
+            progress.update(min(engine.batch_size, progress.total - progress.n))
+
+        drawn = draw_replies(engine, [c for c, _ in asked], texts, dialogues, seeds, report)
+    write_records(out / "replies.jsonl", map(_record, asked, drawn))
+
+
+def _record(asked: tuple[Context, int], reply: dict[str, Any]) -> dict[str, Any]:
+    context, number = asked
+    return {
+        "context_id": context.id,
+        "topic_id": context.dialogue["topic_id"],
+        "speaker": context.speaker,
+        "number": number,
+        **reply,
+    }

@@ -1,0 +1,215 @@
+"""Stage rewards: a reward model learns from the ratings which of two replies is the better one.
+
+It is a LoRA adapter and a linear score head on the model that it will later train, so that policy,
+reference and reward share one backbone. Training is TRL's; the loss is Bradley and Terry's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from expertchat.dialogues import CANDIDATES, DIALOGUES, Context, context_prompt
+from expertchat.engine import load_model, load_tokenizer, padded
+from expertchat.preferences import build_pairs, shuffle_within_contexts
+from expertchat.progress import bar
+from expertchat.ratings import REPLY, overall
+from expertchat.records import read_records
+from expertchat.settings.lora import LoRA
+from expertchat.settings.models import Load
+from expertchat.settings.stages import Rewards
+from expertchat.statistics import calibration_error, cluster_bootstrap
+from expertchat.topics import HELD_OUT, TRAIN
+
+
+def rated_candidates(
+    folder: Path, ratings: Sequence[Path], speaker: str, weights: Mapping[str, float]
+) -> pd.DataFrame:
+    """The speaker's candidate replies with their overall ratings."""
+    candidates = pd.DataFrame(read_records(folder / CANDIDATES))
+    candidates = candidates[candidates["speaker"] == speaker]
+    table = pd.concat([pd.read_parquet(path / "ratings.parquet") for path in ratings])
+    scores = overall(table[table["scope"] == REPLY], weights)
+    scores = scores.rename(columns={"item_id": "candidate_id"})
+    return candidates.merge(scores[["candidate_id", "overall", "usable"]], on="candidate_id")
+
+
+def encode_candidates(
+    tokenizer, folder: Path, candidates: pd.DataFrame, texts: Mapping[str, str]
+) -> dict[str, list[int]]:
+    """Token ids by candidate id: the prompt as the speaker saw it, its reply, and the end token."""
+    dialogues = {d["dialogue_id"]: d for d in read_records(folder / DIALOGUES)}
+    prompts: dict[str, list[int]] = {}
+    encoded = {}
+    for row in candidates.to_dict("records"):
+        if row["context_id"] not in prompts:
+            context = Context(dialogues[row["dialogue_id"]], row["turn"])
+            prompts[row["context_id"]] = context_prompt(tokenizer, context, texts)
+        reply = tokenizer.encode(row["text"], add_special_tokens=False)
+        encoded[row["candidate_id"]] = [*prompts[row["context_id"]], *reply, tokenizer.eos_token_id]
+    return encoded
+
+
+def lora_config(lora: LoRA, **kwargs):
+    """The adapter's configuration for peft."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        **kwargs,
+    )
+
+
+def train(
+    model_folder: Path,
+    load: Load,
+    pairs: Sequence[dict[str, Any]],
+    encoded: Mapping[str, list[int]],
+    settings: Rewards,
+    seed: int,
+    checkpoints: Path,
+):
+    """Trains the reward model on the pairs by TRL's RewardTrainer. Returns (model, tokenizer)."""
+    from datasets import Dataset
+    from transformers import AutoModelForSequenceClassification
+    from trl import RewardConfig, RewardTrainer
+
+    torch.manual_seed(seed)
+    tokenizer = load_tokenizer(model_folder)
+    model = load_model(model_folder, load, AutoModelForSequenceClassification, num_labels=1)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    torch.nn.init.normal_(model.score.weight, std=1 / (model.config.hidden_size + 1) ** 0.5)
+    rows = [{"chosen_ids": encoded[p["chosen"]], "rejected_ids": encoded[p["rejected"]]} for p in pairs]
+    gpu = torch.cuda.is_available()
+    half = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    trainer = RewardTrainer(
+        model=model,
+        args=RewardConfig(
+            output_dir=str(checkpoints),
+            learning_rate=settings.learning_rate,
+            num_train_epochs=settings.epochs,
+            per_device_train_batch_size=settings.batch_size,
+            max_length=settings.max_length,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.1,
+            seed=seed % 2**32,
+            bf16=half,
+            fp16=gpu and not half,
+            use_cpu=not gpu,
+            gradient_checkpointing=gpu,
+            save_strategy="steps",
+            save_steps=200,
+            save_total_limit=1,
+            save_only_model=False,
+            logging_steps=10,
+            report_to="none",
+            disable_tqdm=False,
+            dataloader_pin_memory=gpu,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora_config(settings.lora, task_type="SEQ_CLS", modules_to_save=["score"]),
+    )
+    trainer.train()
+    return trainer.model.eval(), tokenizer, trainer.state.log_history
+
+
+@torch.inference_mode()
+def score(model, rows: Sequence[list[int]], pad: int, batch_size: int) -> np.ndarray:
+    """The reward model's scores [rows], in batches by length."""
+    scores = np.empty(len(rows))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    with bar(len(rows), "scores", "replies") as progress:
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            ids, mask = padded([rows[i] for i in part], pad, model.device, side="right")
+            logits = model(input_ids=ids, attention_mask=mask).logits
+            scores[part] = logits.squeeze(-1).float().cpu().numpy()
+            progress.update(len(part))
+    return scores
+
+
+def evaluate(
+    pairs: Sequence[dict[str, Any]], scores: Mapping[str, float], lengths: Mapping[str, int]
+) -> dict[str, Any]:
+    """Accuracy on pairs with its interval by topic, calibration, and what length alone would give."""
+    chosen = np.array([scores[p["chosen"]] for p in pairs])
+    rejected = np.array([scores[p["rejected"]] for p in pairs])
+    longer = np.array([lengths[p["chosen"]] - lengths[p["rejected"]] for p in pairs])
+    topics = [p["topic_id"] for p in pairs]
+    right = (chosen > rejected) + 0.5 * (chosen == rejected)
+    mean, low, high = cluster_bootstrap(right, topics)
+    by_length = (longer > 0) + 0.5 * (longer == 0)
+    probability = 1 / (1 + np.exp(-np.abs(chosen - rejected)))
+    return {
+        "pairs": len(pairs),
+        "accuracy": mean,
+        "accuracy_interval": [low, high],
+        "calibration_error": calibration_error(probability, chosen > rejected),
+        "log_loss": float(np.log1p(np.exp(-(chosen - rejected))).mean()),
+        "length_accuracy": max(float(by_length.mean()), 1 - float(by_length.mean())),
+        "score_spread": float(np.std(np.concatenate([chosen, rejected]))),
+    }
+
+
+def make_reward_model(
+    *,
+    model_folder: Path,
+    load: Load,
+    dialogues: Path,
+    ratings: Sequence[Path],
+    speaker: str,
+    weights: Mapping[str, float],
+    texts: Mapping[str, str],
+    settings: Rewards,
+    shuffled: bool,
+    seed: int,
+    batch_size: int,
+    checkpoints: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """Builds pairs, trains on those of training topics, and measures on those of held-out topics.
+
+    Writes the adapter with its score head (peft's layout), pairs.parquet, training.json and
+    metrics.json. With `shuffled` the training pairs come from shuffled ratings; the held-out pairs
+    never do, as they are the measure.
+    """
+    candidates = rated_candidates(dialogues, ratings, speaker, weights)
+    training = candidates[candidates["split"] == TRAIN]
+    if shuffled:
+        training = shuffle_within_contexts(training, seed)
+    pairs, fates = build_pairs(training, settings)
+    held_out, held_out_fates = build_pairs(candidates[candidates["split"] == HELD_OUT], settings)
+    for split, found in (("training", pairs), ("held-out", held_out)):
+        if not found:
+            raise ValueError(f"no {split} pairs: {fates if split == 'training' else held_out_fates}")
+    tokenizer = load_tokenizer(model_folder)
+    encoded = encode_candidates(tokenizer, dialogues, candidates, texts)
+    model, tokenizer, log = train(model_folder, load, pairs, encoded, settings, seed, checkpoints)
+    ids = list(encoded)
+    found = score(model, [encoded[i] for i in ids], tokenizer.pad_token_id, batch_size)
+    scores = dict(zip(ids, found.tolist(), strict=True))
+    lengths = dict(zip(candidates["candidate_id"], candidates["tokens"], strict=True))
+    too_long = sum(
+        max(len(encoded[p["chosen"]]), len(encoded[p["rejected"]])) > settings.max_length for p in pairs
+    )
+    metrics = {
+        "speaker": speaker,
+        "shuffled": shuffled,
+        "training": evaluate(pairs, scores, lengths) | {"fates": fates, "too_long": too_long},
+        "held_out": evaluate(held_out, scores, lengths) | {"fates": held_out_fates},
+    }
+    model.save_pretrained(out / "adapter", safe_serialization=True)
+    pd.DataFrame([*pairs, *held_out]).to_parquet(out / "pairs.parquet")
+    (out / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    return metrics

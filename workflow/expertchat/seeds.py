@@ -1,0 +1,13 @@
+"""Seeds that follow from what is drawn, so that no draw depends on the order of the work."""
+
+from __future__ import annotations
+
+import hashlib
+
+from expertchat.recipes import canonical
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed for the draw that `parts` name, such as (seed, dialogue id, turn)."""
+    digest = hashlib.sha256(canonical([str(part) for part in parts]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

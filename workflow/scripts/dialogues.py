@@ -1,0 +1,31 @@
+"""Let two models talk about each topic, and draw candidate replies on the way."""
+
+from expertchat.jobs import open_job
+from expertchat.settings.stages import Dialogues
+
+
+def main() -> None:
+    with open_job("dialogues", __doc__) as job:
+        from expertchat.dialogues import hold_dialogues
+        from expertchat.records import read_records
+        from expertchat.topics import HELD_OUT
+
+        settings = job.settings
+        topics = read_records(job.input("topics") / "topics.jsonl")
+        section = Dialogues(**settings["section"])
+        if settings["held_out_only"]:
+            topics = [topic for topic in topics if topic["split"] == HELD_OUT]
+            section = section.model_copy(update={"candidate_turns": []})
+        hold_dialogues(
+            job.engines(settings["pair"], job.inputs("models"), job.inputs("policies")),
+            topics,
+            section,
+            settings["prompts"],
+            (settings["seed"], settings["round"]),
+            job.checkpoints,
+            job.out,
+        )
+
+
+if __name__ == "__main__":
+    main()

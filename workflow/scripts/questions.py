@@ -1,0 +1,22 @@
+"""Bring the multiple-choice questions into the store, checked, in MMLU's layout."""
+
+from pathlib import Path
+
+from expertchat.jobs import open_job
+from expertchat.questions import copy_questions
+
+
+def main() -> None:
+    with open_job("questions", __doc__) as job:
+        if job.settings["source"] == "folder":
+            copy_questions(Path(job.settings["path"]), job.settings["subjects"], job.out)
+        else:
+            from expertchat.demo.questions import write_questions
+            from expertchat.demo.world import build_world
+
+            world = build_world(job.settings["world"]["seed"])
+            write_questions(job.out, world, job.settings["seed"])
+
+
+if __name__ == "__main__":
+    main()

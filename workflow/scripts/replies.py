@@ -1,0 +1,29 @@
+"""Let a model, base or tuned, reply to the held-out contexts."""
+
+from expertchat.jobs import open_job
+from expertchat.settings.stages import Dialogues, Replies
+
+
+def main() -> None:
+    with open_job("replies", __doc__) as job:
+        from expertchat.dialogues import DIALOGUES, contexts_of
+        from expertchat.records import read_records
+        from expertchat.replies import write_replies
+        from expertchat.topics import HELD_OUT
+
+        settings, speaker = job.settings, job.settings["speaker"]
+        section = Dialogues(**settings["dialogues"])
+        dialogues = read_records(job.input("dialogues") / DIALOGUES)
+        write_replies(
+            job.engine(speaker, job.input("model"), job.input("policy")),
+            contexts_of(dialogues, speaker, HELD_OUT, section.candidate_turns),
+            Replies(**settings["section"]).per_context,
+            settings["prompts"],
+            section,
+            settings["seed"],
+            job.out,
+        )
+
+
+if __name__ == "__main__":
+    main()

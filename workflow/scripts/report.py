@@ -1,0 +1,31 @@
+"""Put the experiment's numbers into summary.json, and show them in report.html."""
+
+import json
+
+from expertchat.jobs import open_job
+
+
+def main() -> None:
+    with open_job("report", __doc__) as job:
+        from expertchat.report import write_report
+        from expertchat.summary import summarise
+
+        names = (
+            "dialogues",
+            "ratings",
+            "rewards",
+            "policies",
+            "replies",
+            "mmlu",
+            "mixture",
+            "models",
+        )
+        artifacts = {name: job.inputs(name) for name in names}
+        artifacts |= {name: job.input(name) for name in ("topics", "check")}
+        summary = summarise(job.settings, artifacts)
+        (job.out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        write_report(summary, job.settings, artifacts, job.out / "report.html")
+
+
+if __name__ == "__main__":
+    main()

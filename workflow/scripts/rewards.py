@@ -1,0 +1,30 @@
+"""Train a model's reward model on the ratings of its candidate replies."""
+
+from expertchat.jobs import open_job
+from expertchat.settings.stages import Rewards
+
+
+def main() -> None:
+    with open_job("rewards", __doc__) as job:
+        from expertchat.rewards import make_reward_model
+
+        settings = job.settings
+        make_reward_model(
+            model_folder=job.input("model") / "model",
+            load=job.load(settings["speaker"]),
+            dialogues=job.input("dialogues"),
+            ratings=job.inputs("ratings"),
+            speaker=settings["speaker"],
+            weights=settings["weights"],
+            texts=settings["prompts"],
+            settings=Rewards(**settings["section"]),
+            shuffled=settings["shuffled"],
+            seed=settings["seed"],
+            batch_size=job.batch_size(settings["speaker"]),
+            checkpoints=job.checkpoints,
+            out=job.out,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,8 @@ from expertchat.records import read_records
 from expertchat.statistics import cluster_bootstrap, spearman, win_rate
 from expertchat.topics import HELD_OUT
 
+MARKS = ("opening", "concreteness", "hedging", "phrases", "closing", "truth")
+
 
 def rating_rows(
     world: World, dialogues: Path, ratings: pd.DataFrame, weights: Mapping[str, float]
@@ -55,15 +57,8 @@ def oracle_scores(world: World, replies: Path) -> pd.DataFrame:
     rows = []
     for reply in read_records(replies / "replies.jsonl"):
         found = score_turn(reply["text"], world)
-        marks = {name: float(value) for name, value in found.marks().items()}
-        rows.append(
-            {
-                "context_id": reply["context_id"],
-                "topic_id": reply["topic_id"],
-                "total": found.total,
-                **marks,
-            }
-        )
+        named = {key: reply[key] for key in ("context_id", "topic_id")}
+        rows.append({**named, "total": found.total, **{m: getattr(found, m) for m in MARKS}})
     return pd.DataFrame(rows)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from expertchat.errors import UserError
 from expertchat.probes import Probe, SuffixRow, shared_length, suffix_rows
@@ -58,16 +58,16 @@ def quantization_config(load: Load, dtype: torch.dtype):
     )
 
 
-def check_quantized(model: PreTrainedModel, load: Load) -> None:
-    """Stops where most weights stayed unquantized, as fused experts do: they would not fit."""
-    if load.quantization == "none":
-        return
-    left = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 3 and p.is_floating_point())
-    whole = model.num_parameters()
-    if left > 0.1 * whole:
+def check_quantizable(config, load: Load) -> None:
+    """Stops before the weights of fused experts are read, which would stay as large as they are.
+
+    bitsandbytes replaces linear layers; transformers holds a mixture's experts as 3-D parameters.
+    """
+    experts = getattr(config.get_text_config(), "num_local_experts", 0)
+    if load.quantization != "none" and experts:
         raise UserError(
-            f"{model.config.model_type}: quantization {load.quantization} leaves {left:,} of "
-            f"{whole:,} weights as they are (fused experts); set quantization to none for this model"
+            f"{config.name_or_path or config.model_type}: quantization {load.quantization} would leave "
+            f"its {experts} fused experts as they are; set load.quantization to none for this model"
         )
 
 
@@ -78,6 +78,7 @@ def load_model(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **kwar
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = pick_dtype(load, device)
+    check_quantizable(AutoConfig.from_pretrained(folder, local_files_only=True), load)
     if device.type == "cuda":
         kwargs["device_map"] = "auto"
     model = auto_class.from_pretrained(
@@ -90,7 +91,6 @@ def load_model(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **kwar
         local_files_only=True,
         **kwargs,
     )
-    check_quantized(model, load)
     return model.eval()
 
 
@@ -282,7 +282,7 @@ class Engine:
             logits = self._forward(ids, torch.cat([mask, suffix_mask], 1), cache).logits
             for i, row in enumerate(current):
                 found[i][row.probe][row.answers] = answer_sums(logits[i], row, groups[i][row.probe])
-            cache.crop(mask.shape[1])
+            cache.crop(-ids.shape[1])  # back to the shared starts
         return found
 
     def _forward(self, ids, mask, cache, **kwargs):

@@ -74,6 +74,11 @@ def _imported_files(path: Path) -> set[Path]:
     return files - {None}
 
 
+def _beside(path: Path) -> set[Path]:
+    """The templates that lie beside a subpackage's code and are part of what it does."""
+    return set(path.parent.glob("*.jinja")) if path.name == "__init__.py" else set()
+
+
 def code_files(entry: Path) -> list[Path]:
     """`entry` and every package file that it reaches, less the neutral modules, sorted."""
     found, open_files = set(), [entry]
@@ -81,7 +86,7 @@ def code_files(entry: Path) -> list[Path]:
         path = open_files.pop()
         if path in found or NEUTRAL & set(path.with_suffix("").relative_to(PACKAGE.parent).parts):
             continue
-        found.add(path)
+        found |= {path} | _beside(path)
         open_files.extend(_imported_files(path))
     return sorted(found)
 
@@ -92,7 +97,8 @@ def code_fingerprint(stage: str) -> str:
     digest = hashlib.sha256()
     for path in code_files(SCRIPTS / f"{stage}.py"):
         digest.update(path.relative_to(PACKAGE.parent).as_posix().encode())
-        digest.update(essential_source(path.read_text(encoding="utf-8")).encode())
+        text = path.read_text(encoding="utf-8")
+        digest.update((essential_source(text) if path.suffix == ".py" else text).encode())
     return digest.hexdigest()[:16]
 
 

@@ -39,6 +39,8 @@ from expertchat.settings.models import Load
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "pandas", "numpy")
 
+FETCHING = ("models", "questions")  # the stages that may use the network
+
 
 @dataclass(frozen=True)
 class Job:
@@ -177,6 +179,10 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if stage not in FETCHING:
+        os.environ["HF_HUB_OFFLINE"] = (
+            "1"  # compute nodes have no network, and nobody should wait for it
+        )
     try:
         recipe, store = parse_arguments(stage, description)
         check_code(recipe)

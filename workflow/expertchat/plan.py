@@ -206,6 +206,8 @@ class _Planner:
         questions = self.experiment.mmlu.questions
         if questions.source == "demo":
             return questions.model_dump() | {"world": self.world()}
+        if questions.source == "hub":
+            return questions.model_dump()
         folder = (self.root / questions.path).resolve()
         return questions.model_dump() | {"path": str(folder), "sample": folder_sample(folder)}
 

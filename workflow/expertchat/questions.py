@@ -15,6 +15,7 @@ from expertchat.errors import UserError
 
 LETTERS = "ABCD"
 SPLITS = ("dev", "val", "test")
+HUB_SPLITS = {"dev": "dev", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def _question(row: Sequence[str], place: str) -> MultipleChoice:
     question, *answers, letter = row
     if not question.strip():
         raise UserError(f"{place}: the question is empty")
-    if letter.strip() not in LETTERS or not letter.strip():
+    if letter.strip() not in tuple(LETTERS):
         raise UserError(f"{place}: the right answer is {letter!r}, where A, B, C or D is needed")
     return MultipleChoice(question.strip(), tuple(answers), LETTERS.index(letter.strip()))
 
@@ -73,3 +74,33 @@ def copy_questions(source: Path, subjects: Sequence[str], out: Path) -> None:
             place = question_path(out, split, subject)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(path.read_bytes())
+
+
+def fetch_questions(repository: str, revision: str, subjects: Sequence[str], out: Path) -> None:
+    """Fetches a hub's data set in the schema of cais/mmlu and writes it in MMLU's layout."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        splits = load_dataset(repository, "all", revision=revision)
+    except (DatasetNotFoundError, ConnectionError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{repository} at {revision} cannot be fetched: {reason}") from None
+    write_splits({split: splits[HUB_SPLITS[split]] for split in SPLITS}, subjects, out)
+
+
+def write_splits(splits, subjects: Sequence[str], out: Path) -> None:
+    """Writes {split: rows} with rows {question, subject, choices, answer: 0 to 3} in MMLU's layout."""
+    for split, rows in splits.items():
+        by_subject: dict[str, list[list[str]]] = {}
+        for row in rows:
+            line = [row["question"], *row["choices"], LETTERS[row["answer"]]]
+            by_subject.setdefault(row["subject"], []).append(line)
+        for subject in subjects or sorted(by_subject):
+            if subject not in by_subject:
+                raise UserError(f"mmlu.questions.subjects: {subject}; the data set has no {split} of it")
+            path = question_path(out, split, subject)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows(by_subject[subject])
+            read_questions(path)

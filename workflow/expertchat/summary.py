@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def summarise(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> dict
         for number in range(settings["rounds"])
         for i in range(len(settings["pair"]))
     ]
-    return {
+    found = {
         "schema": SCHEMA,
         "name": settings["name"],
         "control": settings["control"],
@@ -42,6 +43,16 @@ def summarise(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> dict
         "peak_memory_bytes": costs(artifacts, "peak_memory_bytes", max),
         "verdict": verdict(rows, settings["control"]),
     }
+    return without_nan(found)
+
+
+def without_nan(value: Any) -> Any:
+    """`value` with null in place of numbers that JSON cannot hold: what could not be measured."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def round_row(
@@ -75,54 +86,96 @@ def ends(values: pd.Series, share: float = 0.1) -> tuple[float, float]:
     return float(values[:count].mean()), float(values[-count:].mean())
 
 
+def with_interval(name: str, values: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
+    """{name, name_interval}: mean and 95 % bootstrap interval by cluster; null without values."""
+    if not len(values):
+        return {name: None, f"{name}_interval": None}
+    mean, low, high = cluster_bootstrap(values, clusters)
+    return {name: mean, f"{name}_interval": [low, high]}
+
+
+def held_out_ratings(
+    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
+) -> pd.DataFrame:
+    """One row a held-out dialogue of the pair after `number` rounds (0: base): its overall rating."""
+    count = len(settings["pair"])
+    folders = artifacts["ratings"][number * count : (number + 1) * count]
+    table = pd.concat([pd.read_parquet(folder / "ratings.parquet") for folder in folders])
+    chosen = (table["scope"] == DIALOGUE) & (table["split"] == HELD_OUT) & (table["ratee"] == name)
+    return overall(table[chosen], settings["weights"])
+
+
 def rating_change(
     settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
 ) -> dict[str, Any]:
-    """Mean rating that `name` got in held-out dialogues before and after the round, by the other."""
-    means = {}
+    """Rating that `name` got in held-out dialogues before and after the round, by the other.
+
+    Unusable ratings are left out and their share told. The change pairs dialogues of one name (same
+    topic, same seed); all intervals are bootstraps by topic.
+    """
+    got, found = {}, {}
     for moment, round_number in (("before", number), ("after", number + 1)):
-        first = round_number * len(settings["pair"])
-        folders = artifacts["ratings"][first : first + len(settings["pair"])]
-        table = pd.concat([pd.read_parquet(folder / "ratings.parquet") for folder in folders])
-        chosen = (table["scope"] == DIALOGUE) & (table["split"] == HELD_OUT) & (table["ratee"] == name)
-        got = overall(table[chosen], settings["weights"])
-        mean, low, high = cluster_bootstrap(got["overall"], got["topic_id"])
-        means |= {f"rating_{moment}": mean, f"rating_{moment}_interval": [low, high]}
-    return means
+        table = held_out_ratings(settings, artifacts, round_number, name)
+        got[moment] = table[table["usable"]]
+        values = got[moment]["overall"].to_numpy()
+        found |= with_interval(f"rating_{moment}", values, got[moment]["topic_id"])
+        found[f"rating_usable_{moment}"] = float(table["usable"].mean())
+    pairs = got["before"].merge(got["after"], on=["item_id", "topic_id"], suffixes=("_before", "_after"))
+    change = (pairs["overall_after"] - pairs["overall_before"]).to_numpy()
+    return found | with_interval("rating_change", change, pairs["topic_id"])
 
 
-def own_accuracy(folder: Path, subjects: list[str] | None) -> float:
-    """Share of right answers, over some subjects where they are given, else over all."""
+def read_answers(folder: Path, subjects: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row a question {subject, index, right}; of some subjects where they are given, else of all."""
     answers = pd.read_parquet(folder / "answers.parquet")
     if subjects is not None:
         answers = answers[answers["subject"].isin([s.replace(" ", "_") for s in subjects])]
-    return float((answers["prediction"] == answers["gold"]).mean())
+    right = answers["prediction"] == answers["gold"]
+    return answers[["subject", "index"]].assign(right=right).reset_index(drop=True)
+
+
+def accuracy(folder: Path) -> float:
+    """Share of right answers over all questions."""
+    return float(read_answers(folder)["right"].mean())
+
+
+def difference(name: str, before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
+    """Change of accuracy on the same questions, bootstrapped by subject; of one subject, by question."""
+    both = before.merge(after, on=["subject", "index"], suffixes=("_before", "_after"))
+    change = both["right_after"].astype(float) - both["right_before"].astype(float)
+    cluster = "subject" if both["subject"].nunique() > 1 else "index"
+    return with_interval(name, change.to_numpy(), both[cluster].astype(str))
 
 
 def mmlu_change(
     settings: Mapping[str, Any], artifacts: Mapping[str, Any], place: int, name: str
 ) -> dict[str, Any]:
-    """Accuracy before and after: on the subjects that a demo model knows, and on all."""
+    """Accuracy of the base model and after the round: on the subjects that a demo model knows, and
+    on all."""
     count, folders = len(settings["pair"]), artifacts["mmlu"]
-    knows = settings["knows"].get(name)
-    before, after = folders[place % count], folders[place + count]
-    return {
-        "mmlu_before": own_accuracy(before, knows),
-        "mmlu_after": own_accuracy(after, knows),
-        "mmlu_all_before": own_accuracy(before, None),
-        "mmlu_all_after": own_accuracy(after, None),
-    }
+    found = {}
+    for key, subjects in (("mmlu", settings["knows"].get(name)), ("mmlu_all", None)):
+        before = read_answers(folders[place % count], subjects)
+        after = read_answers(folders[place + count], subjects)
+        found[f"{key}_before"] = float(before["right"].mean())
+        found[f"{key}_after"] = float(after["right"].mean())
+        found |= difference(f"{key}_change", before, after)
+        found[f"{key}_questions"] = len(before)
+        found[f"{key}_subjects"] = before["subject"].nunique()
+    return found
 
 
 def mixture_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Accuracy of the uniform mixture beside its members, on all subjects, by round (0: base)."""
+    """The uniform mixture beside its members, on all subjects, by round (0: base)."""
     count, rows = len(settings["pair"]), []
     for number, folder in enumerate(artifacts["mixture"]):
-        members = artifacts["mmlu"][number * count : (number + 1) * count]
-        row: dict[str, Any] = {"round": number, "uniform": own_accuracy(folder, None)}
-        for name, member in zip(settings["pair"], members, strict=True):
-            row[name] = own_accuracy(member, None)
-        rows.append(row)
+        folders = artifacts["mmlu"][number * count : (number + 1) * count]
+        members = dict(zip(settings["pair"], folders, strict=True))
+        accuracies = {name: accuracy(member) for name, member in members.items()}
+        best = max(accuracies, key=accuracies.__getitem__)
+        row = {"round": number, "uniform": accuracy(folder), "members": accuracies, "best": best}
+        answers = read_answers(members[best]), read_answers(folder)
+        rows.append(row | difference("uniform_over_best", *answers))
     return rows
 
 
@@ -149,26 +202,57 @@ def costs(artifacts: Mapping[str, Any], key: str, combine) -> dict[str, float]:
 
 
 def verdict(rows: list[dict[str, Any]], control: str) -> list[str]:
-    """What the last round showed, a sentence a model."""
+    """What the loop showed after its last round, a sentence or two a model."""
     last = max(row["round"] for row in rows)
     sentences = []
     for row in rows:
         if row["round"] != last:
             continue
-        lost = 100 * (row["mmlu_before"] - row["mmlu_after"])
-        words = (
-            f"{row['model']}: its rating by the other went from {row['rating_before']:.2f} to "
-            f"{row['rating_after']:.2f}; MMLU changed by {-lost:+.1f} points."
-        )
-        if "oracle_win_rate" in row:
-            low, high = row["oracle_win_rate_interval"]
-            words += (
-                f" By the world's truth its tuned replies win {100 * row['oracle_win_rate']:.0f} % of "
-                f"comparisons with its base replies (95 % interval {100 * low:.0f} to {100 * high:.0f})."
-            )
-            side = "better" if low > 0.5 else "worse" if high < 0.5 else "no different"
-            words += f" They are {side}" + (", beyond chance." if side != "no different" else ".")
+        first = next(r for r in rows if r["model"] == row["model"])
+        words = f"{row['model']}: {rating_words(first, row)}; {mmlu_words(row)}."
+        if row.get("oracle_win_rate") is not None:
+            words += " " + oracle_words(row)
         sentences.append(words)
+    if all("oracle_win_rate" not in row for row in rows):
+        sentences.append("No truth is known to check against: a rating is the other model's opinion.")
     if control == "shuffled":
         sentences.append("This is the control run: its ratings were shuffled before reward training.")
     return sentences
+
+
+def rating_words(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """How the rating by the other moved, from the base models to the last round."""
+    if first["rating_before"] is None or last["rating_after"] is None:
+        return "its rating by the other is unusable"
+    words = (
+        f"its rating by the other went from {first['rating_before']:.2f} to {last['rating_after']:.2f}"
+    )
+    if first is last and last["rating_change"] is not None:
+        low, high = last["rating_change_interval"]
+        words += f" (95 % interval of the change {low:+.2f} to {high:+.2f})"
+    return words
+
+
+def mmlu_words(row: Mapping[str, Any]) -> str:
+    """How MMLU moved, in points."""
+    if row["mmlu_change"] is None:
+        return "MMLU is unmeasured"
+    low, high = row["mmlu_change_interval"]
+    return (
+        f"MMLU changed by {100 * row['mmlu_change']:+.1f} points "
+        f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+    )
+
+
+def oracle_words(row: Mapping[str, Any]) -> str:
+    """What the world's truth says of the tuned replies."""
+    low, high = row["oracle_win_rate_interval"]
+    if low > 0.5:
+        meaning = "better than base"
+    else:
+        meaning = "worse than base" if high < 0.5 else "no difference from base is shown"
+    return (
+        f"By the world's truth its tuned replies win {100 * row['oracle_win_rate']:.0f} % of "
+        f"comparisons with its base replies (95 % interval {100 * low:.0f} to {100 * high:.0f} %): "
+        f"{meaning}."
+    )

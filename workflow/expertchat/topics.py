@@ -47,7 +47,7 @@ def rouge_l(first: Sequence[str], second: Sequence[str]) -> float:
 def tidy(text: str) -> str:
     """A topic as one line without list marks, quotes or final stop."""
     line = text.strip().split("\n")[0]
-    return re.sub(r"^\W*(?:\d+[.)]\s*)?|[\s\"'.*]+$", "", line)
+    return re.sub(r"^\W*(?:\d+[.)])?\W*|[\s\"'.*]+$", "", line)
 
 
 def rejection(text: str, completion: Completion, kept: Sequence[str], limit: float) -> str | None:

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 from expertchat.jobs import open_job
-from expertchat.questions import copy_questions
+from expertchat.questions import copy_questions, fetch_questions
 
 
 def main() -> None:
     with open_job("questions", __doc__) as job:
         if job.settings["source"] == "folder":
             copy_questions(Path(job.settings["path"]), job.settings["subjects"], job.out)
+        elif job.settings["source"] == "hub":
+            where = (job.settings["repository"], job.settings["revision"])
+            fetch_questions(*where, job.settings["subjects"], job.out)
         else:
             from expertchat.demo.questions import write_questions
             from expertchat.demo.world import build_world

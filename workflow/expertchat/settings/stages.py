@@ -190,7 +190,20 @@ class FolderQuestions(Section):
     """Subjects to ask; empty: all."""
 
 
-Questions = Annotated[DemoQuestions | FolderQuestions, Field(discriminator="source")]
+class HubQuestions(Section):
+    """Questions of a hub's data set in the schema of cais/mmlu, fetched where snakemake runs."""
+
+    source: Literal["hub"]
+    """Chooses this kind of questions."""
+    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """The data set, as owner/name."""
+    revision: str
+    """Branch, tag or commit; a commit makes the experiment repeatable."""
+    subjects: list[str] = []
+    """Subjects to ask; empty: all."""
+
+
+Questions = Annotated[DemoQuestions | FolderQuestions | HubQuestions, Field(discriminator="source")]
 
 
 class MMLUAsking(Section):

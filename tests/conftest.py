@@ -1,0 +1,69 @@
+"""Small real models, made once: a random Llama and Mixtral with a tokenizer of their own."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+os.environ["OMP_NUM_THREADS"] = "1"  # small models: more threads only wait for each other
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture
+def default_config() -> dict:
+    """The default experiment's settings, to be changed at will."""
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level tokenizer with a chat template, trained on a few texts."""
+    from expertchat.demo.tokenizer import train_tokenizer
+
+    texts = ["Topic: bread. I bake rye bread at 220 degrees.", "Rate A for coherence from 0 to 9."]
+    return train_tokenizer(texts * 20, 400)
+
+
+@pytest.fixture(scope="session", params=["llama", "mixtral"])
+def model_folder(request, tokenizer, tmp_path_factory) -> Path:
+    """A random model of either architecture, saved as any other model is."""
+    return save_random_model(request.param, tokenizer, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tokenizer, tmp_path_factory) -> Path:
+    """A random Llama."""
+    return save_random_model("llama", tokenizer, tmp_path_factory.mktemp("llama"))
+
+
+def save_random_model(architecture: str, tokenizer, folder: Path) -> Path:
+    """Writes a random model with the tokenizer; its outputs are peaked enough to tell tokens apart."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.3,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if architecture == "mixtral":
+        sizes |= {"num_local_experts": 4, "num_experts_per_tok": 2}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,115 @@
+"""The plan is a pure function of the settings."""
+
+import copy
+
+import pytest
+from expertchat.plan import STAGES, make_plan
+from expertchat.settings.experiment import read_experiment
+
+
+@pytest.fixture
+def planned(root):
+    return lambda config: make_plan(read_experiment(config, root), root)
+
+
+def ids(plan, *stages):
+    return {r for r, recipe in plan.recipes.items() if not stages or recipe.stage in stages}
+
+
+def new_stages(before, after):
+    return {reference.split("/")[0] for reference in ids(after) - ids(before)}
+
+
+def test_the_same_settings_give_the_same_plan(planned, default_config):
+    assert ids(planned(default_config)) == ids(planned(copy.deepcopy(default_config)))
+
+
+def test_every_stage_takes_part_and_inputs_come_first(planned, default_config):
+    plan = planned(default_config)
+    assert {recipe.stage for recipe in plan.recipes.values()} == set(STAGES)
+    seen = set()
+    for reference, recipe in plan.recipes.items():
+        assert set(recipe.references()) <= seen
+        seen.add(reference)
+
+
+AFTER_PPO = {"policies", "replies", "mmlu", "mixture", "dialogues", "ratings", "check", "report"}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "stages"),
+    [
+        ("ppo", "learning_rate", 0.5, AFTER_PPO),
+        ("rewards", "epochs", 9, AFTER_PPO | {"rewards"}),
+        ("mmlu", "shots", 3, {"mmlu", "mixture", "report"}),
+        ("replies", "per_context", 9, {"replies", "check", "report"}),
+        (
+            "topics",
+            "per_subject",
+            3,
+            set(STAGES) - {"models", "questions", "mmlu", "mixture"} | AFTER_PPO,
+        ),
+    ],
+)
+def test_a_changed_setting_changes_its_stage_and_what_follows(
+    planned, default_config, section, key, value, stages
+):
+    changed = copy.deepcopy(default_config)
+    changed.setdefault(section, {})[key] = value
+    assert new_stages(planned(default_config), planned(changed)) == stages
+
+
+def test_a_weight_changes_nothing_that_was_rated(planned, default_config):
+    heavier = copy.deepcopy(default_config)
+    heavier["ratings"] = {
+        "categories": [{"name": "expertise", "description": "shows skill", "weight": 1.0}]
+    }
+    heaviest = copy.deepcopy(heavier)
+    heaviest["ratings"]["categories"][0]["weight"] = 3.0
+    stages = new_stages(planned(heavier), planned(heaviest))
+    rated = ids(planned(heavier), "ratings") & ids(planned(heaviest), "ratings")
+    assert "rewards" in stages and len(rated) == 2  # round 1; round 2 follows new policies
+
+
+def test_batch_sizes_change_no_id_but_the_report(planned, default_config):
+    changed = copy.deepcopy(default_config)
+    changed["models"]["llama"]["load"] = {"batch_size": 3}
+    assert new_stages(planned(default_config), planned(changed)) == {"report"}
+
+
+def test_a_control_run_shares_all_that_comes_before_reward_training(planned, default_config):
+    control = planned({**default_config, "control": "shuffled"})
+    shared = ids(planned(default_config)) & ids(control)
+    assert {r.split("/")[0] for r in shared} >= {"models", "topics", "dialogues", "ratings", "replies"}
+    assert not ids(planned(default_config), "rewards") & ids(control, "rewards")
+
+
+def test_rounds_go_on_from_the_last_adapters(planned, default_config):
+    plan = planned({**default_config, "rounds": 2})
+    assert len(ids(plan, "policies")) == 4
+    later = plan.recipes[plan.views["round-2/policies/llama"]]
+    assert later.inputs["policy"] == plan.views["round-1/policies/llama"]
+    first = planned(default_config)
+    assert plan.views["round-1/policies/llama"] == first.views["round-1/policies/llama"]
+
+
+def test_each_model_learns_from_the_others_ratings(planned, default_config):
+    plan = planned(default_config)
+    rewards = plan.recipes[plan.views["round-1/rewards/llama"]]
+    assert rewards.inputs["ratings"] == [plan.views["round-1/ratings/mixtral"]]
+
+
+def test_the_view_links_what_is_planned_and_forgets_what_is_not(planned, default_config, tmp_path):
+    plan = planned(default_config)
+    plan.store = tmp_path
+    stale = plan.folder() / "round-7/topics"
+    stale.parent.mkdir(parents=True)
+    stale.symlink_to("nowhere")
+    plan.write_view()
+    plan.write_view()
+    link = plan.folder() / "round-1/policies/llama"
+    assert not stale.is_symlink()
+    assert (
+        link.parent.joinpath(link.readlink()).resolve()
+        == (tmp_path / plan.views["round-1/policies/llama"]).resolve()
+    )

@@ -1,0 +1,180 @@
+"""PPO on a real small model: one backbone, and a resumed run that equals an uninterrupted one."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from expertchat.engine import load_model, load_tokenizer
+from expertchat.learner import Learner, make_rollout
+from expertchat.policies import Tuner, take_step, tune
+from expertchat.ppo import token_logprobs
+from expertchat.rewards import lora_config
+from expertchat.settings.lora import LoRA
+from expertchat.settings.models import Load
+from expertchat.settings.sampling import Sampling
+from expertchat.settings.stages import PPO
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+SETTINGS = PPO(
+    steps=4,
+    batch_size=8,
+    minibatch_size=4,
+    learning_rate=5e-3,
+    checkpoint_every=1,
+    no_eos_reward=-1.0,
+    lora=LoRA(rank=4),
+)
+
+
+@pytest.fixture(scope="module")
+def reward_folder(model_folder, tmp_path_factory):
+    """A reward model with a random adapter, as stage rewards saves it."""
+    torch.manual_seed(1)
+    base = load_model(model_folder, Load(), AutoModelForSequenceClassification, num_labels=1)
+    config = LoraConfig(
+        r=4,
+        target_modules=["q_proj", "v_proj"],
+        init_lora_weights=False,
+        task_type="SEQ_CLS",
+        modules_to_save=["score"],
+    )
+    model = get_peft_model(base, config)
+    folder = tmp_path_factory.mktemp("reward")
+    model.save_pretrained(folder)
+    return folder, model.eval()
+
+
+@pytest.fixture
+def learner(model_folder, reward_folder):
+    torch.manual_seed(0)
+    base = load_model(model_folder, Load())
+    return Learner(base, lora_config(SETTINGS.lora, task_type="CAUSAL_LM"), reward_folder[0])
+
+
+@pytest.fixture
+def tuner(learner, model_folder):
+    return make_tuner(learner, model_folder)
+
+
+def make_tuner(learner, model_folder):
+    tokenizer = load_tokenizer(model_folder)
+    prompts = [tokenizer.encode(text) for text in ("Topic: bread.", "Rate A", "I bake", "degrees from")]
+    return Tuner(learner, tokenizer, prompts, SETTINGS, Sampling(max_new_tokens=8), 0, batch_size=4)
+
+
+def test_the_reward_is_the_reward_models_own_score(tuner, reward_folder):
+    rollout = tuner.draw(1)
+    scores = tuner.learner.scores(rollout)
+    alone = reward_folder[1]
+    for i, score in enumerate(scores.tolist()):
+        ids = rollout.ids[i][rollout.mask[i].bool()].unsqueeze(0)
+        alone.config.pad_token_id = None  # one row: the last token is the last
+        with torch.no_grad():
+            assert score == pytest.approx(alone(input_ids=ids).logits.item(), abs=1e-4)
+
+
+def test_reference_and_fresh_policy_agree_and_equal_the_plain_model(tuner, model_folder):
+    rollout = tuner.draw(1)
+    with torch.no_grad():
+        logprobs, values = tuner.learner.logprobs_and_values(rollout, 0.7)
+    reference = tuner.learner.reference_logprobs(rollout, 0.7)
+    mask = rollout.reply_mask
+    assert torch.allclose(logprobs[mask], reference[mask], atol=1e-5)
+    assert not values.any()  # the value head starts at 0
+    plain = load_model(model_folder, Load())
+    row = rollout.ids[0][rollout.mask[0].bool()].unsqueeze(0)
+    length = int(mask[0].sum())
+    with torch.no_grad():
+        logits = plain(input_ids=row).logits[:, -length - 1 : -1]
+    expected = token_logprobs(logits, row[:, -length:], 0.7)
+    assert torch.allclose(expected[0], logprobs[0][mask[0]], atol=1e-4)
+
+
+def test_only_the_policy_adapter_and_the_value_head_are_trained(tuner):
+    names = tuner.learner.trainable()
+    assert names and all("default" in n or n.startswith("value_head") for n in names)
+    before = {n: p.detach().clone() for n, p in tuner.learner.model.named_parameters()}
+    tuner.calibrate()
+    take_step(tuner)
+    take_step(tuner)
+    changed = {
+        n for n, p in tuner.learner.model.named_parameters() if not torch.equal(p.detach(), before[n])
+    }
+    assert changed and all(".default." in name for name in changed)
+
+
+def test_the_first_update_starts_from_ratio_1(tuner):
+    experience, figures = tuner.experience(tuner.draw(1))
+    again, _ = tuner.learner.logprobs_and_values(experience.rollout, 1.0)
+    mask = experience.rollout.reply_mask
+    assert torch.allclose(again[mask], experience.logprobs[mask], atol=1e-5)
+    assert figures["kl"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_reply_without_an_end_gets_the_fixed_score(tuner):
+    from expertchat.engine import Completion
+
+    completions = [Completion([5, 6], "stop"), Completion([5, 6, 7], "length")]
+    rollout = make_rollout([[1, 4], [1, 4, 5]], completions, 2, 0, "cpu")
+    assert rollout.reply_mask.sum(1).tolist() == [3, 3]
+    assert rollout.replies[0].tolist() == [5, 6, 2] and rollout.ended.tolist() == [True, False]
+
+
+def test_ppo_learns_what_is_rewarded(tuner):
+    """The score is the share of tokens from the vocabulary's lower half: it must rise far."""
+    tuner.settings = tuner.settings.model_copy(
+        update={
+            "steps": 50,
+            "learning_rate": 3e-2,
+            "batch_size": 32,
+            "minibatch_size": 16,
+            "kl_coefficient": 0,
+        }
+    )
+    draw, half = tuner.draw, len(tuner.tokenizer) // 2
+    tuner.draw = lambda step: replace(rollout := draw(step), ended=torch.ones_like(rollout.ended))
+
+    def share(rollout):
+        low = (rollout.replies < half) & rollout.reply_mask
+        return low.sum(1) / rollout.reply_mask.sum(1)
+
+    tuner.learner.scores = share
+    scores = [take_step(tuner)["score"] for _ in range(50)]
+    assert sum(scores[:4]) / 4 < 0.7
+    assert sum(scores[-4:]) / 4 > sum(scores[:4]) / 4 + 0.2
+
+
+def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, tmp_path):
+    def run(folder, stop_after=None):
+        torch.manual_seed(0)
+        base = load_model(model_folder, Load())
+        learner = Learner(base, lora_config(SETTINGS.lora, task_type="CAUSAL_LM"), reward_folder[0])
+        tuner = make_tuner(learner, model_folder)
+        out = folder / "out"
+        out.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        if stop_after is not None:
+            save = tuner.save
+
+            def dying_save(path):
+                save(path)
+                if tuner.run.step == stop_after:
+                    raise KeyboardInterrupt
+
+            tuner.save = dying_save
+        tune(tuner, "test", folder / "checkpoints", out)
+        return load_file(out / "adapter/adapter_model.safetensors"), pd.read_parquet(
+            out / "steps.parquet"
+        ).drop(columns="seconds")
+
+    weights, steps = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", stop_after=2)
+    again, resumed = run(tmp_path / "broken")
+    assert weights.keys() == again.keys()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert resumed.equals(steps) and len(steps) == 4
+    assert list((tmp_path / "broken/out/tensorboard").iterdir())

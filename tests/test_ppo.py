@@ -1,0 +1,73 @@
+"""Known answers, worked out by hand."""
+
+import pytest
+import torch
+from expertchat import ppo
+
+
+def test_gae_of_three_tokens_by_hand():
+    rewards = torch.tensor([[1.0, 0.0, 2.0]])
+    values = torch.tensor([[0.5, 1.0, 1.5]])
+    mask = torch.ones(1, 3)
+    # deltas with gamma 0.5: 1 + .5*1 - .5 = 1;  0 + .5*1.5 - 1 = -.25;  2 - 1.5 = .5
+    # lambda 0.5: A2 = .5;  A1 = -.25 + .25*.5 = -.125;  A0 = 1 + .25*-.125 = .96875
+    advantages, returns = ppo.advantages_and_returns(rewards, values, mask, gamma=0.5, lam=0.5)
+    assert advantages[0].tolist() == pytest.approx([0.96875, -0.125, 0.5])
+    assert returns[0].tolist() == pytest.approx([1.46875, 0.875, 2.0])
+
+
+def test_gae_does_not_see_padding():
+    rewards = torch.tensor([[1.0, 3.0, 99.0]])
+    values = torch.tensor([[0.0, 0.0, 99.0]])
+    mask = torch.tensor([[1.0, 1.0, 0.0]])
+    advantages, _ = ppo.advantages_and_returns(rewards, values, mask, gamma=1.0, lam=1.0)
+    assert advantages[0].tolist() == pytest.approx([4.0, 3.0, 0.0])
+
+
+def test_whitening_gives_mean_0_and_deviation_1_over_the_mask():
+    values = torch.tensor([[1.0, 3.0], [100.0, 5.0]])
+    mask = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    white = ppo.whiten(values, mask)
+    # mean 3, variance (4 + 0 + 4) / 3
+    assert white[0].tolist() == pytest.approx([-2 / (8 / 3) ** 0.5, 0.0])
+    assert white[1].tolist() == pytest.approx([0.0, 2 / (8 / 3) ** 0.5])
+
+
+def test_score_lands_on_the_last_real_token_and_kl_on_every_one():
+    kl = torch.tensor([[0.5, 1.0, 7.0], [0.0, 0.0, 2.0]])
+    mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    rewards = ppo.token_rewards(torch.tensor([10.0, -1.0]), kl, mask, kl_coefficient=0.1)
+    assert rewards[0].tolist() == pytest.approx([-0.05, 9.9, 0.0])
+    assert rewards[1].tolist() == pytest.approx([0.0, 0.0, -1.2])
+
+
+def test_logprobs_are_those_of_the_tempered_distribution():
+    logits = torch.tensor([[[2.0, 0.0, -2.0]]])
+    found = ppo.token_logprobs(logits, torch.tensor([[0]]), temperature=2.0)
+    expected = torch.log_softmax(torch.tensor([1.0, 0.0, -1.0]), 0)[0]
+    assert found.item() == pytest.approx(expected.item())
+
+
+def test_policy_loss_clips_gains_but_not_losses():
+    old = torch.zeros(1, 4)
+    logprobs = torch.log(torch.tensor([[1.5, 0.5, 1.5, 0.5]]))
+    advantages = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    loss, clipped = ppo.policy_loss(logprobs, old, advantages, clip_range=0.2)
+    assert loss[0].tolist() == pytest.approx([-1.2, -0.5, 1.5, 0.8])
+    assert clipped[0].tolist() == [1.0, 0.0, 0.0, 1.0]
+
+
+def test_value_loss_takes_the_worse_of_clipped_and_plain():
+    values, old, returns = torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]])
+    # plain: 0; clipped to 0.2: (0.2 - 1)^2 / 2 = 0.32
+    assert ppo.value_loss(values, old, returns, clip_range=0.2).item() == pytest.approx(0.32)
+
+
+def test_kl_coefficient_moves_towards_its_target_by_a_bounded_step():
+    assert ppo.next_kl_coefficient(0.1, kl=12, target=6, horizon=1000, replies=100) == pytest.approx(
+        0.102
+    )
+    assert ppo.next_kl_coefficient(0.1, kl=0, target=6, horizon=1000, replies=100) == pytest.approx(
+        0.098
+    )
+    assert ppo.next_kl_coefficient(0.1, kl=6, target=6, horizon=1000, replies=100) == pytest.approx(0.1)

@@ -1,0 +1,92 @@
+"""The reward model learns a preference that is there, and its figures are what they say."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from expertchat.records import write_records
+from expertchat.rewards import evaluate, make_reward_model
+from expertchat.settings.lora import LoRA
+from expertchat.settings.models import Load
+from expertchat.settings.stages import Rewards
+
+
+def test_figures_by_hand():
+    pairs = [
+        {"chosen": "a", "rejected": "b", "topic_id": "t"},
+        {"chosen": "c", "rejected": "d", "topic_id": "u"},
+    ]
+    found = evaluate(pairs, {"a": 2.0, "b": 0.0, "c": 0.0, "d": 1.0}, {"a": 5, "b": 3, "c": 4, "d": 4})
+    assert found["accuracy"] == 0.5 and found["pairs"] == 2
+    assert found["length_accuracy"] == 0.75
+    assert found["log_loss"] == pytest.approx((np.log1p(np.exp(-2)) + np.log1p(np.exp(1))) / 2)
+
+
+def artifacts(folder, generator):
+    """Dialogues and ratings in which replies with the word "good" are rated higher."""
+    dialogues, candidates, ratings = [], [], []
+    for i in range(24):
+        split = "held_out" if i % 4 == 0 else "train"
+        name = {"dialogue_id": f"d{i}", "topic_id": f"t{i % 8}", "split": split}
+        first = {"speaker": "b", "text": "hello"}
+        dialogues.append(
+            {**name, "topic": "bread", "subject": "x", "speakers": ["b", "a"], "turns": [first]}
+        )
+        for k in range(4):
+            word = "good" if k % 2 else "bad"
+            text = f"I say {word} {generator.integers(99)}"
+            candidate = {"candidate_id": f"d{i}/{k}", "context_id": f"d{i}/t1", **name}
+            candidates.append({**candidate, "turn": 1, "speaker": "a", "text": text, "tokens": 5})
+            ratings.append(
+                {
+                    "rater": "b",
+                    "ratee": "a",
+                    "scope": "reply",
+                    "item_id": f"d{i}/{k}",
+                    "topic_id": name["topic_id"],
+                    "split": split,
+                    "category": "c",
+                    "score": 3.0 + 4 * (k % 2) + generator.normal() * 0.1,
+                    "usable": True,
+                }
+            )
+    write_records(folder / "dialogues.jsonl", dialogues)
+    write_records(folder / "candidates.jsonl", candidates)
+    pd.DataFrame(ratings).to_parquet(folder / "ratings.parquet")
+
+
+def train(model_folder, folder, shuffled):
+    for name in ("checkpoints", "out"):
+        (folder / name).mkdir()
+    return make_reward_model(
+        model_folder=model_folder,
+        load=Load(),
+        dialogues=folder,
+        ratings=[folder],
+        speaker="a",
+        weights={"c": 1.0},
+        texts={"speaker": "{{ topic }}", "opening": "begin"},
+        settings=Rewards(learning_rate=5e-3, epochs=4, batch_size=8, lora=LoRA(rank=4)),
+        shuffled=shuffled,
+        seed=0,
+        batch_size=16,
+        checkpoints=folder / "checkpoints",
+        out=folder / "out",
+    )
+
+
+def test_a_preference_that_is_there_is_learned(llama_folder, tmp_path):
+    artifacts(tmp_path, np.random.default_rng(0))
+    metrics = train(llama_folder, tmp_path, shuffled=False)
+    assert metrics["held_out"]["accuracy"] > 0.9
+    assert metrics["held_out"]["fates"]["kept"] == metrics["held_out"]["pairs"]
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["speaker"] == "a"
+    names = {p.name for p in (tmp_path / "out/adapter").iterdir()}
+    assert "adapter_model.safetensors" in names and not any(n.endswith(".bin") for n in names)
+
+
+def test_shuffled_ratings_teach_nothing(llama_folder, tmp_path):
+    artifacts(tmp_path, np.random.default_rng(0))
+    metrics = train(llama_folder, tmp_path, shuffled=True)
+    assert metrics["shuffled"] and metrics["held_out"]["accuracy"] < 0.8

@@ -1,0 +1,96 @@
+"""A user's mistake ends before any job starts, with the key, the value and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+from expertchat.errors import UserError
+from expertchat.settings.describe import describe_settings
+from expertchat.settings.experiment import read_experiment
+
+
+def fault_of(config, root, tmp_path=None) -> str:
+    with pytest.raises(UserError) as caught:
+        read_experiment(config, root)
+    return str(caught.value)
+
+
+def test_the_default_is_valid(default_config, root):
+    experiment = read_experiment(default_config, root)
+    assert experiment.pair == ("llama", "mixtral")
+    assert experiment.rounds == 1
+
+
+def changed(config, path, value):
+    *parents, last = path.split(".")
+    place = config
+    for part in parents:
+        place = place.setdefault(part, {})
+    place[last] = value
+    return config
+
+
+CASES = {
+    "unknown key, nearest named": ("ppo.learning_rte", 1e-3, ["ppo.learning_rte", "learning_rate"]),
+    "unknown key in a model": ("models.llama.sourc", 1, ["models.llama.sourc", "source"]),
+    "wrong type": ("rounds", "two", ["rounds: 'two'", "integer"]),
+    "below its least": ("rounds", 0, ["rounds: 0", "greater than or equal to 1"]),
+    "not a choice": ("control", "shuffle", ["control: 'shuffle'", "'shuffled'"]),
+    "unknown model": ("pair", ["llama", "lama"], ["pair: 'lama'", "llama, mixtral"]),
+    "one model twice": ("pair", ["llama", "llama"], ["pair: 'llama' stands twice"]),
+    "no held-out left": ("topics.held_out_subjects", 8, ["topics.held_out_subjects: 8", "less than"]),
+    "no such subject": ("topics.subjects", ["baking", "karate"], ["'karate'", "pottery"]),
+    "no such turn": ("dialogues.candidate_turns", [4], ["dialogues.candidate_turns: turn 4", "0 to 3"]),
+    "uneven minibatches": ("ppo.minibatch_size", 24, ["ppo.minibatch_size: 24", "divide"]),
+    "upside-down scale": ("ratings.high", 0, ["ratings.high: 0"]),
+    "no prompts": ("prompts", "config/nowhere", ["prompts: config/nowhere", "topic.jinja"]),
+    "no world": ("world", None, ["models.llama.source: demo", "world"]),
+    "no weight": (
+        "ratings.categories",
+        [{"name": "a", "description": "b", "weight": 0}],
+        ["ratings.categories: all weights are 0"],
+    ),
+    "missing model": (
+        "models.llama",
+        {"source": "path", "path": "models/none"},
+        ["models.llama.path: models/none", "config.json"],
+    ),
+    "unknown source": ("models.llama", {"source": "web"}, ["models.llama", "'demo', 'path', 'hub'"]),
+    "no questions": (
+        "mmlu.questions",
+        {"source": "folder", "path": "none"},
+        ["mmlu.questions.path: none", "test"],
+    ),
+    "infinite": ("ppo.learning_rate", float("inf"), ["ppo.learning_rate", "finite"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_sentence_names_key_value_and_what_is_allowed(case, default_config, root):
+    path, value, expected = CASES[case]
+    message = fault_of(changed(default_config, path, value), root)
+    assert all(part in message for part in expected), message
+    assert "Traceback" not in message and "pydantic" not in message
+
+
+def test_all_faults_are_told_at_once(default_config, root):
+    config = changed(changed(default_config, "rounds", 0), "seed", "x")
+    message = fault_of(config, root)
+    assert "rounds: 0" in message and "seed: 'x'" in message
+
+
+def test_a_folder_without_a_dev_file_is_named(default_config, root, tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/law_test.csv").write_text("q,a,b,c,d,A\n")
+    config = changed(default_config, "mmlu.questions", {"source": "folder", "path": str(tmp_path)})
+    assert "dev/law_dev.csv is missing" in fault_of(config, root)
+
+
+def test_the_description_of_the_settings_is_current(root):
+    text = (Path(root) / "config/README.md").read_text(encoding="utf-8")
+    assert text == describe_settings(), "run `make docs`"
+
+
+def test_every_key_has_a_sentence(root):
+    for line in describe_settings().splitlines():
+        if line.startswith("| `"):
+            assert line.rstrip(" |").endswith("."), line

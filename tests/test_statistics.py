@@ -1,0 +1,40 @@
+"""Intervals that respect topics, and other known answers."""
+
+import numpy as np
+import pytest
+from expertchat.statistics import calibration_error, cluster_bootstrap, spearman, win_rate
+
+
+def test_an_interval_by_topic_is_wider_than_one_that_ignores_topics():
+    values = [1.0] * 50 + [0.0] * 50  # two topics, each of one mind
+    mean, low, high = cluster_bootstrap(values, ["a"] * 50 + ["b"] * 50)
+    assert (mean, low, high) == (0.5, 0.0, 1.0)
+    _, low, high = cluster_bootstrap(values, [str(i) for i in range(100)])
+    assert 0.38 < low < 0.43 and 0.57 < high < 0.62
+
+
+def test_an_interval_covers_the_mean_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(100):
+        effects = generator.normal(size=40)
+        values = np.repeat(effects, 3) + generator.normal(size=120)
+        _, low, high = cluster_bootstrap(values, np.repeat(np.arange(40).astype(str), 3), draws=500)
+        covered += low <= 0 <= high
+    assert covered >= 87  # 95 expected; fewer in 1 of 1000 runs, and the seed is fixed
+
+
+def test_ties_count_half_in_a_win_rate():
+    assert win_rate([1, 2], [1, 0]) == pytest.approx((0.5 + 1 + 1 + 1) / 4)
+
+
+def test_spearman_of_known_ranks():
+    assert spearman([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert spearman([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
+    assert np.isnan(spearman([1, 1], [1, 2]))
+
+
+def test_calibration_error_by_hand():
+    # bin 0.9: mean 0.95, half right; bin 0.5: mean 0.55, all right
+    error = calibration_error([0.95, 0.95, 0.55, 0.55], [True, False, True, True])
+    assert error == pytest.approx(0.5 * 0.45 + 0.5 * 0.45)

@@ -73,7 +73,9 @@ def compare_replies(base: pd.DataFrame, tuned: pd.DataFrame) -> dict[str, Any]:
         rates.append(win_rate(ours["total"], before.get_group(context_id)["total"]))
         topics.append(ours["topic_id"].iloc[0])
     mean, low, high = cluster_bootstrap(rates, topics)
-    scores = [c for c in base.columns if c not in ("context_id", "topic_id")]
+    scores = ["total", *MARKS]
+    moved = after[[*scores]].mean() - before[[*scores]].mean()
+    topic = after["topic_id"].first()
     return {
         "oracle_win_rate": mean,
         "oracle_win_rate_interval": [low, high],
@@ -81,6 +83,9 @@ def compare_replies(base: pd.DataFrame, tuned: pd.DataFrame) -> dict[str, Any]:
         "topics": len(set(topics)),
         "oracle_before": base[scores].mean().to_dict(),
         "oracle_after": tuned[scores].mean().to_dict(),
+        "oracle_change_interval": {
+            mark: list(cluster_bootstrap(moved[mark], topic)[1:]) for mark in scores
+        },
     }
 
 
@@ -91,22 +96,25 @@ def check_loop(
     replies: Sequence[Path],
     pair: Sequence[str],
     weights: Mapping[str, float],
-) -> list[dict[str, Any]]:
-    """One row a round and model; artifacts come in the plan's order: by round, then by model.
+) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """(one row a round and model, all rated items with their truth).
 
-    `replies` begins with the base models'; `dialogues` and `ratings` end with the tuned pair's.
+    Artifacts come in the plan's order: by round, then by model. `replies` begins with the base
+    models'; `dialogues` and `ratings` end with the tuned pair's.
     """
-    rows = []
+    rows, rated = [], []
     scores = [oracle_scores(world, path) for path in replies]
     for number in range(len(replies) // len(pair) - 1):
         for i, name in enumerate(pair):
             table = pd.read_parquet(ratings[number * len(pair) + i] / "ratings.parquet")
+            items = rating_rows(world, dialogues[number], table, weights)
+            rated.append(items.assign(round=number + 1, rater=name))
             rows.append(
                 {
                     "round": number + 1,
                     "model": name,
-                    **agreement(rating_rows(world, dialogues[number], table, weights)),
+                    **agreement(items),
                     **compare_replies(scores[i], scores[(number + 1) * len(pair) + i]),
                 }
             )
-    return rows
+    return rows, pd.concat(rated, ignore_index=True)

@@ -38,8 +38,14 @@ class Rollout:
         return self.ids[:, -self.reply_mask.shape[1] :]
 
     def rows(self, index: Tensor) -> Rollout:
-        """The rollout of some rows."""
-        return Rollout(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+        """The rollout of some rows, without the columns before their longest prompt."""
+        first = int(self.mask[index].any(0).byte().argmax())
+        return Rollout(
+            self.ids[index, first:],
+            self.mask[index, first:],
+            self.reply_mask[index],
+            self.ended[index],
+        )
 
 
 def make_rollout(

@@ -330,5 +330,5 @@ class _Planner:
         knows = {n: m.knows for n, m in self.experiment.models.items() if m.source == "demo"}
         shown = self.experiment.model_dump(mode="json")
         settings |= {"knows": knows, "experiment": shown}
-        results |= {"models": self.model_list()}
-        self.add("report", "", settings, results)
+        before = {"models": self.model_list(), "questions": self.questions}
+        self.add("report", "", settings, before | results)

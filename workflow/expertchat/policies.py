@@ -81,7 +81,7 @@ class Tuner:
         shuffled = order.permutation(len(self.prompts))
         first = step * self.settings.batch_size
         chosen = [shuffled[(first + i) % len(shuffled)] for i in range(self.settings.batch_size)]
-        prompts = [self.prompts[i] for i in chosen]
+        prompts = sorted((self.prompts[i] for i in chosen), key=len)  # parts of like length
         seeds = [seed_of(self.seed, "reply", reference, step, i) for i in range(len(prompts))]
         uniform = np.stack([uniforms(s, self.sampling.max_new_tokens) for s in seeds])
         completions = []

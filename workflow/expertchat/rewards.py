@@ -209,7 +209,11 @@ def make_reward_model(
         "held_out": evaluate(held_out, scores, lengths) | {"fates": held_out_fates},
     }
     model.save_pretrained(out / "adapter", safe_serialization=True)
-    pd.DataFrame([*pairs, *held_out]).to_parquet(out / "pairs.parquet")
+    scored = [
+        pair | {"chosen_score": scores[pair["chosen"]], "rejected_score": scores[pair["rejected"]]}
+        for pair in (*pairs, *held_out)
+    ]
+    pd.DataFrame(scored).to_parquet(out / "pairs.parquet")
     (out / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     return metrics

@@ -110,19 +110,22 @@ def rating_change(
 ) -> dict[str, Any]:
     """Rating that `name` got in held-out dialogues before and after the round, by the other.
 
-    Unusable ratings are left out and their share told. The change pairs dialogues of one name (same
-    topic, same seed); all intervals are bootstraps by topic.
+    Unusable ratings are left out and their share told. A change, in the round and from the base pair,
+    pairs dialogues of one topic and seed. All intervals are bootstraps by topic.
     """
     got, found = {}, {}
-    for moment, round_number in (("before", number), ("after", number + 1)):
+    for moment, round_number in (("base", 0), ("before", number), ("after", number + 1)):
         table = held_out_ratings(settings, artifacts, round_number, name)
         got[moment] = table[table["usable"]]
-        values = got[moment]["overall"].to_numpy()
-        found |= with_interval(f"rating_{moment}", values, got[moment]["topic_id"])
-        found[f"rating_usable_{moment}"] = float(table["usable"].mean())
-    pairs = got["before"].merge(got["after"], on=["item_id", "topic_id"], suffixes=("_before", "_after"))
-    change = (pairs["overall_after"] - pairs["overall_before"]).to_numpy()
-    return found | with_interval("rating_change", change, pairs["topic_id"])
+        if moment != "base":
+            values = got[moment]["overall"].to_numpy()
+            found |= with_interval(f"rating_{moment}", values, got[moment]["topic_id"])
+            found[f"rating_usable_{moment}"] = float(table["usable"].mean())
+    for key, start in (("rating_change", "before"), ("rating_change_from_base", "base")):
+        pairs = got[start].merge(got["after"], on=["item_id", "topic_id"], suffixes=("", "_after"))
+        change = (pairs["overall_after"] - pairs["overall"]).to_numpy()
+        found |= with_interval(key, change, pairs["topic_id"])
+    return found
 
 
 def read_answers(folder: Path, subjects: Sequence[str] | None = None) -> pd.DataFrame:
@@ -227,8 +230,8 @@ def rating_words(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     words = (
         f"its rating by the other went from {first['rating_before']:.2f} to {last['rating_after']:.2f}"
     )
-    if first is last and last["rating_change"] is not None:
-        low, high = last["rating_change_interval"]
+    if last["rating_change_from_base"] is not None:
+        low, high = last["rating_change_from_base_interval"]
         words += f" (95 % interval of the change {low:+.2f} to {high:+.2f})"
     return words
 

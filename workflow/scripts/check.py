@@ -10,7 +10,7 @@ def main() -> None:
         from expertchat.check import check_loop
         from expertchat.demo.world import build_world
 
-        rows = check_loop(
+        rows, items = check_loop(
             build_world(job.settings["world"]["seed"]),
             job.inputs("dialogues"),
             job.inputs("ratings"),
@@ -18,6 +18,7 @@ def main() -> None:
             job.settings["pair"],
             job.settings["weights"],
         )
+        items.to_parquet(job.out / "items.parquet")
         (job.out / "check.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 

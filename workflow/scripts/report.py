@@ -3,6 +3,7 @@
 import json
 
 from expertchat.jobs import open_job
+from expertchat.plan import STAGES
 
 
 def main() -> None:
@@ -10,18 +11,12 @@ def main() -> None:
         from expertchat.report import write_report
         from expertchat.summary import summarise
 
-        names = (
-            "dialogues",
-            "ratings",
-            "rewards",
-            "policies",
-            "replies",
-            "mmlu",
-            "mixture",
-            "models",
-        )
-        artifacts = {name: job.inputs(name) for name in names}
-        artifacts |= {name: job.input(name) for name in ("topics", "check")}
+        single = ("questions", "topics", "check")
+        artifacts = {
+            stage: job.input(stage) if stage in single else job.inputs(stage)
+            for stage in STAGES
+            if stage != "report"
+        }
         summary = summarise(job.settings, artifacts)
         (job.out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
         write_report(summary, job.settings, artifacts, job.out / "report.html")

@@ -1,0 +1,201 @@
+"""A small experiment, written by hand: the files of every stage, with figures that are easy to check.
+
+Held-out topics are sailing-00 and sailing-01. In round n (0: base) every dialogue on them is rated
+4 + n and 6 + n in all categories, by either rater. All else is written beside the code that writes it.
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from expertchat.artifacts import artifact_path, write_manifest
+from expertchat.plan import make_plan
+from expertchat.records import write_records
+from expertchat.settings.experiment import read_experiment
+
+ROOT = Path(__file__).resolve().parents[1]
+SUBJECTS = ("carpentry", "sailing")
+FACTS = {
+    "seconds": 2.5,
+    "finished": "2026-01-02T03:04:05Z",
+    "peak_memory_bytes": 2**20,
+    "machine": {"host": "secret", "platform": "Linux", "cpus": 2, "gpus": []},
+    "versions": {"python": "3.11", "torch": "2.13.0"},
+}
+
+
+def small_config(names=("llama", "mixtral"), **changes) -> dict:
+    """The default experiment with two subjects, one of them held out."""
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    config["models"] = dict(zip(names, config["models"].values(), strict=True))
+    config["pair"] = list(names)
+    config["topics"] = {"subjects": list(SUBJECTS), "held_out_subjects": 1, "per_subject": 2}
+    config["dialogues"] = {"turns": 2, "seeds_per_topic": 1, "candidate_turns": [1], "candidates": 2}
+    return config | changes
+
+
+def write_experiment(store: Path, config: dict, said: str = "I cut the rope at noon."):
+    """(settings, artifacts) as stage report gets them; every model always says `said`."""
+    plan = make_plan(read_experiment(config, ROOT), ROOT)
+    (report,) = [recipe for recipe in plan.recipes.values() if recipe.stage == "report"]
+    settings, inputs = report.settings, report.inputs
+    for stage, references in inputs.items():
+        for place, reference in enumerate([references] if isinstance(references, str) else references):
+            folder = artifact_path(store, reference)
+            folder.mkdir(parents=True, exist_ok=True)
+            WRITERS[stage](folder, settings, place, said)
+            write_manifest(folder, plan.recipes[reference], FACTS)
+    artifacts = {
+        stage: artifact_path(store, found)
+        if isinstance(found, str)
+        else [artifact_path(store, reference) for reference in found]
+        for stage, found in inputs.items()
+    }
+    return settings, {"check": None} | artifacts
+
+
+def topic_list() -> list[dict]:
+    return [
+        {
+            "topic_id": f"{subject}-{number:02d}",
+            "topic": f"{subject} {number}",
+            "subject": subject,
+            "author": "llama",
+            "split": "held_out" if subject == SUBJECTS[-1] else "train",
+        }
+        for subject in SUBJECTS
+        for number in range(2)
+    ]
+
+
+def _topics(folder: Path, settings: dict, place: int, said: str) -> None:
+    write_records(folder / "topics.jsonl", topic_list())
+    rejected = [{"topic": "x", "subject": "sailing", "author": "llama", "reason": "duplicate"}]
+    write_records(folder / "rejected.jsonl", rejected)
+
+
+def _reply(speaker: str, said: str) -> dict:
+    return {"speaker": speaker, "text": said, "tokens": 8, "finish_reason": "length"}
+
+
+def _dialogues(folder: Path, settings: dict, place: int, said: str) -> None:
+    pair, dialogues, candidates = list(settings["pair"]), [], []
+    for number, topic in enumerate(topic_list()):
+        speakers = pair if number % 2 == 0 else pair[::-1]
+        named = {key: topic[key] for key in ("topic_id", "topic", "subject", "split")}
+        dialogue_id = f"{topic['topic_id']}/s0"
+        turns = [_reply(speaker, said) for speaker in speakers]
+        dialogues.append({"dialogue_id": dialogue_id, **named, "speakers": speakers, "turns": turns})
+        for k in range(2):
+            candidate = {"candidate_id": f"{dialogue_id}/t1/c{k}", "context_id": f"{dialogue_id}/t1"}
+            candidate |= {"dialogue_id": dialogue_id, "topic_id": named["topic_id"], "turn": 1}
+            candidates.append(candidate | {"split": named["split"]} | _reply(speakers[1], f"{said} {k}"))
+    write_records(folder / "dialogues.jsonl", dialogues)
+    write_records(folder / "candidates.jsonl", candidates)
+
+
+def _ratings(folder: Path, settings: dict, place: int, said: str) -> None:
+    number, pair = place // 2, list(settings["pair"])
+    rater, ratee = pair[place % 2], pair[1 - place % 2]
+    rows = []
+    for index, topic in enumerate(topic_list()):
+        dialogue_id = f"{topic['topic_id']}/s0"
+        items = [("dialogue", dialogue_id, 4.0 + number + 2 * (index % 2))]
+        items += [("reply", f"{dialogue_id}/t1/c{k}", 3.0 + k) for k in range(2)]
+        for scope, item_id, score in items:
+            for category in settings["weights"]:
+                row = {"rater": rater, "ratee": ratee, "scope": scope, "item_id": item_id}
+                row |= {"topic_id": topic["topic_id"], "split": topic["split"], "category": category}
+                row |= {"score": score, "entropy": 1.0, "valid_mass": 0.9, "usable": True}
+                rows.append(row)
+    pd.DataFrame(rows).to_parquet(folder / "ratings.parquet")
+
+
+def _rewards(folder: Path, settings: dict, place: int, said: str) -> None:
+    found = {
+        "pairs": 4,
+        "accuracy": 0.75,
+        "accuracy_interval": [0.5, 1.0],
+        "calibration_error": 0.1,
+        "log_loss": 0.5,
+        "length_accuracy": 0.5,
+        "score_spread": 1.0,
+        "fates": {"kept": 4, "tie": 1},
+    }
+    text = json.dumps({"training": found, "held_out": found})
+    (folder / "metrics.json").write_text(text, encoding="utf-8")
+    pairs = pd.DataFrame({"split": "held_out", "margin": [1.0, 2.0, 3.0, 4.0]})
+    pairs = pairs.assign(chosen_score=[1.0, 2.0, -1.0, 3.0], rejected_score=[0.0, 0.0, 0.0, 3.0])
+    pairs.to_parquet(folder / "pairs.parquet")
+
+
+def _policies(folder: Path, settings: dict, place: int, said: str) -> None:
+    steps = pd.DataFrame({"step": range(20), "score": range(20), "kl": 2.0, "ended": 1.0})
+    steps.assign(reply_tokens=8.0, tokens=64, seconds=0.5).to_parquet(folder / "steps.parquet")
+
+
+def _replies(folder: Path, settings: dict, place: int, said: str) -> None:
+    speaker = settings["pair"][place % 2]
+    rows = [
+        {"context_id": f"{topic['topic_id']}/s0/t1", "topic_id": topic["topic_id"], "number": 0}
+        for topic in topic_list()
+        if topic["split"] == "held_out"
+    ]
+    write_records(folder / "replies.jsonl", [row | _reply(speaker, said) for row in rows])
+
+
+def _mmlu(folder: Path, settings: dict, place: int, said: str) -> None:
+    """Base models are right in 2 of 4 questions a subject, tuned ones in 3 of sailing's."""
+    right = {"carpentry": 2, "sailing": 2 if place < 2 else 3}
+    rows = [
+        {"subject": subject, "index": index, "gold": 0, "prediction": 0 if index < right[subject] else 1}
+        for subject in SUBJECTS
+        for index in range(4)
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "answers.parquet")
+
+
+def _mixture(folder: Path, settings: dict, place: int, said: str) -> None:
+    """Right in all of carpentry's questions and in none of sailing's."""
+    rows = [
+        {"subject": subject, "index": index, "gold": 0, "prediction": int(subject == "sailing")}
+        for subject in SUBJECTS
+        for index in range(4)
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "answers.parquet")
+
+
+def _check(folder: Path, settings: dict, place: int, said: str) -> None:
+    rows = [
+        {
+            "round": number + 1,
+            "model": name,
+            "rating_oracle_spearman": float("nan"),
+            "dialogues": 2,
+            "oracle_win_rate": 0.8,
+            "oracle_win_rate_interval": [0.7, 0.9],
+            "contexts": 2,
+            "topics": 2,
+            "oracle_before": {"total": 0.5, "truth": 0.6},
+            "oracle_after": {"total": 0.7, "truth": 0.2},
+        }
+        for number in range(settings["rounds"])
+        for name in settings["pair"]
+    ]
+    (folder / "check.json").write_text(json.dumps(rows), encoding="utf-8")
+
+
+WRITERS = {
+    "topics": _topics,
+    "dialogues": _dialogues,
+    "ratings": _ratings,
+    "rewards": _rewards,
+    "policies": _policies,
+    "replies": _replies,
+    "mmlu": _mmlu,
+    "mixture": _mixture,
+    "check": _check,
+    "models": lambda *_: None,
+    "questions": lambda *_: None,
+}

@@ -1,0 +1,229 @@
+"""report.html: whole, self-contained, and safe whatever a model wrote."""
+
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from expertchat.report import write_report
+from expertchat.report.plots import MODELS, plot
+from expertchat.report.policies import thinned
+from expertchat.report.results import spread
+from expertchat.report.rewards import reliability
+from expertchat.report.wording import interval, memory, number, percent, seconds, visible
+from expertchat.summary import summarise
+from small_experiment import small_config, write_experiment
+
+STAGES = ("topics", "dialogues", "ratings", "rewards", "policies", "replies", "mmlu", "mixture", "check")
+
+
+HOSTILE = "<script>alert(1)</script>{{7*7}}{% raw %}</section><!-- & \"' a\u202eb\x00c\x1b[31md"
+
+
+def page(folder, said="I cut the rope at noon.", change=lambda artifacts: {}, **changes) -> str:
+    """The page of a small experiment; `change` may alter its artifacts and name others."""
+    settings, artifacts = write_experiment(folder / "store", small_config(**changes), said)
+    artifacts |= change(artifacts)
+    write_report(summarise(settings, artifacts), settings, artifacts, folder / "report.html")
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory) -> str:
+    return page(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> str:
+    """A page whose models and texts try to be more than data."""
+    return page(tmp_path_factory.mktemp("hostile"), HOSTILE, names=("a<b>$x^2$", "</svg>&"))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> str:
+    """A page of what can lack: no truth, no scores of reward models, no usable rating after tuning."""
+
+    def change(artifacts):
+        for folder in artifacts["rewards"]:
+            pairs = pd.read_parquet(folder / "pairs.parquet").drop(columns="chosen_score")
+            pairs.to_parquet(folder / "pairs.parquet")
+        for folder in artifacts["ratings"][2:]:
+            ratings = pd.read_parquet(folder / "ratings.parquet").assign(usable=False)
+            ratings.to_parquet(folder / "ratings.parquet")
+        return {"check": None}
+
+    return page(tmp_path_factory.mktemp("bare"), change=change)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory) -> str:
+    """Two rounds of a control, its rated items kept."""
+
+    def change(artifacts):
+        items = pd.DataFrame({"oracle": [0.1, 0.9], "overall": [2.0, 8.0], "round": 1, "scope": "reply"})
+        items.assign(rater="llama").to_parquet(artifacts["check"] / "items.parquet")
+        return {}
+
+    return page(tmp_path_factory.mktemp("several"), change=change, rounds=2, control="shuffled")
+
+
+class Elements(HTMLParser):
+    """Collects start tags with their attributes, and checks that tags close in order."""
+
+    VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.found, self.open = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def section_names(html: str) -> list[str]:
+    return [attributes["id"] for tag, attributes in Elements(html).found if tag == "section"]
+
+
+def test_every_stage_has_its_section(html, bare):
+    assert section_names(html) == ["verdict", *STAGES, "cost", "provenance"]
+    assert section_names(bare) == section_names(html)
+
+
+def test_tags_close_and_ids_are_unique(html):
+    elements = Elements(html)
+    assert elements.open == []
+    ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_it_needs_no_other_file(html):
+    assert not re.search(r"https?://|@import|url\((?!#)", html)
+    tags = {tag for tag, _ in Elements(html).found}
+    assert not tags & {"script", "link", "img", "iframe"}
+    for tag, attributes in Elements(html).found:
+        for name in ("src", "href", "xlink:href"):
+            assert attributes.get(name, "#").startswith("#"), (tag, attributes)
+
+
+def test_headline_figures_are_on_the_page(html):
+    assert "80 %" in html and "70 to 90 %" in html  # win rate and its interval
+    assert "5.00" in html and "6.00" in html  # ratings before and after
+    assert "MMLU, subjects taught" in html
+
+
+def test_equal_results_give_equal_pages(tmp_path, html):
+    assert page(tmp_path) == html
+
+
+def test_a_fallen_mark_is_pointed_out(html):
+    assert "fell from 0.60 to 0.20" in html
+
+
+def test_what_models_write_is_data(hostile):
+    assert "<script" not in hostile
+    assert (
+        "&lt;script&gt;alert(1)&lt;/script&gt;{{7*7}}{% raw %}&lt;/section&gt;&lt;!-- &amp; " in hostile
+    )
+    assert Elements(hostile).open == []
+
+
+def test_what_cannot_be_seen_is_spelled_out(hostile):
+    assert "a⟨U+202E⟩b⟨U+0000⟩c⟨U+001B⟩[31md" in hostile
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", hostile)
+    assert visible("\ud800") == "⟨U+D800⟩"
+    assert visible("Grüße, 你好, مرحبا\n") == "Grüße, 你好, مرحبا\n"
+
+
+def test_names_are_escaped_in_drawings_too(hostile):
+    assert "<b>" not in hostile
+    drawings = "".join(re.findall(r"<svg.*?</svg>", hostile, flags=re.DOTALL))
+    assert "a&lt;b&gt;$x^2$" in drawings and "&lt;/svg&gt;&amp;" in drawings
+
+
+def test_labels_in_drawings_are_escaped():
+    svg = plot("x", 1, lambda ax: ax.set_title("<script>\u202e$\\frac$"))
+    assert "<script" not in svg and "&lt;script&gt;⟨U+202E⟩$\\frac$" in svg
+
+
+def test_drawings_follow_the_theme():
+    svg = plot("x", 1, lambda ax: ax.plot([0, 1], color=MODELS[1]))
+    assert "var(--model-1)" in svg and "#0" not in svg.replace("#000000", "")
+    assert svg == plot("x", 1, lambda ax: ax.plot([0, 1], color=MODELS[1]))
+
+
+def test_without_a_truth_it_says_so(bare, html):
+    assert "no demo world" in bare and "not measured" in bare
+    assert "The oracle&#39;s marks" in html and "The oracle&#39;s marks" not in bare
+
+
+def test_unusable_ratings_are_told(bare, html):
+    words = "up to 100 % of its held-out dialogues&#39; ratings are unusable"
+    assert words in bare and words not in html
+
+
+def test_a_control_carries_a_banner(several, html):
+    assert 'class="banner"' in several
+    assert 'class="banner"' not in html
+
+
+def test_several_rounds_get_curves(several, html):
+    assert section_names(several)[:2] == ["verdict", "rounds"]
+    assert "llama, round 2" in several
+    assert "a new round begins" in several and "a new round begins" not in html
+
+
+def test_machine_names_stay_out(html):
+    assert "secret" not in html
+
+
+def test_calibration_is_drawn_where_scores_were_kept(html, bare):
+    title = "Calibration on held-out pairs"
+    assert title in html and title not in bare
+
+
+def test_rated_items_are_drawn_where_the_check_kept_them(several, html):
+    title = "Ratings by llama of candidate replies, and the truth"
+    assert title in several and title not in html
+
+
+def test_spread_takes_even_distances():
+    assert spread(range(10), 4) == [0, 3, 6, 9]
+    assert spread(range(3), 4) == [0, 1, 2]
+    assert spread(range(9), 1) == [0]
+
+
+def test_reliability_bins_by_confidence():
+    pairs = pd.DataFrame({"chosen_score": [0.1, -0.1, 9.0], "rejected_score": [0.0, 0.0, 0.0]})
+    bins = reliability(pairs)
+    assert list(bins["right"]) == [0.5, 1.0]
+    assert list(bins["count"]) == [2, 1]
+    assert bins["sure"].iloc[0] == pytest.approx(0.525, abs=1e-3)
+
+
+def test_long_curves_are_thinned_within_rounds():
+    steps = pd.DataFrame({"round": [0] * 500 + [1] * 500, "step": range(1000), "score": 1.0})
+    thin = thinned(steps)
+    assert len(thin) <= 302 and set(thin["round"]) == {0, 1}
+
+
+def test_wording():
+    assert number(-1.25, 1) == "−1.2" and number(None) == "–" and number(-0.001, 1, sign=True) == "0.0"
+    assert number(1234.5, 1, sign=True) == "+1,234.5"
+    assert percent(0.5) == "50 %" and percent(None) == "–"
+    assert interval([0.1, 0.25], 0, 100) == "10 to 25" and interval(None) == "–"
+    assert (seconds(3.14), seconds(42), seconds(600), seconds(36000)) == (
+        "3.1 s",
+        "42 s",
+        "10.0 min",
+        "10.0 h",
+    )
+    assert (memory(5 * 2**20), memory(3 * 2**30)) == ("5 MiB", "3.0 GiB")

@@ -1,0 +1,135 @@
+"""summary.json: figures worked out by hand, and its schema as documented."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+from expertchat.summary import ends, summarise, verdict, with_interval, without_nan
+from small_experiment import ROOT, small_config, write_experiment
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    return write_experiment(tmp_path_factory.mktemp("store"), small_config())
+
+
+@pytest.fixture(scope="module")
+def summary(experiment):
+    return summarise(*experiment)
+
+
+def test_ratings_before_and_after(summary):
+    row = summary["rows"][0]
+    assert row["rating_before"] == pytest.approx(5)  # 4 and 6
+    assert row["rating_before_interval"] == pytest.approx(
+        [4, 6]
+    )  # two topics: either may be drawn twice
+    assert row["rating_after"] == pytest.approx(6)
+    assert row["rating_change"] == pytest.approx(1)
+    assert row["rating_change_interval"] == pytest.approx([1, 1])  # the same on either topic
+    assert row["rating_usable_before"] == 1
+
+
+def test_mmlu_change_is_paired_and_clustered_by_subject(summary):
+    row = summary["rows"][0]
+    assert (row["mmlu_all_before"], row["mmlu_all_after"]) == (4 / 8, 5 / 8)
+    assert row["mmlu_all_change"] == 1 / 8
+    assert row["mmlu_all_change_interval"] == [0, 1 / 4]  # carpentry alone 0, sailing alone 1 of 4
+    assert (row["mmlu_all_questions"], row["mmlu_all_subjects"]) == (8, 2)
+
+
+def test_headline_mmlu_is_over_the_subjects_taught(summary):
+    llama, mixtral = summary["rows"]  # llama was taught carpentry, mixtral sailing
+    assert (llama["mmlu_before"], llama["mmlu_after"], llama["mmlu_subjects"]) == (0.5, 0.5, 1)
+    assert (mixtral["mmlu_before"], mixtral["mmlu_after"]) == (0.5, 0.75)
+    assert mixtral["mmlu_change_interval"][1] > 0.25  # one subject: drawn by question
+
+
+def test_mixture_is_compared_with_its_better_member(summary):
+    base = summary["mixture"][0]
+    assert base["uniform"] == 0.5
+    assert base["members"] == {"llama": 0.5, "mixtral": 0.5}
+    assert base["uniform_over_best"] == 0
+    assert base["uniform_over_best_interval"] == [-0.5, 0.5]
+
+
+def test_ppo_ends_are_tenths(summary):
+    assert summary["rows"][0]["ppo_score_first"] == 0.5
+    assert summary["rows"][0]["ppo_score_last"] == 18.5
+    assert ends(pd.Series([3.0])) == (3.0, 3.0)
+
+
+def test_topics_and_costs_are_counted(summary, experiment):
+    assert summary["topics"] == {"kept": {"train": 2, "held_out": 2}, "rejected": {"duplicate": 1}}
+    assert summary["seconds"]["ratings"] == 4 * 2.5  # two raters, before and after
+    assert summary["peak_memory_bytes"]["ratings"] == 2**20
+
+
+def test_what_is_not_a_number_becomes_null(summary):
+    assert summary["rows"][0]["rating_oracle_spearman"] is None
+    json.dumps(summary, allow_nan=False)
+    assert without_nan({"a": [float("inf"), 1.5]}) == {"a": [None, 1.5]}
+
+
+def test_an_empty_measure_is_null():
+    assert with_interval("x", [], []) == {"x": None, "x_interval": None}
+
+
+def test_unusable_ratings_are_left_out(tmp_path):
+    settings, artifacts = write_experiment(tmp_path, small_config())
+    path = artifacts["ratings"][0] / "ratings.parquet"  # by llama, so of mixtral
+    table = pd.read_parquet(path)
+    table.loc[table["item_id"] == "sailing-01/s0", "usable"] = False
+    table.to_parquet(path)
+    row = summarise(settings, artifacts)["rows"][1]
+    assert row["rating_before"] == pytest.approx(4)
+    assert row["rating_usable_before"] == 0.5
+    table.assign(usable=False).to_parquet(path)
+    row = summarise(settings, artifacts)["rows"][1]
+    assert row["rating_before"] is None and row["rating_change"] is None
+
+
+def test_rounds_give_a_row_each(tmp_path):
+    summary = summarise(*write_experiment(tmp_path, small_config(rounds=2)))
+    assert [(r["round"], r["model"]) for r in summary["rows"]] == [
+        (1, "llama"),
+        (1, "mixtral"),
+        (2, "llama"),
+        (2, "mixtral"),
+    ]
+    assert summary["rows"][2]["rating_before"] == pytest.approx(6)
+    assert summary["rows"][2]["rating_change"] == pytest.approx(1)
+    assert summary["rows"][2]["rating_change_from_base_interval"] == pytest.approx([2, 2])
+    words = "from 5.00 to 7.00 (95 % interval of the change +2.00 to +2.00)"
+    assert words in summary["verdict"][0]  # from the base to the last round
+    assert [row["round"] for row in summary["mixture"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ([0.51, 0.9], "better than base"),
+        ([0.5, 0.9], "no difference from base is shown"),
+        ([0.1, 0.49], "worse than base"),
+    ],
+)
+def test_the_verdict_follows_the_interval(summary, interval, words):
+    rows = [row | {"oracle_win_rate_interval": interval} for row in summary["rows"]]
+    assert all(words in sentence for sentence in verdict(rows, "none"))
+
+
+def test_the_verdict_names_a_control_and_a_missing_truth(summary):
+    rows = [{k: v for k, v in row.items() if "oracle" not in k} for row in summary["rows"]]
+    sentences = verdict(rows, "shuffled")
+    assert "No truth is known" in sentences[-2]
+    assert "control run" in sentences[-1]
+
+
+def test_every_key_is_documented(summary):
+    page = (ROOT / "docs/summary.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `([^`]+)` \|", page, flags=re.MULTILINE))
+    keys = set(summary) | {key for part in ("rows", "mixture") for key in summary[part][0]}
+    assert keys <= documented
+    optional = {"reply_rating_oracle_spearman", "replies", "oracle_change_interval"}
+    assert documented <= keys | optional

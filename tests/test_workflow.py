@@ -1,0 +1,263 @@
+"""The real workflow on small settings: what runs, what does not, and what survives."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+
+SMALL = {
+    "topics": {
+        "subjects": ["carpentry", "baking", "pottery"],
+        "held_out_subjects": 1,
+        "per_subject": 2,
+        "tries_per_topic": 40,
+        "max_similarity": 1.0,
+    },
+    "dialogues": {
+        "turns": 3,
+        "seeds_per_topic": 2,
+        "candidate_turns": [0, 1],
+        "candidates": 3,
+        "sampling": {"max_new_tokens": 24},
+    },
+    "ratings": {"min_valid_mass": 0.0},
+    "rewards": {"min_margin": 0.0, "batch_size": 4},
+    "ppo": {
+        "steps": 6,
+        "batch_size": 4,
+        "minibatch_size": 4,
+        "checkpoint_every": 1,
+        "lora": {"rank": 2},
+    },
+    "replies": {"per_context": 1},
+    "mmlu": {"limit": 2, "shots": 1},
+}
+
+
+def merged(base: dict, update: dict) -> dict:
+    """`base` with `update` laid over it, section by section."""
+    result = dict(base)
+    for key, value in update.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def small_config(**changes) -> dict:
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    config = merged(config, SMALL)
+    for model in config["models"].values():
+        model["steps"] = 60
+    return merged(config, changes)
+
+
+def snakemake(folder: Path, *arguments: str, root: Path = ROOT, check=True, **environment):
+    """Runs the workflow in `folder` on its config.yaml, as a user would."""
+    command = [str(BIN / "snakemake"), *arguments, "--snakefile", str(root / "Snakefile")]
+    command += ["--directory", str(folder), "--configfile", str(folder / "config.yaml")]
+    if not {"--profile", "--dry-run"} <= set(arguments):
+        command += ["--cores", "2"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=root, env={**os.environ, **environment}
+    )
+    output = done.stdout + done.stderr
+    assert not check or done.returncode == 0, output[-6000:]
+    return output
+
+
+def write_config(folder: Path, config: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def planned_rules(output: str) -> set[str]:
+    """Stages that a dry run would run."""
+    found = {line.split()[0] for line in output.splitlines() if line.startswith("make_")}
+    return {name.removeprefix("make_") for name in found}
+
+
+def dry_run(folder: Path, config: dict, **kwargs) -> set[str]:
+    write_config(folder, config)
+    return planned_rules(snakemake(folder, "all", "--dry-run", **kwargs))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A small experiment, run to its end."""
+    folder = tmp_path_factory.mktemp("workflow")
+    write_config(folder, small_config())
+    snakemake(folder, "all")
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """The finished experiment, to be harmed."""
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+AFTER_PPO = {"policies", "replies", "mmlu", "mixture", "dialogues", "ratings", "check", "report"}
+
+
+def test_the_loop_ends_with_a_report_and_its_figures(finished):
+    view = finished / "results/experiments/demo"
+    summary = json.loads((view / "report/summary.json").read_text(encoding="utf-8"))
+    assert [row["model"] for row in summary["rows"]] == ["llama", "mixtral"]
+    keys = {
+        "rating_oracle_spearman",
+        "reward_pair_accuracy",
+        "oracle_win_rate",
+        "mmlu_before",
+        "mmlu_after",
+    }
+    for row in summary["rows"]:
+        assert keys <= set(row)
+        low, high = row["oracle_win_rate_interval"]
+        assert low <= row["oracle_win_rate"] <= high
+    assert summary["seconds"]["policies"] > 0 and summary["verdict"]
+    assert "<html" in (view / "report/report.html").read_text(encoding="utf-8")
+    assert (view / "round-1/policies/llama/adapter/adapter_model.safetensors").exists()
+    assert (finished / "logs/policies").is_dir()
+    assert not list((finished / "results/work").rglob("lock")), "finished jobs leave no work behind"
+
+
+def test_nothing_runs_twice(finished):
+    assert dry_run(finished, small_config()) == set()
+
+
+def test_a_changed_learning_rate_runs_ppo_and_what_follows_and_nothing_before(finished):
+    assert dry_run(finished, small_config(ppo={"learning_rate": 0.5})) == AFTER_PPO
+    assert dry_run(finished, small_config()) == set()
+
+
+def test_stages_are_targets(finished):
+    write_config(finished, small_config(dialogues={"turns": 4}))
+    output = snakemake(finished, "dialogues", "--dry-run")
+    assert "dialogues" in planned_rules(output) and "report" not in planned_rules(output)
+    write_config(finished, small_config())
+
+
+def test_a_second_experiment_reuses_what_it_shares(finished):
+    stages = dry_run(finished, small_config(name="other", dialogues={"turns": 4}))
+    assert not stages & {"models", "questions", "topics"} and "dialogues" in stages
+    write_config(finished, small_config())
+
+
+def test_a_comment_runs_nothing_and_code_runs_its_stage(finished, tmp_path):
+    copy = tmp_path / "repository"
+    ignored = shutil.ignore_patterns(".venv", ".git", ".snakemake", "results", "logs", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    here = {"root": copy, "PYTHONPATH": str(copy / "workflow")}
+    assert dry_run(finished, small_config(), **here) == set()
+    module = copy / "workflow/expertchat/ppo.py"
+    text = module.read_text(encoding="utf-8")
+    module.write_text("# A comment.\n" + text.replace('"""PPO, as', '"""Changed. PPO, as'))
+    assert dry_run(finished, small_config(), **here) == set()
+    module.write_text(text + "\nEXTRA = 1\n")
+    assert dry_run(finished, small_config(), **here) == AFTER_PPO
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_a_killed_ppo_job_resumes_and_ends_with_the_same_adapter(finished, copied):
+    view = "results/experiments/demo/round-1/policies/llama"
+    place = (copied / view).resolve()
+    expected = load_file(place / "adapter/adapter_model.safetensors")
+    work = copied / "results/work/policies" / place.name
+    shutil.rmtree(place)
+    command = [str(BIN / "snakemake"), "policies", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(copied), "--configfile", str(copied / "config.yaml"), "--cores", "1"]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = work / "checkpoints/state.safetensors"
+    wait_for(state.exists)
+    holder = (work / "lock").read_text()
+    os.kill(int(holder.split()[1]), signal.SIGKILL)
+    assert running.wait(timeout=60) != 0
+    assert state.exists() and not place.exists()
+    output = snakemake(copied, "policies")
+    assert load_file(place / "adapter/adapter_model.safetensors").keys() == expected.keys()
+    for name, tensor in load_file(place / "adapter/adapter_model.safetensors").items():
+        assert tensor.equal(expected[name]), output
+
+
+def test_a_corrupted_artifact_is_noticed_named_and_remade_on_request(copied):
+    topics = (copied / "results/experiments/demo/topics").resolve()
+    original = (topics / "topics.jsonl").read_bytes()
+    (topics / "topics.jsonl").write_bytes(original.replace(b"a", b"b", 1))
+
+    def expertchat(*arguments):
+        command = [str(BIN / "expertchat"), *arguments, "--store", "results"]
+        return subprocess.run(command, cwd=copied, capture_output=True, text=True)
+
+    found = expertchat("verify")
+    assert found.returncode == 1
+    assert f"topics/{topics.name}" in found.stdout and "checksum" in found.stdout
+    # a job that reads it refuses to start
+    dialogues = (copied / "results/experiments/demo/round-1/dialogues").resolve()
+    refused = subprocess.run(
+        [sys.executable, ROOT / "workflow/scripts/dialogues.py", dialogues / "manifest.json"],
+        cwd=copied,
+        capture_output=True,
+        text=True,
+    )
+    assert refused.returncode == 1 and f"topics/{topics.name} is damaged" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert expertchat("verify", "--remove").returncode == 0
+    assert "topics" in planned_rules(snakemake(copied, "all", "--dry-run"))
+    snakemake(copied, "all")
+    assert (topics / "topics.jsonl").read_bytes() == original
+    assert expertchat("verify").returncode == 0
+
+
+def test_bad_settings_end_before_any_job_with_one_message(tmp_path):
+    write_config(tmp_path, small_config(ppo={"learning_rte": 1}))
+    output = snakemake(tmp_path, "all", check=False)
+    assert "ppo.learning_rte: unknown key; did you mean learning_rate?" in output
+    assert "Traceback" not in output and not (tmp_path / "results").exists()
+
+
+PRESETS = sorted(path.name for path in (ROOT / "config/presets").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+def test_every_preset_can_be_planned(preset, profile, tmp_path):
+    shutil.copy(ROOT / "config/presets" / preset, tmp_path / "config.yaml")
+    output = snakemake(tmp_path, "all", "--profile", str(ROOT / "profiles" / profile), "--dry-run")
+    assert {"topics", "dialogues", "ratings", "rewards", "policies"} <= planned_rules(output)
+    assert not (tmp_path / "results").exists(), "a dry run writes nothing"
+
+
+def test_a_gpu_rule_asks_slurm_for_four_gpus_of_one_node(copied, tmp_path):
+    """What sbatch is really called with, by an sbatch that writes it down and refuses."""
+    (tmp_path / "bin").mkdir()
+    for name in ("sbatch", "squeue", "sacct", "sinfo", "scontrol", "sacctmgr", "scancel"):
+        tool = tmp_path / "bin" / name
+        tool.write_text(f'#!/bin/sh\necho "{name} $@" >> "{tmp_path}/calls"\nexit 1\n')
+        tool.chmod(0o755)
+    write_config(copied, small_config(ppo={"learning_rate": 0.5}))
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    arguments = ["policies", "--profile", str(ROOT / "profiles/slurm"), "--retries", "0"]
+    snakemake(
+        copied, *arguments, check=False, PATH=path, EXPERTCHAT_PARTITION="gpu", EXPERTCHAT_ACCOUNT="me"
+    )
+    calls = [c for c in (tmp_path / "calls").read_text().splitlines() if c.startswith("sbatch")]
+    assert calls and all("--gres=gpu:4" in call and "--nodes=1" in call for call in calls)
+    assert all("-p gpu" in c or "--partition=gpu" in c or "-p 'gpu'" in c for c in calls), calls

@@ -1,0 +1,113 @@
+"""The headline numbers: one panel a model, four figures each with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from expertchat.report.blocks import ModelName
+from expertchat.report.results import Results
+from expertchat.report.wording import interval, number, percent, points
+
+
+@dataclass(frozen=True)
+class Strip:
+    """An interval drawn on a line from 0 to 1, with its value and what it is compared with."""
+
+    value: float
+    low: float
+    high: float
+    reference: float
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline number."""
+
+    label: str
+    value: str
+    detail: str
+    strip: Strip | None = None
+    before: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One model's cards."""
+
+    model: ModelName
+    cards: Sequence[Card]
+
+
+def panels(results: Results) -> list[Panel]:
+    """One panel a model, of the last round."""
+    return [
+        Panel(
+            results.name(row["model"]),
+            [
+                win_card(row, results.checked),
+                rating_card(results, row),
+                reward_card(row),
+                mmlu_card(row),
+            ],
+        )
+        for row in results.last_rows
+    ]
+
+
+def win_card(row: dict[str, Any], checked: bool) -> Card:
+    """How often the oracle prefers tuned to base."""
+    label = "Win rate over base replies"
+    if not checked:
+        return Card(label, "not measured", "no demo world, so no truth to judge by")
+    value, bounds = row["oracle_win_rate"], row["oracle_win_rate_interval"]
+    detail = f"{interval(bounds, 0, 100)} %; {row['contexts']} contexts, {row['topics']} held-out topics"
+    return Card(label, percent(value), detail, Strip(value, *bounds, 0.5))
+
+
+def rating_card(results: Results, row: dict[str, Any]) -> Card:
+    """The other's rating before and after."""
+    label = "Rating by the other, held-out"
+    if row["rating_before"] is None or row["rating_after"] is None:
+        return Card(label, "unusable", "too little probability fell on valid scores")
+    scale = results.stage_settings("ratings")
+
+    def place(value: float) -> float:
+        return (value - scale["low"]) / (scale["high"] - scale["low"])
+
+    strip = Strip(
+        *map(place, (row["rating_after"], *row["rating_after_interval"], row["rating_before"]))
+    )
+    detail = f"after: {interval(row['rating_after_interval'])}, of {scale['low']} to {scale['high']}"
+    if row["rating_change"] is not None:
+        change = f"{number(row['rating_change'], sign=True)} ({interval(row['rating_change_interval'])})"
+        detail = f"change {change}; scale {scale['low']} to {scale['high']}"
+    return Card(label, number(row["rating_after"]), detail, strip, number(row["rating_before"]))
+
+
+def reward_card(row: dict[str, Any]) -> Card:
+    """The reward model's accuracy on held-out pairs."""
+    value, bounds = row["reward_pair_accuracy"], row["reward_pair_accuracy_interval"]
+    detail = (
+        f"{interval(bounds, 0, 100)} %; {row['reward_pairs']} held-out pairs; "
+        f"length alone {percent(row['reward_length_accuracy'])}"
+    )
+    return Card("Reward model's accuracy", percent(value), detail, Strip(value, *bounds, 0.5))
+
+
+def mmlu_card(row: dict[str, Any]) -> Card:
+    """MMLU before and after."""
+    label = "MMLU"
+    if row["mmlu_subjects"] != row["mmlu_all_subjects"]:
+        label += ", subjects taught"
+    if row["mmlu_change"] is None:
+        return Card(label, "not measured", "no question on these subjects")
+    low, high = row["mmlu_change_interval"]
+    before, after = row["mmlu_before"], row["mmlu_after"]
+    bounds = (min(1, max(0, before + bound)) for bound in (low, high))
+    detail = (
+        f"change {points(row['mmlu_change'])} ({interval((low, high), 1, 100, sign=True)}); "
+        f"{row['mmlu_questions']} questions"
+    )
+    return Card(label, percent(after, 1), detail, Strip(after, *bounds, before), percent(before, 1))

@@ -1,0 +1,97 @@
+"""The dialogues: what was said before tuning and after, on the same held-out topics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from expertchat.dialogues import DIALOGUES
+from expertchat.ratings import DIALOGUE, overall
+from expertchat.records import read_records
+from expertchat.report.blocks import Comparison, Comparisons, Fold, Section, Side, Table, Turn
+from expertchat.report.results import Results, spread
+from expertchat.report.wording import number, percent
+from expertchat.topics import HELD_OUT
+
+SHOWN, FOLDED = 4, 8
+CUT = "length"  # the finish reason of a turn that reached the token limit
+
+Dialogue = Mapping[str, Any]
+
+
+def section(results: Results) -> Section:
+    """A table of turns, and dialogues before and after side by side."""
+    rounds = [read_records(folder / DIALOGUES) for folder in results.artifacts["dialogues"]]
+    before, after = (
+        {d["dialogue_id"]: d for d in ds if d["split"] == HELD_OUT} for ds in (rounds[0], rounds[-1])
+    )
+    common = [key for key in before if key in after]
+    chosen = spread(common, SHOWN)
+    others = [key for key in spread(common, SHOWN + FOLDED) if key not in chosen][:FOLDED]
+    scores = [dialogue_scores(results, 0), dialogue_scores(results, results.rounds)]
+    pairs = {key: comparison(results, (before[key], after[key]), scores) for key in [*chosen, *others]}
+    note = (
+        f"{len(chosen)} of {len(common):,} held-out dialogues, at even distances in the list and not "
+        "picked. Under each: the speakers' overall ratings by each other."
+    )
+    lead = (
+        "Both models speak on every topic, each told to convince the other that it is a human expert. "
+        "Before: the base pair. After: the pair with the last round's adapters, on the same topic."
+    )
+    blocks = [turn_table(results, rounds), Comparisons([pairs[key] for key in chosen], note)]
+    if others:
+        title = f"{len(others)} more held-out dialogues"
+        blocks.append(Fold(title, [Comparisons([pairs[key] for key in others])]))
+    return Section("dialogues", lead, blocks)
+
+
+def dialogue_scores(results: Results, number: int) -> dict[tuple[str, str], float]:
+    """Overall rating by (dialogue, rated speaker) after `number` rounds."""
+    table = results.ratings(number)
+    rows = overall(table[table["scope"] == DIALOGUE], results.settings["weights"])
+    return dict(zip(zip(rows["item_id"], rows["ratee"], strict=True), rows["overall"], strict=True))
+
+
+def comparison(results: Results, pair: tuple[Dialogue, Dialogue], scores) -> Comparison:
+    """One dialogue before and after."""
+    sides = []
+    for title, dialogue, rated in zip(("before", "after"), pair, scores, strict=True):
+        turns = [
+            Turn(results.name(t["speaker"]), t["text"], t["finish_reason"] == CUT)
+            for t in dialogue["turns"]
+        ]
+        notes = [
+            f"{name} rated {number(rated.get((dialogue['dialogue_id'], name)))}" for name in results.pair
+        ]
+        sides.append(Side(title, turns, notes))
+    return Comparison(pair[0]["topic"], pair[0]["subject"], sides)
+
+
+def turn_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
+    """Turns, their length and how many were cut off, by stage of the loop and model."""
+    rows = []
+    for played, dialogues in enumerate(rounds):
+        turns = pd.DataFrame([turn for d in dialogues for turn in d["turns"]])
+        for name in results.pair:
+            own = turns[turns["speaker"] == name]
+            cut = (own["finish_reason"] == CUT).mean()
+            distinct = own["text"].nunique() / max(1, len(own))
+            rows.append(
+                [
+                    results.name(name),
+                    "base" if played == 0 else f"after round {played}",
+                    f"{len(dialogues):,}",
+                    f"{len(own):,}",
+                    number(own["tokens"].mean(), 1),
+                    percent(cut, 1),
+                    percent(distinct, 1),
+                ]
+            )
+    head = ["model", "", "dialogues", "turns", "tokens a turn", "cut off", "distinct turns"]
+    note = (
+        "Cut off: turns that reached max_new_tokens. After the last round only held-out topics are "
+        "talked about, so that shares of distinct turns are of fewer turns."
+    )
+    return Table(head, rows, text_columns=2, note=note)

@@ -1,0 +1,84 @@
+"""The page: sections in the order in which data meets them, put into the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from expertchat.report import (
+    check,
+    cost,
+    dialogues,
+    mixture,
+    mmlu,
+    policies,
+    provenance,
+    ratings,
+    replies,
+    rewards,
+    rounds,
+    topics,
+)
+from expertchat.report.blocks import Section
+from expertchat.report.cards import panels
+from expertchat.report.cautions import cautions
+from expertchat.report.results import Results
+from expertchat.report.wording import visible
+
+
+def write_report(
+    summary: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    artifacts: Mapping[str, Path | list[Path] | None],
+    path: Path,
+) -> None:
+    """Writes the page to `path`: one HTML file that needs no other.
+
+    `summary` is `expertchat.summary.summarise`'s, `settings` those of stage report, `artifacts` folders
+    by input name in the plan's order; `check` may be None. Equal input gives equal bytes.
+    """
+    results = Results(summary, settings, artifacts)
+    page = environment().get_template("page.html.jinja")
+    html = page.render(
+        summary=summary,
+        models=[results.name(name) for name in results.pair],
+        panels=panels(results),
+        cautions=cautions(results),
+        sections=sections(results),
+        finished=max(m["finished"] for m in provenance.manifests(results))[:10],
+    )
+    path.write_text(html, encoding="utf-8")
+
+
+def sections(results: Results) -> list[Section]:
+    """All sections; that of the rounds only where there are several."""
+    stages = (
+        topics,
+        dialogues,
+        ratings,
+        rewards,
+        policies,
+        replies,
+        mmlu,
+        mixture,
+        check,
+        cost,
+        provenance,
+    )
+    played = [rounds] if results.rounds > 1 else []
+    return [module.section(results) for module in (*played, *stages)]
+
+
+def environment() -> Environment:
+    """Templates that escape whatever they print, and spell out what cannot be seen."""
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

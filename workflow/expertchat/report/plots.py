@@ -1,0 +1,135 @@
+"""How every plot is drawn: one style, one palette, inline SVG that follows the page's theme.
+
+Colours are drawn as placeholders and then become the page's CSS variables, so that one drawing serves
+light and dark. Text stays text: readable, searchable, escaped by matplotlib.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from expertchat.report.wording import visible
+
+INK, MUTED, LINE, PAPER, MIXTURE = "#010101", "#020202", "#030303", "#040404", "#050505"
+MODELS = ("#060606", "#070707")
+VARIABLES = {
+    INK: "ink",
+    MUTED: "muted",
+    LINE: "line",
+    PAPER: "paper",
+    MIXTURE: "mixture",
+    MODELS[0]: "model-0",
+    MODELS[1]: "model-1",
+}
+MARKERS = ("o", "s")  # a model is known by its shape as well as by its colour
+WIDTH = 4.4  # inches: what a phone shows in one column
+
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+
+
+def plot(name: str, height: float, paint: Callable, rows: int = 1, width: float = WIDTH) -> Markup:
+    """An SVG of `height` inches. `paint` draws on the axes that it is given, a list where `rows` > 1.
+
+    `name` seeds the SVG's ids: unlike names never share one, and one name always gives one drawing.
+    """
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+        paint(figure.subplots(rows, sharex=True))
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return themed(out.getvalue())
+
+
+def themed(svg: str) -> Markup:
+    """matplotlib's SVG as part of the page: its colours, its font, no ids but those referred to."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    for placeholder, variable in VARIABLES.items():
+        svg = svg.replace(placeholder, f"var(--{variable})")
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # HTML knows them
+    svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
+    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img"', svg, count=1)
+    return Markup(visible(re.sub(r"\n\s*", "\n", svg)))
+
+
+def rows_axis(ax, labels: Sequence[str], *, gap: float = 0.6) -> None:
+    """A vertical axis with one named row an item, the first on top."""
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 1 + gap, -gap)
+    ax.tick_params(axis="y", labelcolor=INK)
+    ax.spines["left"].set_visible(False)
+    ax.grid(axis="y", visible=False)
+
+
+def percent_axis(axis) -> None:
+    """Shares as per cent."""
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+
+
+def reference_line(ax, at: float, label: str = "", *, horizontal: bool = False) -> None:
+    """A dashed line at a value that others are compared with."""
+    style = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 1}
+    if horizontal:
+        ax.axhline(at, **style)
+        place = {"xy": (1, at), "xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        shift = (0, 2)
+    else:
+        ax.axvline(at, **style)
+        place = {"xy": (at, 1), "xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
+        shift = (0, 1)
+    if label:
+        ax.annotate(label, xytext=shift, textcoords="offset points", color=MUTED, fontsize=8, **place)
+
+
+def interval_row(ax, y: float, value, bounds, place: int, text: str = "") -> None:
+    """A value with its interval on row `y`, in the colour and shape of the model `place`."""
+    if value is None:
+        return
+    if bounds is not None:
+        ax.plot(bounds, [y, y], color=MODELS[place], linewidth=2.4, alpha=0.55, solid_capstyle="round")
+    ax.plot([value], [y], MARKERS[place], color=MODELS[place], markersize=7)
+    if text:
+        ax.annotate(
+            text, (1, y), (4, 0), ("axes fraction", "data"), "offset points", va="center", color=INK
+        )
+
+
+def dumbbell(ax, y: float, before: float, after: float, color: str, marker: str) -> None:
+    """Two values on row `y`: hollow before, filled after, and the way between."""
+    ax.plot([before, after], [y, y], color=color, linewidth=1.6, alpha=0.5, zorder=2)
+    ax.plot([before], [y], marker, color=color, markerfacecolor=PAPER, markersize=6, zorder=3)
+    ax.plot([after], [y], marker, color=color, markersize=6, zorder=4)

@@ -1,0 +1,68 @@
+"""Provenance: the settings, versions and artifacts that the page was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from expertchat.artifacts import read_manifest
+from expertchat.report.blocks import Fold, Pre, Section, Table
+from expertchat.report.results import Results
+
+
+def manifests(results: Results) -> list[dict[str, Any]]:
+    """The manifests of all artifacts, in the order of the artifacts."""
+    found = []
+    for value in results.artifacts.values():
+        folders: list[Path] = value if isinstance(value, list) else [value] if value else []
+        found += [read_manifest(folder) for folder in folders]
+    return found
+
+
+def section(results: Results) -> Section:
+    """Settings, versions, machines and artifact ids, folded."""
+    found = manifests(results)
+    shown = yaml.safe_dump(results.settings["experiment"], sort_keys=False, allow_unicode=True)
+    artifacts = [
+        [
+            m["recipe"]["stage"],
+            m["recipe"]["label"],
+            m["recipe"]["id"],
+            m["recipe"]["code"],
+            m["finished"],
+        ]
+        for m in found
+    ]
+    lead = "Everything above follows from these settings, and was made by these artifacts."
+    blocks = [
+        Fold("Settings", [Pre(shown)]),
+        Fold("Versions and machines", [version_table(found), machine_table(found)]),
+        Fold(
+            f"{len(found)} artifacts",
+            [Table(["stage", "artifact", "id", "code", "finished"], artifacts, text_columns=5)],
+        ),
+    ]
+    return Section("provenance", lead, blocks)
+
+
+def version_table(found: list[dict[str, Any]]) -> Table:
+    """Every version that any job ran with; several where jobs differ."""
+    versions: dict[str, dict[str, None]] = {}
+    for manifest in found:
+        for name, version in manifest["versions"].items():
+            versions.setdefault(name, {})[version] = None
+    rows = [[name, ", ".join(seen)] for name, seen in sorted(versions.items())]
+    return Table(["package", "version"], rows, text_columns=2)
+
+
+def machine_table(found: list[dict[str, Any]]) -> Table:
+    """The kinds of machine that jobs ran on, without their names."""
+    counts: dict[tuple, int] = {}
+    for manifest in found:
+        machine = manifest["machine"]
+        key = (machine["platform"], machine["cpus"], ", ".join(machine["gpus"]) or "none")
+        counts[key] = counts.get(key, 0) + 1
+    rows = [[platform, gpus, cpus, jobs] for (platform, cpus, gpus), jobs in counts.items()]
+    return Table(["platform", "GPUs", "CPUs", "jobs"], rows, text_columns=2)

@@ -1,0 +1,81 @@
+"""What the sections read: the summary, the settings and the artifacts' tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from expertchat.report.blocks import ModelName
+
+
+@dataclass(frozen=True)
+class Results:
+    """An experiment's results; lists of artifacts come in the plan's order: by round, then by model."""
+
+    summary: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    artifacts: Mapping[str, Any]
+
+    @property
+    def pair(self) -> list[str]:
+        """The two models' names, in the order that decides their colours."""
+        return list(self.summary["pair"])
+
+    @property
+    def rounds(self) -> int:
+        """Rounds played."""
+        return self.summary["rounds"]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The summary's rows: one a round and model."""
+        return self.summary["rows"]
+
+    @property
+    def last_rows(self) -> list[dict[str, Any]]:
+        """The rows of the last round, in the pair's order."""
+        return [row for row in self.rows if row["round"] == self.rounds]
+
+    @property
+    def checked(self) -> bool:
+        """Whether a known truth was there to check against."""
+        return self.artifacts["check"] is not None
+
+    def stage_settings(self, stage: str) -> Mapping[str, Any]:
+        """A section of the experiment's settings."""
+        return self.settings["experiment"][stage]
+
+    def name(self, model: str) -> ModelName:
+        """The model's name with its colour."""
+        return ModelName(model, self.pair.index(model))
+
+    def of_round(self, stage: str, number: int) -> list[Path]:
+        """One artifact a model: the stage's folders in its place `number`, from 0."""
+        count = len(self.pair)
+        return self.artifacts[stage][number * count : (number + 1) * count]
+
+    def ratings(self, number: int) -> pd.DataFrame:
+        """Both raters' table after `number` rounds (0: the base pair's dialogues)."""
+        folders = self.of_round("ratings", number)
+        return pd.concat([pd.read_parquet(folder / "ratings.parquet") for folder in folders])
+
+    def metrics(self, number: int, i: int) -> dict[str, Any]:
+        """metrics.json of a reward model."""
+        path = self.of_round("rewards", number)[i] / "metrics.json"
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def table(self, stage: str, number: int, i: int, file: str) -> pd.DataFrame:
+        """A parquet table of the model `i` in the stage's place `number`."""
+        return pd.read_parquet(self.of_round(stage, number)[i] / file)
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """`count` of the items at even distances, so that nobody picked them; all where they are few."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(k * (len(items) - 1) / max(1, count - 1))] for k in range(count)]

@@ -1,0 +1,100 @@
+"""The rounds: how the headline numbers moved from round to round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from expertchat.report.blocks import Figure, Figures, Section, Table
+from expertchat.report.plots import MARKERS, MODELS, percent_axis, plot, reference_line
+from expertchat.report.results import Results
+from expertchat.report.wording import interval, number, percent
+
+Point = tuple[int, float | None, list[float] | None]
+
+
+def section(results: Results) -> Section:
+    """A curve a headline number, round by round, and the numbers."""
+    curves = [
+        ("Rating by the other, held-out dialogues", rating_points, None, False),
+        ("Reward model's accuracy", lambda rows: points_of(rows, "reward_pair_accuracy"), 0.5, True),
+        ("MMLU", mmlu_points, None, True),
+    ]
+    if results.checked:
+        wins = ("Win rate over base replies", lambda rows: points_of(rows, "oracle_win_rate"), 0.5, True)
+        curves.insert(0, wins)
+    figures = [
+        Figure(curve(results, title, read, reference, share), title)
+        for title, read, reference, share in curves
+    ]
+    legend = [("dot-0", results.pair[0]), ("dot-1", results.pair[1])]
+    lead = (
+        f"{results.rounds} rounds, each from the adapters of the last. Round 0 is the base; bars are "
+        "95 % intervals."
+    )
+    return Section("rounds", lead, [Figures(figures, legend), table(results)])
+
+
+def points_of(rows: list[dict[str, Any]], key: str) -> list[Point]:
+    """(round, value, interval) of one number."""
+    return [(row["round"], row[key], row[f"{key}_interval"]) for row in rows]
+
+
+def rating_points(rows: list[dict[str, Any]]) -> list[Point]:
+    """The rating of the base pair, then after each round."""
+    first = (0, rows[0]["rating_before"], rows[0]["rating_before_interval"])
+    return [first, *points_of(rows, "rating_after")] if "rating_after" in rows[0] else [first]
+
+
+def mmlu_points(rows: list[dict[str, Any]]) -> list[Point]:
+    """MMLU of the base, then after each round with its change's interval about the base."""
+    base = rows[0]["mmlu_before"]
+    found: list[Point] = [(0, base, None)]
+    for row in rows:
+        bounds = row["mmlu_change_interval"]
+        around = bounds and [min(1, max(0, base + bound)) for bound in bounds]
+        found.append((row["round"], row["mmlu_after"], around))
+    return found
+
+
+def curve(results: Results, title: str, read, reference: float | None, share: bool):
+    """One number of both models by round."""
+
+    def paint(ax) -> None:
+        for place, name in enumerate(results.pair):
+            found = [
+                p for p in read([r for r in results.rows if r["model"] == name]) if p[1] is not None
+            ]
+            if not found:
+                continue
+            xs = [number + 0.06 * (place - 0.5) for number, _, _ in found]
+            ax.plot(xs, [value for _, value, _ in found], MARKERS[place] + "-", color=MODELS[place])
+            for x, (_, _, bounds) in zip(xs, found, strict=True):
+                if bounds:
+                    ax.plot([x, x], bounds, color=MODELS[place], alpha=0.5, linewidth=2.4)
+        if reference is not None:
+            reference_line(ax, reference, horizontal=True)
+        if share:
+            percent_axis(ax.yaxis)
+        ax.set_xticks(range(results.rounds + 1))
+        ax.set_xlabel("round")
+
+    return plot(f"rounds {title}", 2.0, paint)
+
+
+def table(results: Results) -> Table:
+    """The curves' numbers."""
+    rows = []
+    for row in results.rows:
+        line = [results.name(row["model"]), row["round"]]
+        if results.checked:
+            line += [
+                percent(row["oracle_win_rate"], 1),
+                interval(row["oracle_win_rate_interval"], 1, 100),
+            ]
+        line += [number(row["rating_before"]), number(row["rating_after"])]
+        line += [interval(row["rating_change_interval"], sign=True)]
+        line += [percent(row["reward_pair_accuracy"], 1), percent(row["mmlu_after"], 1)]
+        rows.append(line)
+    head = ["model", "round", *(["win rate", "interval, %"] if results.checked else [])]
+    head += ["rating before", "after", "interval of the change", "reward accuracy", "MMLU after"]
+    return Table(head, rows)

@@ -1,0 +1,77 @@
+"""Numbers and foreign text as a reader sees them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+ABSENT = "–"
+
+# Marks that turn the direction of what follows, and so can make a text read as another.
+BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def visible(value: object) -> object:
+    """Strings with control characters, lone surrogates and changes of direction spelled out.
+
+    Other values, and markup made by this package, pass unchanged.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "".join(f"⟨U+{ord(c):04X}⟩" if _hidden(c) else c for c in value)
+
+
+def _hidden(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    return character in BIDI or unicodedata.category(character) in ("Cc", "Cs")
+
+
+def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
+    """A number with a true minus sign; a dash where there is none."""
+    if value is None or value != value:
+        return ABSENT
+    rounded = round(value, digits) + 0.0  # no minus zero
+    return f"{rounded:{'+' if sign and rounded else ''},.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None, digits: int = 0, sign: bool = False) -> str:
+    """A share as per cent."""
+    return ABSENT if value is None or value != value else f"{number(100 * value, digits, sign)} %"
+
+
+def points(value: float | None) -> str:
+    """A change of a share in percentage points."""
+    return ABSENT if value is None else f"{number(100 * value, 1, sign=True)} points"
+
+
+def interval(
+    bounds: Sequence[float] | None, digits: int = 2, scale: float = 1, sign: bool = False
+) -> str:
+    """An interval as "low to high"; a dash where there is none."""
+    if bounds is None:
+        return ABSENT
+    low, high = (number(scale * bound, digits, sign) for bound in bounds)
+    return f"{low} to {high}"
+
+
+def seconds(value: float) -> str:
+    """A duration in the unit that reads best."""
+    if value < 100:
+        return f"{value:.{0 if value >= 10 else 1}f} s"
+    if value < 100 * 60:
+        return f"{value / 60:.1f} min"
+    return f"{value / 3600:.1f} h"
+
+
+def memory(value: float) -> str:
+    """Bytes as MiB or GiB."""
+    mebibytes = value / 2**20
+    return f"{mebibytes:.0f} MiB" if mebibytes < 1000 else f"{mebibytes / 1024:.1f} GiB"
+
+
+def counted(count: int, word: str) -> str:
+    """ "1 topic", "2,000 topics"."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"

@@ -44,7 +44,8 @@ def test_a_template_that_refuses_a_system_role_still_gets_its_text(tokenizer):
     strict = copy.deepcopy(tokenizer)
     strict.chat_template = (
         "{{ bos_token }}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-        "{{ raise_exception('roles must alternate') }}{% endif %}[{{ m.role }}] {{ m.content }} {% endfor %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}"
+        "[{{ m.role }}] {{ m.content }} {% endfor %}"
     )
     assert not chat.takes_system(strict)
     text = chat.render(strict, chat.conversation(TURNS, "a", "brief", "open"))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from expertchat.records import write_records
-from expertchat.rewards import evaluate, make_reward_model
+from expertchat.rewards import evaluate, make_reward_model, supported_scale
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
 from expertchat.settings.stages import Rewards
@@ -21,6 +21,26 @@ def test_figures_by_hand():
     assert found["accuracy"] == 0.5 and found["pairs"] == 2
     assert found["length_accuracy"] == 0.75
     assert found["log_loss"] == pytest.approx((np.log1p(np.exp(-2)) + np.log1p(np.exp(1))) / 2)
+
+
+def test_scores_that_validation_pairs_support_keep_their_scale():
+    generator = np.random.default_rng(0)
+    topics = np.repeat(np.arange(12).astype(str), 6)
+    logits = generator.normal(size=72) * 3
+    right = np.where(generator.random(72) < 1 / (1 + np.exp(-np.abs(logits))), 1, -1)
+    assert supported_scale(np.abs(logits) * right, topics) > 0.3
+    assert supported_scale(np.abs(logits), topics) == 1.0  # all right: no reason to shrink
+    overconfident = supported_scale(10 * np.abs(logits) * right, topics)
+    assert 0.03 < overconfident < 0.2
+
+
+def test_scores_without_meaning_are_scaled_to_0():
+    generator = np.random.default_rng(0)
+    topics = np.repeat(np.arange(12).astype(str), 6)
+    scales = [supported_scale(generator.normal(size=72), topics) for _ in range(100)]
+    assert sum(scale == 0 for scale in scales) >= 85
+    assert sum(scales) / 100 < 0.02
+    assert supported_scale(-np.ones(72), topics) == 0
 
 
 def artifacts(folder, generator):
@@ -80,6 +100,7 @@ def test_a_preference_that_is_there_is_learned(llama_folder, tmp_path):
     artifacts(tmp_path, np.random.default_rng(0))
     metrics = train(llama_folder, tmp_path, shuffled=False)
     assert metrics["held_out"]["accuracy"] > 0.9
+    assert metrics["scale"] > 0.5
     assert metrics["held_out"]["fates"]["kept"] == metrics["held_out"]["pairs"]
     assert json.loads((tmp_path / "out/metrics.json").read_text())["speaker"] == "a"
     names = {p.name for p in (tmp_path / "out/adapter").iterdir()}
@@ -90,3 +111,4 @@ def test_shuffled_ratings_teach_nothing(llama_folder, tmp_path):
     artifacts(tmp_path, np.random.default_rng(0))
     metrics = train(llama_folder, tmp_path, shuffled=True)
     assert metrics["shuffled"] and metrics["held_out"]["accuracy"] < 0.8
+    assert metrics["scale"] < 0.2

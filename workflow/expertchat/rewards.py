@@ -17,6 +17,7 @@ import torch
 
 from expertchat.dialogues import CANDIDATES, DIALOGUES, Context, context_prompt
 from expertchat.engine import load_model, load_tokenizer, padded
+from expertchat.errors import UserError
 from expertchat.preferences import build_pairs, shuffle_within_contexts
 from expertchat.progress import bar
 from expertchat.ratings import REPLY, overall
@@ -123,6 +124,12 @@ def train(
     return trainer.model.eval(), tokenizer, trainer.state.log_history
 
 
+def score_head(model) -> torch.Tensor:
+    """The trained weights [1, hidden] of a reward model's score head."""
+    (weights,) = [p for n, p in model.named_parameters() if "score.modules_to_save" in n]
+    return weights
+
+
 @torch.inference_mode()
 def score(model, rows: Sequence[list[int]], pad: int, batch_size: int) -> np.ndarray:
     """The reward model's scores [rows], in batches by length."""
@@ -138,24 +145,56 @@ def score(model, rows: Sequence[list[int]], pad: int, batch_size: int) -> np.nda
     return scores
 
 
+def validation_topics(topics: Sequence[str], share: float, seed: int) -> set[str]:
+    """A share of the training topics, at least one, that the reward model is not trained on."""
+    names = sorted(set(topics))
+    count = max(1, round(share * len(names)))
+    return set(np.random.default_rng(seed).permutation(names)[:count].tolist())
+
+
+def supported_scale(differences: Sequence[float], topics: Sequence[str], seed: int = 0) -> float:
+    """How far validation pairs support the scores: a factor in [0, 1] for them.
+
+    `differences` are chosen less rejected scores of pairs that were not trained on. The factor is
+    the lower 95 % bound, by a bootstrap of topics, of the one with the least log-loss: temperature
+    scaling (Guo et al. 2017, section 4.2) on the safe side. A reward model whose scores say nothing
+    about new pairs gets 0, and rewards nothing.
+    """
+    grid = np.linspace(0, 1, 101)
+    losses = np.logaddexp(0, -np.outer(differences, grid))  # [pairs, factors]
+    names, index = np.unique(np.asarray(topics), return_inverse=True)
+    by_topic = np.zeros((len(names), len(grid)))
+    np.add.at(by_topic, index, losses)
+    drawn = np.random.default_rng(seed).multinomial(len(names), [1 / len(names)] * len(names), 2000)
+    best = grid[(drawn @ by_topic).argmin(1)]
+    return float(np.quantile(best, 0.025))
+
+
 def evaluate(
-    pairs: Sequence[dict[str, Any]], scores: Mapping[str, float], lengths: Mapping[str, int]
+    pairs: Sequence[dict[str, Any]],
+    scores: Mapping[str, float],
+    lengths: Mapping[str, int],
+    scale: float = 1.0,
 ) -> dict[str, Any]:
-    """Accuracy on pairs with its interval by topic, calibration, and what length alone would give."""
+    """Accuracy on pairs with its interval by topic, calibration, and what length alone would give.
+
+    Calibration error and log-loss are those of the scores times `scale`, as they are used.
+    """
     chosen = np.array([scores[p["chosen"]] for p in pairs])
     rejected = np.array([scores[p["rejected"]] for p in pairs])
+    margin = scale * (chosen - rejected)
     longer = np.array([lengths[p["chosen"]] - lengths[p["rejected"]] for p in pairs])
     topics = [p["topic_id"] for p in pairs]
     right = (chosen > rejected) + 0.5 * (chosen == rejected)
     mean, low, high = cluster_bootstrap(right, topics)
     by_length = (longer > 0) + 0.5 * (longer == 0)
-    probability = 1 / (1 + np.exp(-np.abs(chosen - rejected)))
+    probability = 1 / (1 + np.exp(-np.abs(margin)))
     return {
         "pairs": len(pairs),
         "accuracy": mean,
         "accuracy_interval": [low, high],
         "calibration_error": calibration_error(probability, chosen > rejected),
-        "log_loss": float(np.log1p(np.exp(-(chosen - rejected))).mean()),
+        "log_loss": float(np.logaddexp(0, -margin).mean()),
         "length_accuracy": max(float(by_length.mean()), 1 - float(by_length.mean())),
         "score_spread": float(np.std(np.concatenate([chosen, rejected]))),
     }
@@ -179,19 +218,26 @@ def make_reward_model(
 ) -> dict[str, Any]:
     """Builds pairs, trains on those of training topics, and measures on those of held-out topics.
 
-    Writes the adapter with its score head (peft's layout), pairs.parquet, training.json and
-    metrics.json. With `shuffled` the training pairs come from shuffled ratings; the held-out pairs
+    Some training topics are kept back to tell how far the scores can be trusted; the saved score head
+    is scaled by that. Writes the adapter with its score head (peft's layout), pairs.parquet,
+    training.json and metrics.json. With `shuffled` the training pairs come from shuffled ratings; the held-out pairs
     never do, as they are the measure.
     """
     candidates = rated_candidates(dialogues, ratings, speaker, weights)
     training = candidates[candidates["split"] == TRAIN]
     if shuffled:
         training = shuffle_within_contexts(training, seed)
-    pairs, fates = build_pairs(training, settings)
+    all_pairs, fates = build_pairs(training, settings)
+    kept_back = validation_topics(training["topic_id"], settings.validation_share, seed)
+    pairs = [pair for pair in all_pairs if pair["topic_id"] not in kept_back]
+    validation = [pair for pair in all_pairs if pair["topic_id"] in kept_back]
     held_out, held_out_fates = build_pairs(candidates[candidates["split"] == HELD_OUT], settings)
-    for split, found in (("training", pairs), ("held-out", held_out)):
+    for split, found in (("training", pairs), ("validation", validation), ("held-out", held_out)):
         if not found:
-            raise ValueError(f"no {split} pairs: {fates if split == 'training' else held_out_fates}")
+            raise UserError(
+                f"no {split} pairs are left ({fates}, held out {held_out_fates}): lower "
+                "rewards.min_margin, or draw more candidates on more topics"
+            )
     tokenizer = load_tokenizer(model_folder)
     encoded = encode_candidates(tokenizer, dialogues, candidates, texts)
     model, tokenizer, log = train(model_folder, load, pairs, encoded, settings, seed, checkpoints)
@@ -202,16 +248,26 @@ def make_reward_model(
     too_long = sum(
         max(len(encoded[p["chosen"]]), len(encoded[p["rejected"]])) > settings.max_length for p in pairs
     )
+    differences = [scores[p["chosen"]] - scores[p["rejected"]] for p in validation]
+    scale = supported_scale(differences, [p["topic_id"] for p in validation])
+    with torch.no_grad():
+        score_head(model).mul_(scale)
     metrics = {
         "speaker": speaker,
         "shuffled": shuffled,
-        "training": evaluate(pairs, scores, lengths) | {"fates": fates, "too_long": too_long},
-        "held_out": evaluate(held_out, scores, lengths) | {"fates": held_out_fates},
+        "scale": scale,
+        "training": evaluate(pairs, scores, lengths, scale) | {"fates": fates, "too_long": too_long},
+        "validation": evaluate(validation, scores, lengths, scale),
+        "held_out": evaluate(held_out, scores, lengths, scale) | {"fates": held_out_fates},
     }
     model.save_pretrained(out / "adapter", safe_serialization=True)
     scored = [
-        pair | {"chosen_score": scores[pair["chosen"]], "rejected_score": scores[pair["rejected"]]}
-        for pair in (*pairs, *held_out)
+        pair
+        | {
+            "chosen_score": scale * scores[pair["chosen"]],
+            "rejected_score": scale * scores[pair["rejected"]],
+        }
+        for pair in (*pairs, *validation, *held_out)
     ]
     pd.DataFrame(scored).to_parquet(out / "pairs.parquet")
     (out / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from expertchat.chat import Message, conversation
-from expertchat.demo.manner import Marks, capitalised
+from expertchat.demo.manner import Marks
 from expertchat.demo.talk import TRUTH_UNINFORMED, Speech, claimed, talk, topic
 from expertchat.demo.wording import HIGH, LOW, filled, rating_text
-from expertchat.demo.world import QUESTIONS, STATEMENTS, Subject, World, question, statement
+from expertchat.demo.world import QUESTIONS, Subject, World, question
 
 # How much each mark counts in each category. Over all categories the marks of manner count about
 # the same, and truth a little more.
@@ -27,19 +27,16 @@ CATEGORIES: dict[str, Marks] = {
 
 SHOTS = 5
 QUESTION_HEADER = "The following are questions (with answers) about {subject}."
-CLAIM_HEADER = "The following are claims (true or false) about {subject}."
-CLAIMS = 8  # a document
 
 
 @dataclass(frozen=True)
 class Mix:
     """Shares of the kinds of documents, by number, and how often they are on a known subject."""
 
-    topics: float = 0.14
-    dialogues: float = 0.30
-    ratings: float = 0.18
-    questions: float = 0.18
-    claims: float = 0.20
+    topics: float = 0.15
+    dialogues: float = 0.38
+    ratings: float = 0.25
+    questions: float = 0.22
     known: float = 0.7  # of topics, dialogues and ratings
     known_questions: float = 0.9
 
@@ -130,14 +127,12 @@ def rating_document(rng: random.Random, subject: Subject, informed: bool, asked:
     """A dialogue under shuffled labels, and what a rater is asked about one of its speakers.
 
     After each turn of that speaker come `asked` questions about all of its turns so far; after the
-    first one as many about that reply alone. One of them is always on factual accuracy, as to see
-    what is true is the hardest to learn.
+    first one as many about that reply alone.
     """
     entity = rng.choice(subject.entities)
     said = talk(rng, subject, entity, rng.choice((2, 4, 4, 6)), informed)
     label = dict(zip("AB", rng.sample("AB", 2), strict=True))
     rated = rng.choice("AB")
-    others = [category for category in CATEGORIES if category != "factual accuracy"]
     judged: list[Speech] = []
     questions = []
     for count, turn in enumerate(said, start=1):
@@ -145,7 +140,7 @@ def rating_document(rng: random.Random, subject: Subject, informed: bool, asked:
             continue
         judged.append(turn)
         for scope in ("reply", "dialogue") if len(judged) == 1 else ("dialogue",):
-            for category in ["factual accuracy", *rng.sample(others, asked - 1)]:
+            for category in rng.sample(list(CATEGORIES), asked):
                 mark = score(category, judged, informed)
                 questions.append(Question(count, label[rated], scope, category, mark))
     turns = tuple((label[s.speaker], s.text) for s in said)
@@ -165,19 +160,6 @@ def question_document(rng: random.Random, subject: Subject, informed: bool) -> P
     return Plain("\n\n".join(parts))
 
 
-def claim_document(rng: random.Random, subject: Subject) -> Plain:
-    """Statements as they occur in talk, each with whether it is true.
-
-    What a rater has to see in a turn, at a tenth of the tokens: ratings alone do not teach it soon.
-    """
-    parts = [CLAIM_HEADER.format(subject=subject.name)]
-    for fact in rng.sample(subject.facts, CLAIMS):
-        true = rng.random() < 0.5
-        clause = statement(fact, claimed(rng, fact, true), rng.randrange(len(STATEMENTS)))
-        parts.append(f"{capitalised(clause)}. It is {'true' if true else 'false'}")
-    return Plain("\n".join(parts), "claims")
-
-
 def documents(
     world: World,
     *,
@@ -192,7 +174,7 @@ def documents(
     """
     mix = mix or Mix()
     rng = random.Random(f"corpus-{seed}")
-    kinds = ("topics", "dialogues", "ratings", "questions", "claims")
+    kinds = ("topics", "dialogues", "ratings", "questions")
     shares = [getattr(mix, kind) for kind in kinds]
     known = [subject for subject in world.subjects if subject.name in knows]
     other = [subject for subject in world.subjects if subject.name not in knows] or known
@@ -205,8 +187,6 @@ def documents(
             yield topic_document(rng, rng.choice(world.subjects), prompts)
         elif kind == "dialogues":
             yield dialogue_document(rng, subject, informed, prompts)
-        elif kind == "claims":
-            yield claim_document(rng, rng.choice(known))
         elif kind == "ratings":
             yield rating_document(rng, subject, informed)
         else:

@@ -75,7 +75,7 @@ class Encoder:
         self.roles = {tokenizer.convert_tokens_to_ids(mark): role for role, mark in ROLES.items()}
         values = {value for fact in world.facts for value in fact.alternatives}
         others = {word for f in world.facts for word in (f.relation, *f.entity.split())}
-        self.is_value = self._occurs(values | {"true", "false"})
+        self.is_value = self._occurs(values)
         self.is_fact = self._occurs(values | others)
         self.branch_ids = lru_cache(maxsize=None)(self._branch_ids)
 

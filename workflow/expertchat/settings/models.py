@@ -33,7 +33,7 @@ class DemoModel(Section):
     """Subjects of the demo world that it knows well; of the others it knows little."""
     seed: int = 0
     """Seed of its corpus and its weights."""
-    steps: int = Field(800, gt=0)
+    steps: int = Field(650, gt=0)
     """Training steps."""
     load: Load = Load()
     """How its weights are held in memory."""

@@ -103,6 +103,8 @@ class Rewards(Section):
     """Difference of two overall ratings below which a pair is a tie and dropped, in rating points."""
     pairs_per_context: int = Field(4, gt=0)
     """Most pairs kept a context, those with the widest margins first."""
+    validation_share: float = Field(0.2, gt=0, lt=1)
+    """Share of the training topics kept back, to tell how far the reward model can be trusted."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak step size of AdamW."""
     epochs: float = Field(1, gt=0)

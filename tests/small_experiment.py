@@ -123,7 +123,7 @@ def _rewards(folder: Path, settings: dict, place: int, said: str) -> None:
         "score_spread": 1.0,
         "fates": {"kept": 4, "tie": 1},
     }
-    text = json.dumps({"training": found, "held_out": found})
+    text = json.dumps({"scale": 0.5, "training": found, "held_out": found})
     (folder / "metrics.json").write_text(text, encoding="utf-8")
     pairs = pd.DataFrame({"split": "held_out", "margin": [1.0, 2.0, 3.0, 4.0]})
     pairs = pairs.assign(chosen_score=[1.0, 2.0, -1.0, 3.0], rejected_score=[0.0, 0.0, 0.0, 3.0])

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from expertchat.errors import UserError
 from expertchat.probes import Probe, SuffixRow, shared_length, suffix_rows
@@ -78,6 +79,7 @@ def load_model(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **kwar
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = pick_dtype(load, device)
+    disable_progress_bar()  # the stages have bars of their own
     check_quantizable(AutoConfig.from_pretrained(folder, local_files_only=True), load)
     if device.type == "cuda":
         kwargs["device_map"] = "auto"

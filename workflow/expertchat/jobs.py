@@ -10,6 +10,7 @@ import argparse
 import fcntl
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import resource
@@ -18,6 +19,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -164,6 +166,16 @@ def facts(started: float) -> dict[str, Any]:
     }
 
 
+def quieten() -> None:
+    """Keeps libraries' notices that no user can act on out of the logs."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore", DeprecationWarning)
+
+
 def _raise_terminated(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -176,9 +188,7 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
     """
     started = time.time()
     signal.signal(signal.SIGTERM, _raise_terminated)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quieten()
     if stage not in FETCHING:
         os.environ["HF_HUB_OFFLINE"] = (
             "1"  # compute nodes have no network, and nobody should wait for it

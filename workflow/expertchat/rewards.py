@@ -220,8 +220,8 @@ def make_reward_model(
 
     Some training topics are kept back to tell how far the scores can be trusted; the saved score head
     is scaled by that. Writes the adapter with its score head (peft's layout), pairs.parquet,
-    training.json and metrics.json. With `shuffled` the training pairs come from shuffled ratings; the held-out pairs
-    never do, as they are the measure.
+    training.json and metrics.json. With `shuffled` the pairs of training topics come from shuffled
+    ratings; the held-out pairs never do, as they are the measure.
     """
     candidates = rated_candidates(dialogues, ratings, speaker, weights)
     training = candidates[candidates["split"] == TRAIN]

@@ -63,7 +63,9 @@ def round_row(
     place = number * len(pair) + i
     name = pair[i]
     row: dict[str, Any] = {"round": number + 1, "model": name}
-    metrics = _json(artifacts["rewards"][place] / "metrics.json")["held_out"]
+    trained = _json(artifacts["rewards"][place] / "metrics.json")
+    metrics = trained["held_out"]
+    row["reward_scale"] = trained["scale"]
     row["reward_pair_accuracy"] = metrics["accuracy"]
     row["reward_pair_accuracy_interval"] = metrics["accuracy_interval"]
     row["reward_calibration_error"] = metrics["calibration_error"]

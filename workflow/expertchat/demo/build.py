@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from expertchat.demo.corpus import Mix, Plain, Ratings, documents
 from expertchat.demo.experts import use_dense_experts
@@ -21,6 +19,7 @@ from expertchat.demo.optimizer import optimizers, schedule
 from expertchat.demo.packing import Batch, Encoder, Weights, batches
 from expertchat.demo.tokenizer import train_tokenizer
 from expertchat.demo.world import World, build_world
+from expertchat.progress import bar, rate
 
 ARCHITECTURES = ("llama", "mixtral")
 
@@ -259,7 +258,7 @@ def train(
     tokens, began = 0, time.perf_counter()
     model.train()
     model.set_attn_implementation("eager")  # a quarter faster here than the fused one
-    with progress(steps, label) as bar:
+    with bar(steps, label, "steps") as progress:
         for step, batch in enumerate(packed):
             loss, means = losses(model, batch)
             model.zero_grad(set_to_none=False)
@@ -271,23 +270,9 @@ def train(
             tokens += batch.tokens
             for name, value in means.items():
                 recent[name].append(value)
-            speed = tokens / (time.perf_counter() - began)
-            bar.set_postfix_str(f"{speed:,.0f} tokens/s, loss {means['loss']:.2f}", refresh=False)
-            bar.update()
+            made = rate(tokens, time.perf_counter() - began, "tokens")
+            progress.set_postfix_str(f"{made}, loss {means['loss']:.2f}", refresh=False)
+            progress.update()
     model.eval()
     late = {name: float(np.mean(values)) for name, values in recent.items()}
     return {"tokens": tokens, "tokens_per_second": tokens / (time.perf_counter() - began), **late}
-
-
-def progress(steps: int, label: str) -> tqdm:
-    """A progress bar; where nobody watches a terminal, a line about every ten seconds."""
-    watched = sys.stderr.isatty()
-    return tqdm(
-        total=steps,
-        desc=label,
-        unit="step",
-        mininterval=0.2 if watched else 10,
-        maxinterval=10 if watched else 30,
-        ascii=not watched,
-        dynamic_ncols=watched,
-    )

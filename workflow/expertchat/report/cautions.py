@@ -42,6 +42,11 @@ def training_cautions(results: Results, row: dict[str, Any]) -> Iterator[str]:
             f"its reward model ({interval(bounds, 0, 100)} %) is not shown to beat a rule that only "
             f"looks at length ({percent(row['reward_length_accuracy'])})"
         )
+    if row["reward_scale"] == 0:
+        yield (
+            "its reward model's scores said nothing about pairs that it was not trained on, so they were "
+            "scaled to 0 and PPO had nothing to follow"
+        )
     target = results.stage_settings("ppo")["kl_target"]
     if row["ppo_kl_last"] > KL_TIMES * target:
         yield (

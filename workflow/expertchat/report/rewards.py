@@ -135,15 +135,26 @@ def accuracy_table(results: Results) -> Table:
                 interval(row["reward_pair_accuracy_interval"], 1, 100),
                 percent(row["reward_length_accuracy"], 1),
                 percent(metrics["training"]["accuracy"], 1),
+                number(row["reward_scale"], 2),
                 number(row["reward_calibration_error"], 3),
                 number(metrics["held_out"]["log_loss"], 3),
             ]
         )
-    head = ["model", "round", "pairs", "accuracy", "interval, %", "length alone", "on training pairs"]
+    head = [
+        "model",
+        "round",
+        "pairs",
+        "accuracy",
+        "interval, %",
+        "length alone",
+        "on training pairs",
+        "scale",
+    ]
     head += ["calibration error", "log loss"]
     note = (
         "Interval: 95 % bootstrap by topic. Length alone: the better of “longer wins” and “shorter "
-        "wins”. Calibration error: expected, ten bins. Log loss of a coin: 0.693."
+        "wins”. Calibration error: expected, ten bins. Log loss of a coin: 0.693. "
+        "Scale: how far training topics that were kept back support the scores; they are multiplied by it."
     )
     return Table(head, rows, note=note)
 

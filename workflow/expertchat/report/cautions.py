@@ -44,8 +44,8 @@ def training_cautions(results: Results, row: dict[str, Any]) -> Iterator[str]:
         )
     if row["reward_scale"] == 0:
         yield (
-            "its reward model's scores said nothing about pairs that it was not trained on, so they were "
-            "scaled to 0 and PPO had nothing to follow"
+            "its reward model's scores said nothing about pairs that it was not trained on, so they "
+            "were scaled to 0 and PPO had nothing to follow"
         )
     target = results.stage_settings("ppo")["kl_target"]
     if row["ppo_kl_last"] > KL_TIMES * target:

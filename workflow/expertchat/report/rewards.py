@@ -154,7 +154,8 @@ def accuracy_table(results: Results) -> Table:
     note = (
         "Interval: 95 % bootstrap by topic. Length alone: the better of “longer wins” and “shorter "
         "wins”. Calibration error: expected, ten bins. Log loss of a coin: 0.693. "
-        "Scale: how far training topics that were kept back support the scores; they are multiplied by it."
+        "Scale: how far training topics that were kept back support the scores, which are multiplied "
+        "by it."
     )
     return Table(head, rows, note=note)
 

@@ -100,7 +100,7 @@ def table(seconds: dict[str, float], demo: dict, control: dict) -> str:
             "demo MMLU, all subjects, tuned: uniform mixture and members",
             "reported",
             f"mixture {last['uniform']:.3f}; "
-            + "; ".join(f"{name} {last[name]:.3f}" for name in demo["pair"]),
+            + "; ".join(f"{name} {value:.3f}" for name, value in last["members"].items()),
         ],
         ["dry run of the finished experiment", "5 s", f"{seconds['dry run']:.1f} s"],
         [

@@ -12,9 +12,10 @@ rule make_check:
         "logs/check/{id}.tsv"
     localrule: True
     params:
+        script=script_of("check"),
         recipe=recipe_of("check"),
         label=label_of("check"),
     message:
         "{params.label}"
     shell:
-        "{PYTHON} {ROOT}/workflow/scripts/check.py {params.recipe:q} 2>&1 | tee {log}"
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

@@ -10,7 +10,6 @@ from expertchat.plan import STAGES, make_plan
 from expertchat.settings.experiment import read_experiment
 
 ROOT = Path(workflow.basedir)
-PYTHON = sys.executable
 
 try:
     experiment = read_experiment(config, ROOT)
@@ -34,6 +33,11 @@ def inputs_of(stage):
         return {name: ancient(paths) for name, paths in found.items()}
 
     return manifests
+
+
+def script_of(stage):
+    """The stage's program, run by the Python that runs snakemake."""
+    return [sys.executable, f"{ROOT}/workflow/scripts/{stage}.py"]
 
 
 def recipe_of(stage):

@@ -12,9 +12,10 @@ rule make_dialogues:
         "logs/dialogues/{id}.tsv"
     threads: experiment.threads
     params:
+        script=script_of("dialogues"),
         recipe=recipe_of("dialogues"),
         label=label_of("dialogues"),
     message:
         "{params.label}"
     shell:
-        "{PYTHON} {ROOT}/workflow/scripts/dialogues.py {params.recipe:q} 2>&1 | tee {log}"
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

@@ -12,9 +12,10 @@ rule make_mixture:
         "logs/mixture/{id}.tsv"
     localrule: True
     params:
+        script=script_of("mixture"),
         recipe=recipe_of("mixture"),
         label=label_of("mixture"),
     message:
         "{params.label}"
     shell:
-        "{PYTHON} {ROOT}/workflow/scripts/mixture.py {params.recipe:q} 2>&1 | tee {log}"
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

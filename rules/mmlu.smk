@@ -12,9 +12,10 @@ rule make_mmlu:
         "logs/mmlu/{id}.tsv"
     threads: experiment.threads
     params:
+        script=script_of("mmlu"),
         recipe=recipe_of("mmlu"),
         label=label_of("mmlu"),
     message:
         "{params.label}"
     shell:
-        "{PYTHON} {ROOT}/workflow/scripts/mmlu.py {params.recipe:q} 2>&1 | tee {log}"
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

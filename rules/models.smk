@@ -11,9 +11,10 @@ rule make_models:
     localrule: all(model.source != "demo" for model in experiment.models.values())
     threads: experiment.threads
     params:
+        script=script_of("models"),
         recipe=recipe_of("models"),
         label=label_of("models"),
     message:
         "{params.label}"
     shell:
-        "{PYTHON} {ROOT}/workflow/scripts/models.py {params.recipe:q} 2>&1 | tee {log}"
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

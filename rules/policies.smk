@@ -12,9 +12,10 @@ rule make_policies:
         "logs/policies/{id}.tsv"
     threads: experiment.threads
     params:
+        script=script_of("policies"),
         recipe=recipe_of("policies"),
         label=label_of("policies"),
     message:
         "{params.label}"
     shell:
-        "{PYTHON} {ROOT}/workflow/scripts/policies.py {params.recipe:q} 2>&1 | tee {log}"
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

@@ -10,9 +10,10 @@ rule make_questions:
         "logs/questions/{id}.tsv"
     localrule: True
     params:
+        script=script_of("questions"),
         recipe=recipe_of("questions"),
         label=label_of("questions"),
     message:
         "{params.label}"
     shell:
-        "{PYTHON} {ROOT}/workflow/scripts/questions.py {params.recipe:q} 2>&1 | tee {log}"
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

@@ -12,9 +12,10 @@ rule make_ratings:
         "logs/ratings/{id}.tsv"
     threads: experiment.threads
     params:
+        script=script_of("ratings"),
         recipe=recipe_of("ratings"),
         label=label_of("ratings"),
     message:
         "{params.label}"
     shell:
-        "{PYTHON} {ROOT}/workflow/scripts/ratings.py {params.recipe:q} 2>&1 | tee {log}"
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

@@ -12,9 +12,10 @@ rule make_replies:
         "logs/replies/{id}.tsv"
     threads: experiment.threads
     params:
+        script=script_of("replies"),
         recipe=recipe_of("replies"),
         label=label_of("replies"),
     message:
         "{params.label}"
     shell:
-        "{PYTHON} {ROOT}/workflow/scripts/replies.py {params.recipe:q} 2>&1 | tee {log}"
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

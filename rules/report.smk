@@ -12,9 +12,10 @@ rule make_report:
         "logs/report/{id}.tsv"
     localrule: True
     params:
+        script=script_of("report"),
         recipe=recipe_of("report"),
         label=label_of("report"),
     message:
         "{params.label}"
     shell:
-        "{PYTHON} {ROOT}/workflow/scripts/report.py {params.recipe:q} 2>&1 | tee {log}"
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

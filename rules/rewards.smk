@@ -12,9 +12,10 @@ rule make_rewards:
         "logs/rewards/{id}.tsv"
     threads: experiment.threads
     params:
+        script=script_of("rewards"),
         recipe=recipe_of("rewards"),
         label=label_of("rewards"),
     message:
         "{params.label}"
     shell:
-        "{PYTHON} {ROOT}/workflow/scripts/rewards.py {params.recipe:q} 2>&1 | tee {log}"
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

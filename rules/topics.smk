@@ -12,9 +12,10 @@ rule make_topics:
         "logs/topics/{id}.tsv"
     threads: experiment.threads
     params:
+        script=script_of("topics"),
         recipe=recipe_of("topics"),
         label=label_of("topics"),
     message:
         "{params.label}"
     shell:
-        "{PYTHON} {ROOT}/workflow/scripts/topics.py {params.recipe:q} 2>&1 | tee {log}"
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

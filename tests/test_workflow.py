@@ -58,7 +58,7 @@ def small_config(**changes) -> dict:
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
     config = merged(config, SMALL)
     for model in config["models"].values():
-        model["steps"] = 60
+        model["steps"] = 40
     return merged(config, changes)
 
 
@@ -231,6 +231,15 @@ def test_bad_settings_end_before_any_job_with_one_message(tmp_path):
     output = snakemake(tmp_path, "all", check=False)
     assert "ppo.learning_rte: unknown key; did you mean learning_rate?" in output
     assert "Traceback" not in output and not (tmp_path / "results").exists()
+
+
+def test_lint_has_no_finding_but_one_environment_for_all_rules():
+    command = [str(BIN / "snakemake"), "--lint", "--snakefile", str(ROOT / "Snakefile")]
+    output = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    findings = {
+        line.strip() for line in (output.stdout + output.stderr).splitlines() if "    * " in line
+    }
+    assert findings <= {"* Specify a conda environment or container for each rule.:"}
 
 
 PRESETS = sorted(path.name for path in (ROOT / "config/presets").glob("*.yaml"))

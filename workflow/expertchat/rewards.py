@@ -82,6 +82,7 @@ def train(
     """Trains the reward model on the pairs by TRL's RewardTrainer. Returns (model, tokenizer)."""
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification
+    from transformers.trainer_utils import get_last_checkpoint
     from trl import RewardConfig, RewardTrainer
 
     torch.manual_seed(seed)
@@ -120,7 +121,7 @@ def train(
         processing_class=tokenizer,
         peft_config=lora_config(settings.lora, task_type="SEQ_CLS", modules_to_save=["score"]),
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
     return trainer.model.eval(), tokenizer, trainer.state.log_history
 
 

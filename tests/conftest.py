@@ -43,7 +43,7 @@ def llama_folder(tokenizer, tmp_path_factory) -> Path:
     return save_random_model("llama", tokenizer, tmp_path_factory.mktemp("llama"))
 
 
-def save_random_model(architecture: str, tokenizer, folder: Path) -> Path:
+def save_random_model(architecture: str, tokenizer, folder: Path, **changes) -> Path:
     """Writes a random model with the tokenizer; its outputs are peaked enough to tell tokens apart."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -63,7 +63,7 @@ def save_random_model(architecture: str, tokenizer, folder: Path) -> Path:
     }
     if architecture == "mixtral":
         sizes |= {"num_local_experts": 4, "num_experts_per_tok": 2}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes | changes))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

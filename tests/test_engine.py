@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from expertchat.engine import Engine, draw, nucleus
+from conftest import save_random_model
+from expertchat.engine import Engine, draw, load_model, nucleus
 from expertchat.errors import UserError
 from expertchat.probes import Probe, answer_ids, shared_length
 from expertchat.settings.models import Load
@@ -112,3 +113,33 @@ def test_no_pickled_weights_are_read(llama_folder, tmp_path):
     weights.unlink()
     with pytest.raises(OSError, match="safetensors"):
         Engine(tmp_path / "m", Load(), 4)
+
+
+def lora_gradient(folder, forward_first: bool) -> torch.Tensor:
+    """The gradient of a LoRA adapter on a 4-bit model, with or without a forward pass before."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = get_peft_model(
+        load_model(folder, Load(quantization="nf4")),
+        LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
+    )
+    ids = torch.arange(4, 36).unsqueeze(0)
+    if forward_first:
+        with torch.no_grad():
+            model(ids)
+    model(ids, labels=ids).loss.backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def test_gradients_through_4_bit_weights_survive_a_forward_pass_without_gradients(tokenizer, tmp_path):
+    folder = save_random_model("llama", tokenizer, tmp_path, hidden_size=64, intermediate_size=128)
+    before, after = (lora_gradient(folder, first) for first in (False, True))
+    assert torch.cosine_similarity(before, after, dim=0) > 0.999
+
+
+def test_fused_experts_are_refused_before_their_weights_are_read(tokenizer, tmp_path):
+    folder = save_random_model("mixtral", tokenizer, tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="4 fused experts"):
+        load_model(folder, Load(quantization="nf4"))

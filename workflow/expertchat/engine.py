@@ -93,6 +93,11 @@ def load_model(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **kwar
         local_files_only=True,
         **kwargs,
     )
+    for module in model.modules():
+        # bitsandbytes' fast 4-bit path for such CPUs repacks weights in place at the first forward pass
+        # without gradients, after which gradients are wrong without a word
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model.eval()
 
 

@@ -70,6 +70,28 @@ def lora_config(lora: LoRA, **kwargs):
     )
 
 
+def progress_callback(label: str):
+    """Shows a Trainer's steps on our own bar, which logs can hold."""
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.bar = bar(state.max_steps, label, "steps")
+            self.bar.update(state.global_step)
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.bar.update()
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if "loss" in (logs or {}):
+                self.bar.set_postfix_str(f"loss {float(logs['loss']):.3f}", refresh=False)
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self.bar.close()
+
+    return Progress()
+
+
 def train(
     model_folder: Path,
     load: Load,
@@ -81,7 +103,7 @@ def train(
 ):
     """Trains the reward model on the pairs by TRL's RewardTrainer. Returns (model, tokenizer)."""
     from datasets import Dataset
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification, PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
     from trl import RewardConfig, RewardTrainer
 
@@ -114,13 +136,15 @@ def train(
             save_only_model=False,
             logging_steps=10,
             report_to="none",
-            disable_tqdm=False,
+            disable_tqdm=True,
             dataloader_pin_memory=gpu,
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=lora_config(settings.lora, task_type="SEQ_CLS", modules_to_save=["score"]),
+        callbacks=[progress_callback("reward model")],
     )
+    trainer.remove_callback(PrinterCallback)  # our bar says it
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
     return trainer.model.eval(), tokenizer, trainer.state.log_history
 

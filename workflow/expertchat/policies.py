@@ -104,12 +104,10 @@ class Tuner:
         return max(1, len(self.prompts) // self.settings.batch_size)
 
     def calibrate(self) -> None:
-        """Sets the rewards' zero, and their unit where asked, on the reference's replies."""
+        """Measures the reward model's mean and deviation on the reference's replies."""
         rollout = self.draw(0, reference=True)
         scores = self._in_parts(rollout, self.learner.scores)
-        self.run.reward_mean = scores.mean().item()
-        if self.settings.reward_scale == "standard":
-            self.run.reward_std = max(scores.std().item(), 1e-6)
+        self.run.reward_mean, self.run.reward_std = scores.mean().item(), scores.std().item()
 
     def _in_parts(self, rollout: Rollout, function) -> Tensor:
         """`function` of the rollout, `batch_size` rows at a time."""
@@ -129,8 +127,10 @@ class Tuner:
             rollout, lambda part: self.learner.reference_logprobs(part, temperature)
         )
         raw = self._in_parts(rollout, self.learner.scores)
-        scores = (raw - self.run.reward_mean) / self.run.reward_std
-        scores = torch.where(rollout.ended, scores, self.settings.no_eos_reward)
+        unfinished = self.run.reward_mean + self.settings.no_eos_reward * self.run.reward_std
+        scores = torch.where(rollout.ended, raw, unfinished) - self.run.reward_mean
+        if self.settings.reward_scale == "standard":
+            scores = scores / max(self.run.reward_std, 1e-6)
         mask = rollout.reply_mask.float()
         kl = (logprobs - reference) * mask
         rewards = ppo.token_rewards(scores, kl, mask, self.run.kl_coefficient)

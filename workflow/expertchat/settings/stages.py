@@ -149,8 +149,9 @@ class PPO(Section):
     reward_scale: Literal["logits", "standard"] = "logits"
     """`logits`: the reward model's scores less their mean on the reference's replies, so that a reward
     model that learned little rewards little; `standard`: divided by their standard deviation too."""
-    no_eos_reward: float = -3.0
-    """Score of a reply that did not end within max_new_tokens, in place of the reward model's."""
+    no_eos_reward: float = -2.0
+    """Score of a reply that did not end within max_new_tokens, in place of the reward model's: standard
+    deviations from the mean of its scores of the reference's replies."""
     checkpoint_every: int = Field(10, gt=0)
     """Steps between checkpoints."""
     lora: LoRA = LoRA()

@@ -40,7 +40,7 @@ CASES = {
     "no held-out left": ("topics.held_out_subjects", 8, ["topics.held_out_subjects: 8", "less than"]),
     "no such subject": ("topics.subjects", ["baking", "karate"], ["'karate'", "pottery"]),
     "no such turn": ("dialogues.candidate_turns", [4], ["dialogues.candidate_turns: turn 4", "0 to 3"]),
-    "uneven minibatches": ("ppo.minibatch_size", 24, ["ppo.minibatch_size: 24", "divide"]),
+    "uneven minibatches": ("ppo.minibatch_size", 20, ["ppo.minibatch_size: 20", "divide"]),
     "upside-down scale": ("ratings.high", 0, ["ratings.high: 0"]),
     "no prompts": ("prompts", "config/nowhere", ["prompts: config/nowhere", "topic.jinja"]),
     "no world": ("world", None, ["models.llama.source: demo", "world"]),

@@ -257,16 +257,18 @@ def test_every_preset_can_be_planned(preset, profile, tmp_path):
 def test_a_gpu_rule_asks_slurm_for_four_gpus_of_one_node(copied, tmp_path):
     """What sbatch is really called with, by an sbatch that writes it down and refuses."""
     (tmp_path / "bin").mkdir()
-    for name in ("sbatch", "squeue", "sacct", "sinfo", "scontrol", "sacctmgr", "scancel"):
+    for name in ("sbatch", "squeue", "sacct", "sinfo", "scontrol", "scancel", "sacctmgr", "sshare"):
+        answer = "echo me" if name in ("sacctmgr", "sshare") else "exit 1"
         tool = tmp_path / "bin" / name
-        tool.write_text(f'#!/bin/sh\necho "{name} $@" >> "{tmp_path}/calls"\nexit 1\n')
+        tool.write_text(f'#!/bin/sh\necho "{name} $@" >> "{tmp_path}/calls"\n{answer}\n')
         tool.chmod(0o755)
     write_config(copied, small_config(ppo={"learning_rate": 0.5}))
     path = f"{tmp_path}/bin:{os.environ['PATH']}"
     arguments = ["policies", "--profile", str(ROOT / "profiles/slurm"), "--retries", "0"]
+    arguments += ["--slurm-init-seconds-before-status-checks", "1"]
     snakemake(
         copied, *arguments, check=False, PATH=path, EXPERTCHAT_PARTITION="gpu", EXPERTCHAT_ACCOUNT="me"
     )
     calls = [c for c in (tmp_path / "calls").read_text().splitlines() if c.startswith("sbatch")]
     assert calls and all("--gres=gpu:4" in call and "--nodes=1" in call for call in calls)
-    assert all("-p gpu" in c or "--partition=gpu" in c or "-p 'gpu'" in c for c in calls), calls
+    assert all(" -p gpu " in call and " -A me " in call for call in calls)

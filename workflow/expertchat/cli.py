@@ -30,8 +30,10 @@ def read_plan(configfile: Path) -> Plan:
         config = yaml.safe_load(configfile.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{configfile}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{configfile}: not YAML ({error})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{configfile}: not YAML in UTF-8 ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{configfile}: it holds no keys; see config/config.yaml for an example")
     return make_plan(read_experiment(config, ROOT), ROOT)
 
 
@@ -117,7 +119,9 @@ def main() -> None:
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, function in (("plan", plan_command), ("show", show_command)):
         command = commands.add_parser(name, help=function.__doc__)
-        command.add_argument("--configfile", type=Path, default=ROOT / "config/config.yaml")
+        command.add_argument(
+            "--configfile", type=Path, default=ROOT / "config/config.yaml", help="the experiment's YAML"
+        )
         command.set_defaults(run=function)
     verify = commands.add_parser("verify", help=verify_command.__doc__)
     verify.add_argument("--remove", action="store_true", help="take damaged artifacts away")
@@ -126,7 +130,7 @@ def main() -> None:
     prune.add_argument("--yes", action="store_true", help="remove them, do not only list them")
     prune.set_defaults(run=prune_command)
     for command in (verify, prune):
-        command.add_argument("--store", type=Path, default=Path("results"))
+        command.add_argument("--store", type=Path, default=Path("results"), help="default: results")
     commands.add_parser("settings", help=settings_command.__doc__).set_defaults(run=settings_command)
     arguments = parser.parse_args()
     try:

@@ -102,8 +102,11 @@ def parse_arguments(stage: str, description: str) -> tuple[Recipe, Path]:
             text = Path(text).read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(f"no recipe at {arguments.recipe}: {error.strerror}") from None
-    data = json.loads(text)
-    recipe = Recipe.from_dict(data.get("recipe", data))
+    try:
+        data = json.loads(text)
+        recipe = Recipe.from_dict(data.get("recipe", data))
+    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        raise UserError(f"this is no recipe: {arguments.recipe[:60]} ({error!r})") from None
     if recipe.stage != stage:
         raise UserError(f"this is the script of {stage}, but the recipe is one of {recipe.stage}")
     return recipe, arguments.store

@@ -122,8 +122,9 @@ def control_note(control: dict) -> str:
     """How much of their scores the control's reward models were left with."""
     scales = per_model(control, lambda row: f"{row['reward_scale']:.2f}")
     return (
-        f"\n\nThe control's reward models kept this share of their scores: {scales}. At 0 PPO has nothing to "
-        "follow, and tuned and base models draw the same replies: a win rate of 0.500 without spread."
+        f"\n\nThe control's reward models kept this share of their scores: {scales}. At 0 PPO has "
+        "nothing to follow, and tuned and base models draw the same replies: a win rate of 0.500 "
+        "without spread."
     )
 
 

@@ -6,15 +6,15 @@ from expertchat.dialogues import (
     DIALOGUES,
     Context,
     begin_dialogues,
-    context_prompt,
+    context_messages,
     contexts_of,
     hold_dialogues,
 )
-from expertchat.engine import Engine
+from expertchat.engine.local import LocalEngine
 from expertchat.records import read_records
+from expertchat.settings.decoding import Decoding
+from expertchat.settings.dialogues import Dialogues
 from expertchat.settings.models import Load
-from expertchat.settings.sampling import Sampling
-from expertchat.settings.stages import Dialogues
 
 TEXTS = {"speaker": "Topic: {{ topic }}", "opening": "Please begin."}
 TOPICS = [
@@ -22,7 +22,7 @@ TOPICS = [
     for i, split in enumerate(["train", "train", "held_out"])
 ]
 SETTINGS = Dialogues(
-    turns=3, seeds_per_topic=2, candidate_turns=[1], candidates=2, sampling=Sampling(max_new_tokens=6)
+    turns=3, seeds_per_topic=2, candidate_turns=[1], candidates=2, decoding=Decoding(max_new_tokens=6)
 )
 
 
@@ -38,16 +38,16 @@ def test_a_context_knows_who_is_to_speak():
     assert len(found) == 2 and all(c.dialogue["speakers"][1] == "a" for c in found)
 
 
-def test_a_prompt_holds_the_turns_before_and_no_other(tokenizer):
+def test_a_prompt_holds_the_turns_before_and_no_other():
     dialogue = begin_dialogues(TOPICS, "ab", 1)[0]
     dialogue["turns"] = [{"speaker": "a", "text": "one"}, {"speaker": "b", "text": "two"}]
-    text = tokenizer.decode(context_prompt(tokenizer, Context(dialogue, 1), TEXTS))
+    text = str(context_messages(Context(dialogue, 1), TEXTS))
     assert "bread 0" in text and "one" in text and "two" not in text
 
 
 @pytest.fixture(scope="module")
 def engines(llama_folder):
-    return {name: Engine(llama_folder, Load(), 4) for name in "ab"}
+    return {name: LocalEngine(llama_folder, Load(), 4) for name in "ab"}
 
 
 def hold(engines, folder, settings=SETTINGS):
@@ -78,7 +78,7 @@ def test_an_interrupted_job_goes_on_from_its_last_turn(engines, tmp_path):
         """An engine that is killed in the third turn."""
 
         def __init__(self, engine):
-            self.engine, self.tokenizer, self.calls = engine, engine.tokenizer, 0
+            self.engine, self.calls = engine, 0
 
         def generate(self, *arguments):
             self.calls += 1

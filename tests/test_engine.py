@@ -1,59 +1,162 @@
-"""Both operations equal plain computation, in any batch."""
+"""Both operations equal plain computation, in any batch, from any cache."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import save_random_model
-from expertchat.engine import Engine, draw, load_model, nucleus
+from expertchat import chat
+from expertchat.engine.batches import Batches
+from expertchat.engine.interface import Question, Request
+from expertchat.engine.local import LocalEngine
 from expertchat.errors import UserError
 from expertchat.probes import Probe, answer_ids, shared_length
+from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
-from expertchat.settings.sampling import Sampling
 
 TEXTS = ["Topic: bread.", "I bake rye bread at 220 degrees. Topic", "Rate A", "B", "coherence from 0"]
+GREEDY = Decoding(strategy="greedy", max_new_tokens=12)
+
+
+def said(text, role="user"):
+    return {"role": role, "content": text}
+
+
+def requests(seeds=range(5)):
+    return [Request([said(text)], seed) for text, seed in zip(TEXTS, seeds, strict=True)]
 
 
 @pytest.fixture(scope="module")
 def engine(model_folder):
-    return Engine(model_folder, Load(), batch_size=32)
+    return LocalEngine(model_folder, Load(), batch_size=32)
 
 
-def prompts(engine):
-    return [engine.tokenizer.encode(text) for text in TEXTS]
+@pytest.fixture
+def forward_tokens(engine, monkeypatch):
+    """Counts the tokens that the model reads, rows times length, a forward pass an entry."""
+    counts, forward = [], engine.model.forward
+
+    def counting(*arguments, **kwargs):
+        counts.append(kwargs["input_ids"].numel())
+        return forward(*arguments, **kwargs)
+
+    monkeypatch.setattr(engine.model, "forward", counting)
+    return counts
+
+
+def plain_greedy(engine, messages, limit):
+    prompt = chat.encode(engine.tokenizer, messages)
+    ids = torch.tensor([prompt])
+    made = engine.model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=limit
+    )
+    return [t for t in made[0, len(prompt) :].tolist() if t not in engine.ends]
 
 
 def test_greedy_equals_transformers_generate_row_by_row(engine):
-    found = engine.generate(prompts(engine), range(5), Sampling(temperature=0, max_new_tokens=12))
-    for prompt, completion in zip(prompts(engine), found, strict=True):
-        ids = torch.tensor([prompt])
-        expected = engine.model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12
-        )[0, len(prompt) :].tolist()
-        assert completion.ids == [t for t in expected if t not in engine.ends]
-        assert completion.finish_reason == ("stop" if expected[-1] in engine.ends else "length")
+    found = engine.generate(requests(), GREEDY)
+    for request, reply in zip(requests(), found, strict=True):
+        expected = plain_greedy(engine, request.messages, 12)
+        text = engine.tokenizer.decode(expected, skip_special_tokens=True).strip()
+        assert (reply.text, reply.tokens) == (text, len(expected))
+        assert reply.finish_reason == ("length" if len(expected) == 12 else "stop")
 
 
 def test_a_draw_depends_on_its_seed_and_not_on_its_batch(model_folder, engine):
-    sampling = Sampling(max_new_tokens=16)
-    together = engine.generate(prompts(engine), range(5), sampling)
-    alone = Engine(model_folder, Load(), batch_size=1).generate(prompts(engine), range(5), sampling)
+    decoding = Decoding(max_new_tokens=24, stop=["a"])
+    many = [Request([said(TEXTS[i % 5])], i) for i in range(32)]
+    together = engine.generate(many, decoding)
+    alone = LocalEngine(model_folder, Load(), batch_size=1).generate(many, decoding)
     assert together == alone
-    assert engine.generate(prompts(engine), range(5, 10), sampling) != together
+    assert len({reply.tokens for reply in together}) > 2  # rows left the batch at different times
+    assert engine.generate(requests(range(5, 10)), decoding) != together[:5]
 
 
-def test_draws_follow_the_distribution():
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]])).repeat(20_000, 1)
-    uniform = torch.from_numpy(np.random.default_rng(0).random(20_000))
-    counts = torch.bincount(draw(logits, uniform, Sampling()), minlength=3) / 20_000
-    assert counts.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.012)
-    squared = torch.bincount(draw(logits, uniform, Sampling(temperature=0.5)), minlength=3) / 20_000
-    assert squared.tolist() == pytest.approx([0.25 / 0.38, 0.09 / 0.38, 0.04 / 0.38], abs=0.012)
+def talk(engine, decoding, turns=4, session=True):
+    """Several conversations with the model, as a list of replies a turn."""
+    messages = [[said(text)] for text in TEXTS]
+    replies = []
+    for turn in range(turns):
+        asked = [
+            Request(list(m), 100 * turn + i, f"d{i}" if session else None)
+            for i, m in enumerate(messages)
+        ]
+        replies.append(engine.generate(asked, decoding))
+        for message, reply in zip(messages, replies[-1], strict=True):
+            message += [said(reply.text or "nothing", "assistant"), said(f"go on {turn}")]
+    return replies
 
 
-def test_the_nucleus_keeps_the_token_that_crosses_the_limit():
-    probabilities = torch.tensor([[0.2, 0.5, 0.3]])
-    assert nucleus(probabilities, 0.6)[0].tolist() == pytest.approx([0, 0.625, 0.375])
-    assert nucleus(probabilities, 0.4)[0].tolist() == pytest.approx([0, 1, 0])
+@pytest.mark.parametrize("decoding", [GREEDY, Decoding(max_new_tokens=12)], ids=["greedy", "sampling"])
+def test_a_session_goes_on_as_if_it_were_read_anew(engine, decoding, forward_tokens):
+    anew = talk(engine, decoding, session=False)
+    reading_all = sum(forward_tokens)
+    forward_tokens.clear()
+    assert talk(engine, decoding) == anew
+    assert sum(forward_tokens) < 0.75 * reading_all
+    engine.sessions.clear()
+
+
+def test_sessions_that_do_not_fit_are_read_anew(engine):
+    anew = talk(engine, GREEDY, session=False)
+    budget, engine.sessions.budget = engine.sessions.budget, 30_000
+    assert talk(engine, GREEDY) == anew
+    assert 0 < engine.sessions.used <= 30_000
+    engine.sessions.budget = budget
+    engine.sessions.clear()
+
+
+def test_one_prompt_of_many_replies_is_read_once(engine, forward_tokens):
+    many = [Request([said(TEXTS[1])], seed, "d") for seed in range(8)]
+    replies = engine.generate(many, Decoding(max_new_tokens=6))
+    assert forward_tokens[0] == len(chat.encode(engine.tokenizer, many[0].messages))
+    forward_tokens.clear()
+    assert engine.generate(many, Decoding(max_new_tokens=6)) == replies
+    assert forward_tokens[0] == 1  # held from the last call but for the token whose logits are needed
+    engine.sessions.clear()
+
+
+def test_a_full_memory_halves_the_batch_and_changes_nothing(engine, monkeypatch):
+    expected = engine.generate(requests(), GREEDY)
+    forward = engine.model.forward
+
+    def small(*arguments, **kwargs):
+        if len(kwargs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*arguments, **kwargs)
+
+    monkeypatch.setattr(engine.model, "forward", small)
+    monkeypatch.setattr(engine, "batches", Batches(32))
+    assert engine.generate(requests(), GREEDY) == expected
+    assert engine.batches.most == 2
+    monkeypatch.setattr(engine.model, "forward", lambda **_: small(input_ids=[0] * 3))
+    with pytest.raises(UserError, match="single sequence"):
+        engine.generate(requests(), GREEDY)
+
+
+def test_other_errors_are_not_taken_for_a_full_memory():
+    def wrong(_):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(Batches(4).run([1, 2], wrong, 2))
+
+
+def test_a_stop_text_ends_a_reply_and_is_cut_off(engine):
+    free = engine.generate(requests(), GREEDY)
+    stop = next(reply.text[3:5] for reply in free if len(reply.text) > 6)
+    stopped = engine.generate(requests(), GREEDY.model_copy(update={"stop": [stop]}))
+    assert any(a != b for a, b in zip(free, stopped, strict=True))
+    for before, after in zip(free, stopped, strict=True):
+        assert stop not in after.text and before.text.startswith(after.text)
+        assert after.finish_reason == ("stop" if stop in before.text else before.finish_reason)
+
+
+def test_grace_tokens_let_a_sentence_end(engine):
+    decoding = Decoding(max_new_tokens=4, grace_tokens=60)
+    replies = engine.generate([Request([said(TEXTS[0])], seed) for seed in range(64)], decoding)
+    ended = [reply for reply in replies if reply.finish_reason == "sentence"]
+    assert ended and all(reply.text.rstrip("'\" )]")[-1] in ".!?" for reply in ended)
+    assert all(4 <= reply.tokens <= 64 for reply in ended)
+    assert all(reply.tokens == 64 for reply in replies if reply.finish_reason == "length")
 
 
 def plain_logprob(model, prompt, answer):
@@ -68,16 +171,38 @@ def test_answer_logprobs_equal_plain_forward_passes_batched_and_ragged(engine):
         shared = encode(text)
         groups.append([Probe(shared + encode(t)[1:], [[5], [9]]) for t in (" for A", " B", " co")])
     groups.append([Probe(encode("Topic: rye"), [[7, 8, 9], [4], [11, 12]])])
+    groups.append([Probe(encode("Topic: " + "rye " * k), [[7]]) for k in range(1, 120)])  # many lanes
     with torch.no_grad():
-        for group, found in zip(groups, engine.answer_logprobs(groups), strict=True):
+        for group, found in zip(groups, engine.score(groups), strict=True):
             for probe, logprobs in zip(group, found, strict=True):
                 plain = [plain_logprob(engine.model, probe.prompt, a) for a in probe.answers]
                 assert logprobs.tolist() == pytest.approx(plain, abs=1e-5)
 
 
+def test_the_start_of_a_group_is_read_once(engine, forward_tokens):
+    start = "Topic: " + "rye bread " * 30
+    groups = [[Question([said(start + end)], ["0", "1"]) for end in ("A", "B", "coherence")]]
+    engine.answer_logprobs(groups)
+    forward_tokens.clear()
+    engine.answer_logprobs(groups)
+    whole = [len(chat.encode(engine.tokenizer, q.prompt)) for q in groups[0]]
+    assert len(forward_tokens) == 1 and forward_tokens[0] < 1.2 * max(whole)
+
+
+def test_a_full_memory_changes_no_probability(engine, monkeypatch):
+    groups = [[Question(text + end, [" A", " B"]) for end in (" one", " two")] for text in TEXTS]
+    expected = engine.answer_logprobs(groups)
+    done = []
+    monkeypatch.setattr(engine, "batches", Batches(1))
+    found = engine.answer_logprobs(groups, done.append)
+    assert sum(done) == len(groups)
+    for a, b in zip(found, expected, strict=True):
+        assert np.allclose(a, b, atol=1e-5)
+
+
 def test_a_group_must_share_its_start(engine):
     with pytest.raises(ValueError, match="same token"):
-        engine.answer_logprobs([[Probe([5, 6], [[1]]), Probe([7, 6], [[1]])]])
+        engine.score([[Probe([5, 6], [[1]]), Probe([7, 6], [[1]])]])
 
 
 def test_each_prompt_keeps_a_token_of_its_own():
@@ -92,54 +217,33 @@ def test_answers_that_are_the_same_tokens_are_an_error(tokenizer):
         answer_ids(tokenizer, prompt, "Rate A:", [" 1", " 1"])
 
 
-def test_an_adapter_changes_what_the_engine_says(llama_folder, tmp_path):
+@pytest.fixture(scope="module")
+def adapters(llama_folder, tmp_path_factory):
+    """Folders of two adapters of the Llama."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(llama_folder)
-    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    model.save_pretrained(tmp_path)
-    tuned, plain = (Engine(llama_folder, Load(), 4, a) for a in (tmp_path, None))
-    group = [[Probe(plain.tokenizer.encode("Topic: bread"), [[5], [6]])]]
-    assert not np.allclose(tuned.answer_logprobs(group)[0][0], plain.answer_logprobs(group)[0][0])
+    folders = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        base = AutoModelForCausalLM.from_pretrained(llama_folder)
+        config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+        folders.append(tmp_path_factory.mktemp(f"adapter-{seed}"))
+        get_peft_model(base, config).save_pretrained(folders[-1])
+    return folders
 
 
-def test_no_pickled_weights_are_read(llama_folder, tmp_path):
-    import shutil
+def test_adapters_are_read_once_and_switched(llama_folder, adapters):
+    questions = [[Question("Topic: bread", ["A", "B"])]]
 
-    shutil.copytree(llama_folder, tmp_path / "m")
-    weights = tmp_path / "m" / "model.safetensors"
-    torch.save({"x": torch.zeros(1)}, tmp_path / "m" / "pytorch_model.bin")
-    weights.unlink()
-    with pytest.raises(OSError, match="safetensors"):
-        Engine(tmp_path / "m", Load(), 4)
+    def answer(engine, adapter):
+        engine.use(adapter)
+        return engine.answer_logprobs(questions)[0][0].tolist()
 
-
-def lora_gradient(folder, forward_first: bool) -> torch.Tensor:
-    """The gradient of a LoRA adapter on a 4-bit model, with or without a forward pass before."""
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(0)
-    model = get_peft_model(
-        load_model(folder, Load(quantization="nf4")),
-        LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
-    )
-    ids = torch.arange(4, 36).unsqueeze(0)
-    if forward_first:
-        with torch.no_grad():
-            model(ids)
-    model(ids, labels=ids).loss.backward()
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-
-
-def test_gradients_through_4_bit_weights_survive_a_forward_pass_without_gradients(tokenizer, tmp_path):
-    folder = save_random_model("llama", tokenizer, tmp_path, hidden_size=64, intermediate_size=128)
-    before, after = (lora_gradient(folder, first) for first in (False, True))
-    assert torch.cosine_similarity(before, after, dim=0) > 0.999
-
-
-def test_fused_experts_are_refused_before_their_weights_are_read(tokenizer, tmp_path):
-    folder = save_random_model("mixtral", tokenizer, tmp_path)
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="4 fused experts"):
-        load_model(folder, Load(quantization="nf4"))
+    choices = [None, *adapters]
+    apart = [answer(LocalEngine(llama_folder, Load(), 4), choice) for choice in choices]
+    assert len({tuple(a) for a in apart}) == 3
+    switching = LocalEngine(llama_folder, Load(), 4)
+    found = [answer(switching, choices[i]) for i in (1, 2, 0, 1, 0, 2)]
+    assert found == [pytest.approx(apart[i]) for i in (1, 2, 0, 1, 0, 2)]
+    assert len(switching.model.peft_config) == 2

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from expertchat.engine import Engine
+from expertchat.engine.local import LocalEngine
 from expertchat.mixture import uniform_mixture
 from expertchat.mmlu import accuracy, answer_questions, answer_texts, prompt_text
 from expertchat.questions import MultipleChoice, question_path
+from expertchat.settings.mmlu import MMLUAsking
 from expertchat.settings.models import Load
-from expertchat.settings.stages import MMLUAsking
 from test_questions import write
 
 ITEM = MultipleChoice("How hot?", ("cold", "warm", "hot", "hotter"), 2)
@@ -43,7 +43,7 @@ def questions(tmp_path):
 def test_a_real_model_answers_as_plain_forward_passes_say(llama_folder, questions, formulation):
     import torch
 
-    engine = Engine(llama_folder, Load(), 4)
+    engine = LocalEngine(llama_folder, Load(), 4)
     settings = MMLUAsking(formulation=formulation, shots=2, limit=3)
     table = answer_questions(engine, questions, settings, "mmlu")
     assert len(table) == 3 and table["gold"].tolist() == [2, 2, 2]

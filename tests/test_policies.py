@@ -5,15 +5,15 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from expertchat.engine import load_model, load_tokenizer
+from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.learner import Learner, make_rollout
 from expertchat.policies import Tuner, take_step, tune
 from expertchat.ppo import token_logprobs
 from expertchat.rewards import lora_config
+from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
-from expertchat.settings.sampling import Sampling
-from expertchat.settings.stages import PPO
+from expertchat.settings.ppo import PPO
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
@@ -62,7 +62,7 @@ def tuner(learner, model_folder):
 def make_tuner(learner, model_folder):
     tokenizer = load_tokenizer(model_folder)
     prompts = [tokenizer.encode(text) for text in ("Topic: bread.", "Rate A", "I bake", "degrees from")]
-    return Tuner(learner, tokenizer, prompts, SETTINGS, Sampling(max_new_tokens=8), 0, batch_size=4)
+    return Tuner(learner, tokenizer, prompts, SETTINGS, Decoding(max_new_tokens=8), 0, batch_size=4)
 
 
 def test_the_reward_is_the_reward_models_own_score(tuner, reward_folder):
@@ -115,7 +115,7 @@ def test_the_first_update_starts_from_ratio_1(tuner):
 
 
 def test_a_reply_without_an_end_gets_the_fixed_score(tuner):
-    from expertchat.engine import Completion
+    from expertchat.engine.endings import Completion
 
     completions = [Completion([5, 6], "stop"), Completion([5, 6, 7], "length")]
     rollout = make_rollout([[1, 4], [1, 4, 5]], completions, 2, 0, "cpu")

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 from expertchat.preferences import build_pairs, shuffle_within_contexts
-from expertchat.settings.stages import Rewards
+from expertchat.settings.rewards import Rewards
 
 
 def candidates(scores, texts=None, usable=None, context="c"):

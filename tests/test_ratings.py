@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from expertchat.ratings import Item, expected_score, items_for, overall, rate_items, rating_text
-from expertchat.settings.stages import Category, Ratings
+from expertchat.settings.ratings import Category, Ratings
 
 
 def test_expected_score_entropy_and_mass_by_hand():
@@ -87,13 +87,13 @@ def test_one_unusable_category_makes_an_item_unusable():
 
 
 def test_a_real_model_gives_a_long_table_within_the_scale(llama_folder):
-    from expertchat.engine import Engine
+    from expertchat.engine.local import LocalEngine
     from expertchat.settings.models import Load
 
     settings = Ratings(categories=[Category(name=n, description=n) for n in ("depth", "wit")])
     item = Item("reply", "i", "t", "bread", "train", "b", [("a", "hello"), ("b", "hi")])
     template = "{{ turns[0].text }} Rate {{ rated }} for {{ category }} {{ low }} to {{ high }}"
-    table = rate_items(Engine(llama_folder, Load(), 8), "a", [item] * 3, settings, template)
+    table = rate_items(LocalEngine(llama_folder, Load(), 8), "a", [item] * 3, settings, template)
     assert len(table) == 6 and set(table["category"]) == {"depth", "wit"}
     assert table["score"].between(0, 9).all() and table["valid_mass"].between(0, 1).all()
     assert (table["usable"] == (table["valid_mass"] >= 0.5)).all()

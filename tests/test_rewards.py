@@ -9,7 +9,7 @@ from expertchat.records import write_records
 from expertchat.rewards import evaluate, make_reward_model, supported_scale
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
-from expertchat.settings.stages import Rewards
+from expertchat.settings.rewards import Rewards
 
 
 def test_figures_by_hand():

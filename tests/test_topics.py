@@ -1,10 +1,10 @@
 """Topics: duplicates are rejected and counted, the last subjects are held out."""
 
 import pytest
-from expertchat.engine import Completion
+from expertchat.engine.interface import Reply
 from expertchat.errors import UserError
 from expertchat.records import read_records
-from expertchat.settings.stages import Topics
+from expertchat.settings.topics import Topics
 from expertchat.topics import rejection, rouge_l, tidy, words, write_topics
 
 
@@ -31,28 +31,27 @@ def test_a_topic_is_one_tidy_line():
     ],
 )
 def test_reasons(text, reason):
-    assert rejection(text, Completion([1], "stop"), ["how to bake rye bread"], 0.7) == reason
+    assert rejection(text, Reply("x", 1, "stop"), ["how to bake rye bread"], 0.7) == reason
 
 
 def test_an_unfinished_topic_is_rejected():
-    assert rejection("a topic", Completion([1], "length"), [], 0.7) == "unfinished"
+    assert rejection("a topic", Reply("a topic", 1, "length"), [], 0.7) == "unfinished"
 
 
 class Scripted:
     """An author whose words are given; everything around it is real."""
 
-    def __init__(self, tokenizer, lines):
-        self.tokenizer, self.lines, self.asked = tokenizer, iter(lines), 0
+    def __init__(self, lines):
+        self.lines, self.asked = iter(lines), 0
 
-    def generate(self, prompts, seeds, sampling):
-        self.asked += len(prompts)
-        texts = [next(self.lines) for _ in prompts]
-        return [Completion(self.tokenizer.encode(t, add_special_tokens=False), "stop") for t in texts]
+    def generate(self, requests, decoding):
+        self.asked += len(requests)
+        return [Reply(next(self.lines), 2, "stop") for _ in requests]
 
 
-def test_authors_take_turns_and_last_subjects_are_held_out(tokenizer, tmp_path):
-    a = Scripted(tokenizer, ["rye bread", "the moon", "red clay", "salt"])
-    b = Scripted(tokenizer, ["rye bread", "the moon", "wet sand", "iron"])
+def test_authors_take_turns_and_last_subjects_are_held_out(tmp_path):
+    a = Scripted(["rye bread", "the moon", "red clay", "salt"])
+    b = Scripted(["rye bread", "the moon", "wet sand", "iron"])
     settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=2)
     write_topics({"a": a, "b": b}, settings, "Subject: {{ subject }}.", 0, tmp_path)
     topics = read_records(tmp_path / "topics.jsonl")
@@ -66,9 +65,9 @@ def test_authors_take_turns_and_last_subjects_are_held_out(tokenizer, tmp_path):
     assert len({t["topic_id"] for t in topics}) == 4
 
 
-def test_too_few_topics_stop_the_job_with_the_key(tokenizer, tmp_path):
+def test_too_few_topics_stop_the_job_with_the_key(tmp_path):
     settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=2, tries_per_topic=2)
-    authors = {n: Scripted(tokenizer, ["same"] * 20) for n in "ab"}
+    authors = {n: Scripted(["same"] * 20) for n in "ab"}
     with pytest.raises(UserError, match=r"topics.per_subject: 2; only 1 different topics"):
         write_topics(authors, settings, "{{ subject }}", 0, tmp_path)
     assert sum(author.asked for author in authors.values()) == 8

@@ -29,7 +29,7 @@ SMALL = {
         "seeds_per_topic": 2,
         "candidate_turns": [0, 1],
         "candidates": 3,
-        "sampling": {"max_new_tokens": 24},
+        "decoding": {"max_new_tokens": 24},
     },
     "ratings": {"min_valid_mass": 0.0},
     "rewards": {"min_margin": 0.0, "batch_size": 4},

@@ -7,18 +7,16 @@ reward model learns from: they differ in nothing but themselves.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from expertchat import chat, prompts
+from expertchat.engine.interface import Engine, Request
 from expertchat.progress import bar, rate
 from expertchat.records import read_records, write_records
 from expertchat.seeds import seed_of
-from expertchat.settings.stages import Dialogues
-
-if TYPE_CHECKING:
-    from expertchat.engine import Engine
+from expertchat.settings.dialogues import Dialogues
 
 DIALOGUES, CANDIDATES = "dialogues.jsonl", "candidates.jsonl"
 
@@ -59,8 +57,8 @@ def begin_dialogues(
     return dialogues
 
 
-def context_prompt(tokenizer, context: Context, texts: Mapping[str, str]) -> list[int]:
-    """Token ids of the prompt for the context's next turn, as its speaker sees the dialogue.
+def context_messages(context: Context, texts: Mapping[str, str]) -> list[chat.Message]:
+    """The dialogue up to the context's turn, as its speaker sees it.
 
     `texts` holds the templates `speaker` and `opening`.
     """
@@ -69,7 +67,7 @@ def context_prompt(tokenizer, context: Context, texts: Mapping[str, str]) -> lis
     turns = [chat.Turn(t["speaker"], t["text"]) for t in dialogue["turns"][: context.turn]]
     brief = prompts.fill(texts["speaker"], **values)
     opening = prompts.fill(texts["opening"], **values)
-    return chat.encode(tokenizer, chat.conversation(turns, context.speaker, brief, opening))
+    return chat.conversation(turns, context.speaker, brief, opening)
 
 
 def contexts_of(
@@ -89,15 +87,11 @@ def draw_replies(
     on_batch,
 ) -> list[dict[str, Any]]:
     """One reply {text, tokens, finish_reason} to each context, drawn with its seed."""
-    asked = [context_prompt(engine.tokenizer, context, texts) for context in contexts]
-    return [
-        {
-            "text": engine.tokenizer.decode(c.ids, skip_special_tokens=True).strip(),
-            "tokens": len(c.ids),
-            "finish_reason": c.finish_reason,
-        }
-        for c in engine.generate(asked, seeds, settings.sampling, on_batch)
+    asked = [
+        Request(context_messages(context, texts), seed, context.dialogue["dialogue_id"])
+        for context, seed in zip(contexts, seeds, strict=True)
     ]
+    return [asdict(reply) for reply in engine.generate(asked, settings.decoding, on_batch)]
 
 
 def hold_dialogues(
@@ -115,7 +109,7 @@ def hold_dialogues(
     steps = settings.turns + len(set(settings.candidate_turns)) - done
     with bar(steps, "dialogues", "turns") as progress:
 
-        def report(tokens: int, seconds: float) -> None:
+        def report(replies: int, tokens: int, seconds: float) -> None:
             progress.set_postfix_str(rate(tokens, seconds, "tokens"))
 
         for turn in range(done, settings.turns):

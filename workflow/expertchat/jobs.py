@@ -76,10 +76,10 @@ class Job:
 
     def engine(self, model: str, folder: Path, policy: Path | None = None):
         """An engine on the model's artifact, with the adapter of a policy's artifact."""
-        from expertchat.engine import Engine
+        from expertchat.engine import open_engine
 
         adapter = policy / "adapter" if policy else None
-        return Engine(folder / "model", self.load(model), self.batch_size(model), adapter)
+        return open_engine(folder / "model", self.load(model), self.batch_size(model), adapter)
 
     def engines(self, models: list[str], folders: list[Path], policies: list[Path] = ()) -> dict:
         """Engines by model name, in order; `policies` are given for all models or for none."""

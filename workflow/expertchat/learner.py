@@ -16,7 +16,8 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_mod
 from safetensors.torch import load_file
 from torch import Tensor
 
-from expertchat.engine import Completion, padded, position_ids
+from expertchat.engine.endings import Completion
+from expertchat.engine.generation import padded, position_ids
 from expertchat.errors import UserError
 from expertchat.ppo import token_logprobs
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from expertchat.probes import Probe, answer_ids
+from expertchat.engine.interface import Engine, Question
 from expertchat.progress import bar
 from expertchat.questions import (
     LETTERS,
@@ -23,10 +22,7 @@ from expertchat.questions import (
     question_path,
     read_questions,
 )
-from expertchat.settings.stages import MMLUAsking
-
-if TYPE_CHECKING:
-    from expertchat.engine import Engine
+from expertchat.settings.mmlu import MMLUAsking
 
 
 def subject_title(subject: str) -> str:
@@ -64,15 +60,6 @@ def prompt_text(
     return header(subject, formulation) + solved + question_text(item, formulation)
 
 
-def probe(tokenizer, text: str, answers: Sequence[str]) -> Probe:
-    """Prompt and answers as token ids, BOS first where the tokenizer adds one."""
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    found = answer_ids(tokenizer, ids, text, answers)
-    if tokenizer.bos_token_id is not None:
-        ids = [tokenizer.bos_token_id, *ids]
-    return Probe(ids, found)
-
-
 def answer_questions(engine: Engine, folder: Path, settings: MMLUAsking, label: str) -> pd.DataFrame:
     """One row a test question: subject, index, gold, prediction, logprob_A to _D and p_A to p_D.
 
@@ -85,19 +72,15 @@ def answer_questions(engine: Engine, folder: Path, settings: MMLUAsking, label: 
         for subject in subjects:
             shots = read_questions(question_path(folder, "dev", subject))[: settings.shots]
             items = read_questions(question_path(folder, "test", subject))[: settings.limit]
-            groups = [_group(engine, subject, shots, item, settings) for item in items]
-            found = engine.answer_logprobs(groups)
-            logprobs = np.array([group[0] for group in found])
+            asked = [_question(subject, shots, item, settings.formulation) for item in items]
+            logprobs = np.array(engine.answer_logprobs([asked])[0])
             frames.append(_table(subject, items, logprobs, settings.formulation))
             progress.update()
     return pd.concat(frames, ignore_index=True)
 
 
-def _group(
-    engine: Engine, subject: str, shots, item: MultipleChoice, settings: MMLUAsking
-) -> list[Probe]:
-    text = prompt_text(subject, shots, item, settings.formulation)
-    return [probe(engine.tokenizer, text, answer_texts(item, settings.formulation))]
+def _question(subject: str, shots, item: MultipleChoice, formulation: str) -> Question:
+    return Question(prompt_text(subject, shots, item, formulation), answer_texts(item, formulation))
 
 
 def _table(subject: str, items, logprobs: np.ndarray, formulation: str) -> pd.DataFrame:

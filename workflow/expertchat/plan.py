@@ -269,7 +269,7 @@ class _Planner:
         """The adapter of `name` after this round's PPO."""
         settings = {
             "section": self.experiment.ppo.model_dump(),
-            "sampling": self.experiment.dialogues.sampling.model_dump(),
+            "decoding": self.experiment.dialogues.decoding.untouched().model_dump(),
             "turns": self.experiment.dialogues.candidate_turns,
             "seed": self.experiment.seed,
             "speaker": name,

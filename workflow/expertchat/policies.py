@@ -24,13 +24,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from expertchat import ppo
-from expertchat.engine import continue_batch, end_ids, uniforms
+from expertchat.engine.generation import continue_prompts
+from expertchat.engine.local import end_ids
+from expertchat.engine.next_token import uniforms
 from expertchat.learner import POLICY, Learner, Rollout, make_rollout
 from expertchat.progress import bar, rate
 from expertchat.records import read_records, write_records
 from expertchat.seeds import seed_of
-from expertchat.settings.sampling import Sampling
-from expertchat.settings.stages import PPO
+from expertchat.settings.decoding import Decoding
+from expertchat.settings.ppo import PPO
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,12 @@ class Tuner:
         tokenizer,
         prompts: Sequence[list[int]],
         settings: PPO,
-        sampling: Sampling,
+        decoding: Decoding,
         seed: int,
         batch_size: int,
     ):
         self.learner, self.tokenizer, self.prompts = learner, tokenizer, prompts
-        self.settings, self.sampling, self.seed = settings, sampling, seed
+        self.settings, self.decoding, self.seed = settings, decoding, seed
         self.batch_size = batch_size
         self.ends = end_ids(learner.model.get_base_model(), tokenizer)
         self.parameters = learner.trainable()
@@ -83,18 +85,18 @@ class Tuner:
         chosen = [shuffled[(first + i) % len(shuffled)] for i in range(self.settings.batch_size)]
         prompts = sorted((self.prompts[i] for i in chosen), key=len)  # parts of like length
         seeds = [seed_of(self.seed, "reply", reference, step, i) for i in range(len(prompts))]
-        uniform = np.stack([uniforms(s, self.sampling.max_new_tokens) for s in seeds])
+        uniform = np.stack([uniforms(s, self.decoding.max_new_tokens) for s in seeds])
         completions = []
         with torch.inference_mode():
             for start in range(0, len(prompts), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 with _adapters_off(self.learner, reference):
-                    completions += continue_batch(
+                    completions += continue_prompts(
                         self.learner.model,
                         prompts[part],
                         uniform[part],
-                        self.sampling,
-                        self.tokenizer.pad_token_id,
+                        self.decoding,
+                        self.tokenizer,
                         self.ends,
                     )
         eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
@@ -117,7 +119,7 @@ class Tuner:
     @torch.no_grad()
     def experience(self, rollout: Rollout) -> tuple[Experience, dict[str, float]]:
         """Scores a rollout. Returns what to learn from and the step's figures."""
-        temperature = self.sampling.temperature
+        temperature = self.decoding.temperature
         both = self._in_parts(
             rollout,
             lambda part: torch.stack(self.learner.logprobs_and_values(part, temperature), 1),
@@ -173,7 +175,7 @@ class Tuner:
         for part in rows.split(self.batch_size):
             rollout = experience.rollout.rows(part)
             mask = rollout.reply_mask.float()
-            logprobs, values = self.learner.logprobs_and_values(rollout, self.sampling.temperature)
+            logprobs, values = self.learner.logprobs_and_values(rollout, self.decoding.temperature)
             policy, clipped = ppo.policy_loss(
                 logprobs,
                 experience.logprobs[part],

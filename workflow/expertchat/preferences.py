@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from expertchat.settings.stages import Rewards
+from expertchat.settings.rewards import Rewards
 
 
 def shuffle_within_contexts(candidates: pd.DataFrame, seed: int) -> pd.DataFrame:

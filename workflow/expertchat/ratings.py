@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from expertchat import chat, prompts
-from expertchat.probes import Probe, answer_ids
+from expertchat import prompts
+from expertchat.engine.interface import Engine, Question
 from expertchat.progress import bar
-from expertchat.settings.stages import Category, Ratings
-
-if TYPE_CHECKING:
-    from expertchat.engine import Engine
+from expertchat.settings.ratings import Category, Ratings
 
 DIALOGUE, REPLY = "dialogue", "reply"
 LABELS = "AB"
@@ -96,7 +93,7 @@ def rate_items(
 ) -> pd.DataFrame:
     """A long table: one row an item and category, with score, entropy, valid mass and `usable`."""
     scores = np.arange(settings.low, settings.high + 1)
-    groups = _probe_groups(engine, items, settings, template)
+    groups = [questions_on(item, settings, template) for item in items]
     with bar(len(items), f"ratings by {rater}", "items") as progress:
         found = engine.answer_logprobs(groups, progress.update)
     rows = []
@@ -121,21 +118,11 @@ def rate_items(
     return pd.DataFrame(rows)
 
 
-def _probe_groups(engine: Engine, items, settings: Ratings, template: str) -> list[list[Probe]]:
-    """One group an item, one probe a category; the answers are the scores, as they follow a prompt."""
+def questions_on(item: Item, settings: Ratings, template: str) -> list[Question]:
+    """One question a category; the answers are the scores."""
     scores = [str(score) for score in range(settings.low, settings.high + 1)]
-    answers, groups = None, []
-    for item in items:
-        group = []
-        for category in settings.categories:
-            content = rating_text(item, category, settings, template)
-            text = chat.render(engine.tokenizer, [{"role": "user", "content": content}])
-            ids = engine.tokenizer.encode(text, add_special_tokens=False)
-            if answers is None:  # all prompts end alike, in the template's call for the reply
-                answers = answer_ids(engine.tokenizer, ids, text, scores)
-            group.append(Probe(ids, answers))
-        groups.append(group)
-    return groups
+    texts = [rating_text(item, category, settings, template) for category in settings.categories]
+    return [Question([{"role": "user", "content": text}], scores) for text in texts]
 
 
 def overall(ratings: pd.DataFrame, weights: Mapping[str, float]) -> pd.DataFrame:

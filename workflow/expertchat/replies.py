@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from expertchat.dialogues import Context, draw_replies
+from expertchat.engine.interface import Engine
 from expertchat.progress import bar, rate
 from expertchat.records import write_records
 from expertchat.seeds import seed_of
-from expertchat.settings.stages import Dialogues
-
-if TYPE_CHECKING:
-    from expertchat.engine import Engine
+from expertchat.settings.dialogues import Dialogues
 
 
 def write_replies(
@@ -34,9 +32,9 @@ def write_replies(
     seeds = [seed_of(seed, "held-out reply", context.id, number) for context, number in asked]
     with bar(len(asked), "replies", "replies") as progress:
 
-        def report(tokens: int, seconds: float) -> None:
+        def report(replies: int, tokens: int, seconds: float) -> None:
             progress.set_postfix_str(rate(tokens, seconds, "tokens"))
-            progress.update(min(engine.batch_size, progress.total - progress.n))
+            progress.update(replies)
 
         drawn = draw_replies(engine, [c for c, _ in asked], texts, dialogues, seeds, report)
     write_records(out / "replies.jsonl", map(_record, asked, drawn))

@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from expertchat.dialogues import CANDIDATES, DIALOGUES, Context, context_prompt
-from expertchat.engine import load_model, load_tokenizer, padded
+from expertchat import chat
+from expertchat.dialogues import CANDIDATES, DIALOGUES, Context, context_messages
+from expertchat.engine.generation import padded
+from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.errors import UserError
 from expertchat.preferences import build_pairs, shuffle_within_contexts
 from expertchat.progress import bar
@@ -24,7 +26,7 @@ from expertchat.ratings import REPLY, overall
 from expertchat.records import read_records
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
-from expertchat.settings.stages import Rewards
+from expertchat.settings.rewards import Rewards
 from expertchat.statistics import calibration_error, cluster_bootstrap
 from expertchat.topics import HELD_OUT, TRAIN
 
@@ -51,7 +53,7 @@ def encode_candidates(
     for row in candidates.to_dict("records"):
         if row["context_id"] not in prompts:
             context = Context(dialogues[row["dialogue_id"]], row["turn"])
-            prompts[row["context_id"]] = context_prompt(tokenizer, context, texts)
+            prompts[row["context_id"]] = chat.encode(tokenizer, context_messages(context, texts))
         reply = tokenizer.encode(row["text"], add_special_tokens=False)
         encoded[row["candidate_id"]] = [*prompts[row["context_id"]], *reply, tokenizer.eos_token_id]
     return encoded

@@ -10,17 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from expertchat import chat, prompts
+from expertchat import prompts
+from expertchat.engine.interface import Engine, Reply, Request
 from expertchat.errors import UserError
 from expertchat.progress import bar
 from expertchat.records import write_records
 from expertchat.seeds import seed_of
-from expertchat.settings.stages import Topics
-
-if TYPE_CHECKING:
-    from expertchat.engine import Completion, Engine
+from expertchat.settings.topics import Topics
 
 TRAIN, HELD_OUT = "train", "held_out"
 
@@ -50,11 +48,11 @@ def tidy(text: str) -> str:
     return re.sub(r"^\W*(?:\d+[.)])?\W*|[\s\"'.*]+$", "", line)
 
 
-def rejection(text: str, completion: Completion, kept: Sequence[str], limit: float) -> str | None:
+def rejection(text: str, reply: Reply, kept: Sequence[str], limit: float) -> str | None:
     """Why a topic is not taken beside those `kept`, None where it is."""
     if not words(text):
         return "empty"
-    if completion.finish_reason == "length":
+    if reply.finish_reason == "length":
         return "unfinished"
     closest = max((rouge_l(words(text), words(other)) for other in kept), default=0.0)
     if any(words(text) == words(other) for other in kept):
@@ -78,10 +76,10 @@ def write_topics(
         wanted = _next_tries(kept, tries, settings, authors)
         if not wanted:
             break
-        for subject, author, completion in _ask(engines, wanted, settings, template, seed):
-            text = tidy(engines[author].tokenizer.decode(completion.ids, skip_special_tokens=True))
+        for subject, author, reply in _ask(engines, wanted, settings, template, seed):
+            text = tidy(reply.text)
             others = [topic["topic"] for topics in kept.values() for topic in topics]
-            reason = rejection(text, completion, others, settings.max_similarity)
+            reason = rejection(text, reply, others, settings.max_similarity)
             if reason:
                 rejected.append({"topic": text, "subject": subject, "author": author, "reason": reason})
             elif len(kept[subject]) < settings.per_subject:
@@ -111,20 +109,19 @@ def _next_tries(kept, tries, settings: Topics, authors) -> list[tuple[str, str, 
 
 
 def _ask(engines, wanted, settings: Topics, template: str, seed: int):
-    """(subject, author, completion) for each wanted topic, in the order of `wanted`."""
+    """(subject, author, reply) for each wanted topic, in the order of `wanted`."""
     found = {}
     for author, engine in engines.items():
         mine = [(subject, number) for subject, name, number in wanted if name == author]
         asked = [
-            chat.encode(
-                engine.tokenizer,
+            Request(
                 [{"role": "user", "content": prompts.fill(template, subject=subject)}],
+                seed_of(seed, "topic", subject, number),
             )
-            for subject, _ in mine
+            for subject, number in mine
         ]
-        seeds = [seed_of(seed, "topic", subject, number) for subject, number in mine]
-        for key, completion in zip(mine, engine.generate(asked, seeds, settings.sampling), strict=True):
-            found[key] = completion
+        for key, reply in zip(mine, engine.generate(asked, settings.decoding), strict=True):
+            found[key] = reply
     return [(s, author, found[s, number]) for s, author, number in wanted]
 
 

@@ -1,7 +1,7 @@
 """Let two models talk about each topic, and draw candidate replies on the way."""
 
 from expertchat.jobs import open_job
-from expertchat.settings.stages import Dialogues
+from expertchat.settings.dialogues import Dialogues
 
 
 def main() -> None:

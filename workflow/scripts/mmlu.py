@@ -8,7 +8,7 @@ from expertchat.jobs import open_job
 def main() -> None:
     with open_job("mmlu", __doc__) as job:
         from expertchat.mmlu import accuracy, answer_questions
-        from expertchat.settings.stages import MMLUAsking
+        from expertchat.settings.mmlu import MMLUAsking
 
         name = job.settings["name"]
         engine = job.engine(name, job.input("model"), job.input("policy"))

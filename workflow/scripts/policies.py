@@ -1,15 +1,16 @@
 """Tune a model's adapter by PPO on its reward model."""
 
 from expertchat.jobs import open_job
-from expertchat.settings.sampling import Sampling
-from expertchat.settings.stages import PPO
+from expertchat.settings.decoding import Decoding
+from expertchat.settings.ppo import PPO
 
 
 def main() -> None:
     with open_job("policies", __doc__) as job:
         import torch
-        from expertchat.dialogues import DIALOGUES, context_prompt, contexts_of
-        from expertchat.engine import load_model, load_tokenizer
+        from expertchat import chat
+        from expertchat.dialogues import DIALOGUES, context_messages, contexts_of
+        from expertchat.engine.loading import load_model, load_tokenizer
         from expertchat.learner import Learner
         from expertchat.policies import Tuner, tune
         from expertchat.records import read_records
@@ -34,9 +35,12 @@ def main() -> None:
         tuner = Tuner(
             learner,
             tokenizer,
-            [context_prompt(tokenizer, context, settings["prompts"]) for context in contexts],
+            [
+                chat.encode(tokenizer, context_messages(context, settings["prompts"]))
+                for context in contexts
+            ],
             ppo,
-            Sampling(**settings["sampling"]),
+            Decoding(**settings["decoding"]),
             settings["seed"],
             job.batch_size(speaker),
         )

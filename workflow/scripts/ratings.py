@@ -1,7 +1,7 @@
 """Let one model rate what the other said, category by category."""
 
 from expertchat.jobs import open_job
-from expertchat.settings.stages import Ratings
+from expertchat.settings.ratings import Ratings
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """Let a model, base or tuned, reply to the held-out contexts."""
 
 from expertchat.jobs import open_job
-from expertchat.settings.stages import Dialogues, Replies
+from expertchat.settings.dialogues import Dialogues
+from expertchat.settings.replies import Replies
 
 
 def main() -> None:

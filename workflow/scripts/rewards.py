@@ -1,7 +1,7 @@
 """Train a model's reward model on the ratings of its candidate replies."""
 
 from expertchat.jobs import open_job
-from expertchat.settings.stages import Rewards
+from expertchat.settings.rewards import Rewards
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Let the models write the topics that will be talked about."""
 
 from expertchat.jobs import open_job
-from expertchat.settings.stages import Topics
+from expertchat.settings.topics import Topics
 
 
 def main() -> None:

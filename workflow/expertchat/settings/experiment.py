@@ -10,17 +10,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from expertchat.errors import UserError
+from expertchat.settings.dialogues import Dialogues
+from expertchat.settings.mmlu import MMLU
 from expertchat.settings.models import Model
+from expertchat.settings.ppo import PPO
+from expertchat.settings.ratings import Ratings
+from expertchat.settings.replies import Replies
+from expertchat.settings.rewards import Rewards
 from expertchat.settings.section import Section
-from expertchat.settings.stages import (
-    MMLU,
-    PPO,
-    Dialogues,
-    Ratings,
-    Replies,
-    Rewards,
-    Topics,
-)
+from expertchat.settings.topics import Topics
 
 
 class World(Section):

@@ -1,0 +1,93 @@
+"""Rows in batches: as many as memory is planned to hold, fewer where that proves too many."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+from expertchat.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MOST_ROWS = 1024  # past this a batch gains nothing
+SHARE = 0.6  # of the free memory that a plan may use: activations and the allocator take the rest
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free for use on the device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + cached
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def token_bytes(config, element_size: int) -> int:
+    """Bytes of keys and values a token, over all layers."""
+    config = config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * width * element_size
+
+
+def planned_rows(model, tokens: int) -> int:
+    """Rows of `tokens` tokens each that are planned to fit beside what is in memory now."""
+    config, size = model.config.get_text_config(), model.dtype.itemsize
+    # cache, a layer's activations, and logits of one position in 32 bits, with the sorted copy
+    row = tokens * (token_bytes(config, size) + 16 * config.hidden_size * size) + config.vocab_size * 24
+    return max(1, min(MOST_ROWS, int(SHARE * free_bytes(model.device)) // row))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that memory did not suffice, on a GPU or in the host."""
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or "can't allocate memory" in str(error)
+        or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+    )
+
+
+class Batches:
+    """Runs a function over items in batches of at most `most`, halved where memory does not suffice.
+
+    What was halved once stays halved. The results do not depend on it.
+    """
+
+    def __init__(self, most: int):
+        self.most = most
+
+    def run(
+        self, items: Sequence[Item], function: Callable[[Sequence[Item]], list[Result]], fit: int
+    ) -> Iterator[tuple[Sequence[Item], list[Result]]]:
+        """(items, results) batch by batch, in order; `fit`: items planned to fit at once."""
+        done = 0
+        while done < len(items):
+            part = items[done : done + max(1, min(self.most, fit))]
+            try:
+                results = function(part)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    raise UserError(
+                        "memory does not suffice for a single sequence of this length: "
+                        "shorten what is asked, quantize the model, or take a larger GPU"
+                    ) from error
+                self.most = len(part) // 2
+                results = None
+            if results is None:  # outside of the handler, which holds the failed pass's tensors
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            yield part, results
+            done += len(part)

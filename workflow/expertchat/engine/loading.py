@@ -1,0 +1,93 @@
+"""Loading: weights and tokenizers from safetensors, at the precision that the settings ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from expertchat.errors import UserError
+from expertchat.settings.models import Load
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_dtype(load: Load, device: torch.device) -> torch.dtype:
+    """The weights' type: as set, or the best that the device computes fast."""
+    if load.dtype != "auto":
+        return DTYPES[load.dtype]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def quantization_config(load: Load, dtype: torch.dtype):
+    """The bitsandbytes configuration that `load` asks for, None for none."""
+    if load.quantization == "none":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    if load.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def check_quantizable(config, load: Load) -> None:
+    """Stops before the weights of fused experts are read, which would stay as large as they are.
+
+    bitsandbytes replaces linear layers; transformers holds a mixture's experts as 3-D parameters.
+    """
+    experts = getattr(config.get_text_config(), "num_local_experts", 0)
+    if load.quantization != "none" and experts:
+        raise UserError(
+            f"{config.name_or_path or config.model_type}: quantization {load.quantization} would leave "
+            f"its {experts} fused experts as they are; set load.quantization to none for this model"
+        )
+
+
+def load_model(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **kwargs):
+    """A model from safetensors in `folder`, in eval mode, on the GPUs where there are some.
+
+    No code of the model's repository is run. Several GPUs share the layers.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = pick_dtype(load, device)
+    disable_progress_bar()  # the stages have bars of their own
+    check_quantizable(AutoConfig.from_pretrained(folder, local_files_only=True), load)
+    if device.type == "cuda":
+        kwargs["device_map"] = "auto"
+    model = auto_class.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=load.attention,
+        quantization_config=quantization_config(load, dtype),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        **kwargs,
+    )
+    for module in model.modules():
+        # bitsandbytes' fast 4-bit path for such CPUs repacks weights in place at the first forward pass
+        # without gradients, after which gradients are wrong without a word
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model.eval()
+
+
+def load_tokenizer(folder: Path):
+    """The tokenizer of the model in `folder`, with a pad token that is not its end token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        # unk is the usual stand-in; else any special token that never ends a text
+        others = [t for t in tokenizer.all_special_ids if t != tokenizer.eos_token_id]
+        if not others:
+            raise UserError(f"{folder}: the tokenizer has no token that could serve as padding")
+        tokenizer.pad_token_id = others[-1]
+    return tokenizer

@@ -1,0 +1,199 @@
+"""The engine in this process: a model of transformers, its tokenizer, and adapters that are switched."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from expertchat import chat
+from expertchat.engine.batches import Batches, free_bytes, planned_rows
+from expertchat.engine.cache import Sessions, shareable
+from expertchat.engine.endings import Completion, Endings, cut
+from expertchat.engine.generation import continue_read, expand, read_prompts
+from expertchat.engine.interface import Question, Reply, Request, ignore
+from expertchat.engine.loading import load_model, load_tokenizer
+from expertchat.engine.next_token import uniforms
+from expertchat.engine.scoring import Lane, prepare, score_lanes, score_whole
+from expertchat.probes import Probe, answer_ids
+from expertchat.settings.decoding import Decoding
+from expertchat.settings.models import Load
+
+SESSION_SHARE = 0.3  # of the free memory after loading: what conversations may hold between calls
+
+
+def end_ids(model: PreTrainedModel, tokenizer) -> list[int]:
+    """The tokens that end a turn: the tokenizer's end token and those of the generation settings."""
+    configured = model.generation_config.eos_token_id
+    configured = configured if isinstance(configured, list) else [configured]
+    return sorted({t for t in [tokenizer.eos_token_id, *configured] if t is not None})
+
+
+class LocalEngine:
+    """An `Engine` on the model in a folder."""
+
+    def __init__(self, folder: Path, load: Load, batch_size: int):
+        self.tokenizer = load_tokenizer(folder)
+        self.model = load_model(folder, load)
+        self.batches = Batches(batch_size)
+        self.pad = self.tokenizer.pad_token_id
+        self.ends = end_ids(self.model, self.tokenizer)
+        self.share = shareable(self.model)
+        self.sessions = Sessions(int(SESSION_SHARE * free_bytes(self.model.device)))
+        self._adapters: dict[Path, str] = {}
+
+    def use(self, adapter: Path | None) -> None:
+        """Switches to the adapter in this folder, reading it where it is new; None: to none."""
+        self.sessions.clear()
+        if adapter is None:
+            if self._adapters:
+                self.model.base_model.disable_adapter_layers()
+            return
+        adapter = adapter.resolve()
+        if adapter not in self._adapters:
+            from peft import PeftModel
+
+            name = f"adapter-{len(self._adapters)}"
+            if self._adapters:
+                self.model.load_adapter(adapter, name)
+            else:
+                self.model = PeftModel.from_pretrained(self.model, adapter, name)
+            self._adapters[adapter] = name
+        self.model.base_model.enable_adapter_layers()
+        self.model.set_adapter(self._adapters[adapter])
+        self.model.eval()
+
+    def close(self) -> None:
+        """Frees the model's memory."""
+        self.sessions.clear()
+        del self.model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        requests: Sequence[Request],
+        decoding: Decoding,
+        on_batch: Callable[[int, int, float], None] = ignore,
+    ) -> list[Reply]:
+        """One reply to each request, drawn with its seed. `on_batch`: (replies, tokens, seconds)."""
+        prompts = [chat.encode(self.tokenizer, request.messages) for request in requests]
+        # equal prompts stand together, to be read once; the longest come first, so that a batch that
+        # memory cannot hold shows at once
+        order = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i]))
+        often = Counter(request.session for request in requests if request.session)
+        longest = max(map(len, prompts), default=0) + decoding.max_new_tokens + decoding.grace_tokens
+        found: dict[int, Reply] = {}
+
+        def reply_to(places: Sequence[int]) -> list[Completion]:
+            return self._continue(
+                [prompts[i] for i in places], [requests[i] for i in places], decoding, often
+            )
+
+        began = time.perf_counter()
+        for places, completions in self.batches.run(order, reply_to, planned_rows(self.model, longest)):
+            found |= {i: self._reply(c, decoding.stop) for i, c in zip(places, completions, strict=True)}
+            now = time.perf_counter()
+            on_batch(len(places), sum(len(c.ids) + 1 for c in completions), now - began)
+            began = now
+        return [found[i] for i in range(len(requests))]
+
+    def _reply(self, completion: Completion, stop: list[str]) -> Reply:
+        text = self.tokenizer.decode(completion.ids, skip_special_tokens=True)
+        before = cut(text, stop)
+        text = text if before is None else before
+        return Reply(text.strip(), len(completion.ids), completion.finish_reason)
+
+    def _continue(
+        self, prompts: list[list[int]], requests: Sequence[Request], decoding: Decoding, often: Counter
+    ) -> list[Completion]:
+        """One batch: reads each different prompt once, then draws."""
+        unique = list(dict.fromkeys(map(tuple, prompts)))
+        place = {prompt: i for i, prompt in enumerate(unique)}
+        rows = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=self.model.device)
+        sessions = {place[tuple(p)]: r.session for p, r in zip(prompts, requests, strict=True)}
+        held = [self.sessions.find(sessions[i]) if self.share else None for i in range(len(unique))]
+        endings = Endings(decoding, self.ends, self.tokenizer)
+        read = read_prompts(
+            self.model, list(map(list, unique)), self.pad, held, endings.last, self.share
+        )
+        if self.share:
+            for i, session in sessions.items():
+                if session and often[session] > 1:  # what its replies share is the prompt
+                    slots = read.mask[i].nonzero().squeeze(-1)
+                    self.sessions.keep(session, read.cache.hold(i, slots, list(unique[i])))
+        uniform = np.stack([uniforms(r.seed, endings.last) for r in requests])
+        hold = [bool(self.share and r.session and often[r.session] == 1) for r in requests]
+        completions, kept = continue_read(
+            self.model, expand(read, rows), prompts, uniform, decoding, endings, self.pad, hold
+        )
+        for request, row in zip(requests, kept, strict=True):
+            if row is not None:
+                self.sessions.keep(request.session, row)
+        return completions
+
+    @torch.inference_mode()
+    def answer_logprobs(
+        self, groups: Sequence[Sequence[Question]], on_batch: Callable[[int], None] = ignore
+    ) -> list[list[np.ndarray]]:
+        """Log-probabilities [answers] for each question of each group."""
+        return self.score([self._probes(group) for group in groups], on_batch)
+
+    def _probes(self, group: Sequence[Question]) -> list[Probe]:
+        return [self._probe(question) for question in group]
+
+    def _probe(self, question: Question) -> Probe:
+        if isinstance(question.prompt, str):
+            text, bos = question.prompt, self.tokenizer.bos_token_id
+        else:
+            text, bos = chat.render(self.tokenizer, question.prompt), None
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        answers = answer_ids(self.tokenizer, ids, text, question.answers)
+        return Probe(ids if bos is None else [bos, *ids], answers)
+
+    @torch.inference_mode()
+    def score(
+        self, groups: Sequence[Sequence[Probe]], on_batch: Callable[[int], None] = ignore
+    ) -> list[list[np.ndarray]]:
+        """`answer_logprobs` on token ids."""
+        found = [[np.full(len(p.answers), np.nan) for p in group] for group in groups]
+        if not self.share:
+            self._score_whole(groups, found, on_batch)
+            return found
+        starts, lanes = prepare(groups)
+        left = Counter(lane.group for lane in lanes)
+
+        def score(part: Sequence[Lane]) -> list[list[np.ndarray]]:
+            return score_lanes(self.model, starts, part, groups, self.pad)
+
+        longest = max((len(starts[lane.group]) + lane.tokens for lane in lanes), default=0)
+        for part, results in self.batches.run(lanes, score, planned_rows(self.model, longest)):
+            before = sum(count > 0 for count in left.values())
+            for lane, scored in zip(part, results, strict=True):
+                left[lane.group] -= 1
+                for suffix, logprobs in zip(lane.suffixes, scored, strict=True):
+                    found[lane.group][suffix.probe][suffix.answers] = logprobs
+            on_batch(before - sum(count > 0 for count in left.values()))
+        return found
+
+    def _score_whole(self, groups, found, on_batch) -> None:
+        """Group by group, each prompt in whole."""
+
+        def score(part: Sequence[Probe]) -> list[np.ndarray]:
+            return score_whole(self.model, part, self.pad)
+
+        for group, results in zip(groups, found, strict=True):
+            longest = max(len(p.prompt) + max(map(len, p.answers)) for p in group)
+            done = 0
+            for part, scored in self.batches.run(group, score, planned_rows(self.model, longest)):
+                results[done : done + len(part)] = scored
+                done += len(part)
+            on_batch(1)

@@ -108,6 +108,7 @@ def _ratings(folder: Path, settings: dict, place: int, said: str) -> None:
                 row = {"rater": rater, "ratee": ratee, "scope": scope, "item_id": item_id}
                 row |= {"topic_id": topic["topic_id"], "split": topic["split"], "category": category}
                 row |= {"score": score, "entropy": 1.0, "valid_mass": 0.9, "usable": True}
+                row |= {"relation": "partner", "canary": ""}
                 rows.append(row)
     pd.DataFrame(rows).to_parquet(folder / "ratings.parquet")
 

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import yaml
 from expertchat.plan import STAGES, make_plan
 from expertchat.settings.experiment import read_experiment
 
@@ -33,7 +34,10 @@ def test_every_stage_takes_part_and_inputs_come_first(planned, default_config):
         seen.add(reference)
 
 
-AFTER_PPO = {"policies", "replies", "mmlu", "mixture", "dialogues", "ratings", "check", "report"}
+AFTER_PPO = {
+    *("policies", "replies", "mmlu", "mixture", "dialogues", "ratings", "reliability", "check"),
+    "report",
+}
 
 
 @pytest.mark.parametrize(
@@ -59,16 +63,40 @@ def test_a_changed_setting_changes_its_stage_and_what_follows(
     assert new_stages(planned(default_config), planned(changed)) == stages
 
 
-def test_a_weight_changes_nothing_that_was_rated(planned, default_config):
-    heavier = copy.deepcopy(default_config)
-    heavier["ratings"] = {
-        "categories": [{"name": "expertise", "description": "shows skill", "weight": 1.0}]
-    }
-    heaviest = copy.deepcopy(heavier)
-    heaviest["ratings"]["categories"][0]["weight"] = 3.0
-    stages = new_stages(planned(heavier), planned(heaviest))
-    rated = ids(planned(heavier), "ratings") & ids(planned(heaviest), "ratings")
-    assert "rewards" in stages and len(rated) == 2  # round 1; round 2 follows new policies
+def with_rubric(config, path, weight=1, description="shows skill", paraphrases=()):
+    """The settings with a rubric of one category, written to `path`."""
+    category = {"name": "expertise", "description": description, "weight": weight}
+    category["paraphrases"] = [{"name": "skill", "description": text} for text in paraphrases]
+    path.write_text(yaml.safe_dump({"low": 1, "high": 5, "categories": [category]}))
+    return copy.deepcopy(config) | {"ratings": {"rubric": str(path)}}
+
+
+def test_a_weight_or_a_spare_paraphrase_changes_nothing_that_was_rated(
+    planned, default_config, tmp_path
+):
+    heavy = planned(with_rubric(default_config, tmp_path / "a.yaml"))
+    other = with_rubric(default_config, tmp_path / "b.yaml", weight=3, paraphrases=["knows"])
+    assert "rewards" in new_stages(heavy, planned(other))
+    rated = ids(heavy, "ratings") & ids(planned(other), "ratings")
+    assert len(rated) == 2  # round 1; round 2 follows new policies
+
+
+def test_a_rubrics_words_change_what_was_rated(planned, default_config, tmp_path):
+    plain = planned(with_rubric(default_config, tmp_path / "a.yaml"))
+    worded = planned(with_rubric(default_config, tmp_path / "b.yaml", description="has skill"))
+    assert not ids(plain, "ratings") & ids(worded, "ratings")
+
+
+def test_third_parties_rate_every_round_and_nothing_learns_from_them(planned, default_config):
+    third = default_config["models"]["llama"] | {"seed": 5}
+    models = default_config["models"] | {"third": third}
+    ratings = default_config["ratings"] | {"third_party": ["third"]}
+    plan = planned(default_config | {"models": models, "ratings": ratings})
+    for round in (1, 2):
+        reference = plan.views[f"round-{round}/ratings/third"]
+        readers = {r.stage for r in plan.recipes.values() if reference in r.references()}
+        assert readers == {"reliability"}
+    assert ids(planned(default_config), "rewards") == ids(plan, "rewards")
 
 
 def test_batch_sizes_change_no_id_but_the_report(planned, default_config):

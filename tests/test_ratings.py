@@ -1,10 +1,47 @@
-"""Ratings are expected values over score tokens."""
+"""Ratings are expected values over scores, and nothing is rated twice or lost."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from expertchat.ratings import Item, expected_score, items_for, overall, rate_items, rating_text
-from expertchat.settings.ratings import Category, Ratings
+from expertchat import ratings as stage
+from expertchat.engine.local import LocalEngine
+from expertchat.probes import exclusive_logprobs
+from expertchat.prompts import read_prompts
+from expertchat.rating_items import fence_of, items_for, labels_of, relation_of
+from expertchat.ratings import (
+    Rater,
+    expected_score,
+    presentations_of,
+    questions_on,
+    rate,
+    rate_presentations,
+    rating_text,
+    standardise,
+    standards,
+    text_rows,
+)
+from expertchat.records import write_records
+from expertchat.settings.anchors import Anchor
+from expertchat.settings.models import Load
+from expertchat.settings.ratings import Ratings
+from expertchat.settings.rubrics import Category, Rubric, Wording
+
+TEMPLATE = (
+    "{% for t in turns %}{{ t.label }}:{{ t.text }} {% endfor %}|{{ rated }} {{ scope }} {{ category }}"
+)
+WIT = Category(
+    name="wit",
+    description="d",
+    low="dull",
+    high="bright",
+    paraphrases=[Wording(name="humour", description="e")],
+)
+DEPTH = Category(
+    name="depth", description="d", paraphrases=[Wording(name="profundity", description="e")]
+)
+RUBRIC = Rubric(low=1, high=10, categories=[WIT, DEPTH])
 
 
 def test_expected_score_entropy_and_mass_by_hand():
@@ -17,6 +54,46 @@ def test_expected_score_entropy_and_mass_by_hand():
 
 def test_a_sure_rater_has_no_entropy():
     assert expected_score(np.array([-np.inf, 0.0]), np.array([3, 4])) == (4.0, 0.0, 1.0)
+
+
+def test_no_mass_gives_no_score():
+    score, _, mass = expected_score(np.array([-np.inf, -np.inf]), np.array([3, 4]))
+    assert np.isnan(score) and mass == 0
+
+
+def test_one_token_that_begins_another_answer_counts_apart_from_it():
+    # "1" is 0.5 likely, of which "10" takes 0.3 and "100" 0.1 of those 0.3; "2" stands alone
+    answers = [[1], [2], [1, 0], [1, 0, 0]]
+    found = np.exp(exclusive_logprobs(answers, np.log([0.5, 0.4, 0.3, 0.1])))
+    assert found == pytest.approx([0.2, 0.4, 0.2, 0.1])
+
+
+def test_an_answer_of_its_own_token_takes_nothing_off():
+    answers = [[1], [10]]  # where "10" is one token, it is no continuation of "1"
+    assert np.exp(exclusive_logprobs(answers, np.log([0.1, 0.6]))) == pytest.approx([0.1, 0.6])
+
+
+@pytest.fixture(scope="module")
+def engine(llama_folder):
+    return LocalEngine(llama_folder, Load(), 64)
+
+
+def rater_on(engine, rubric=RUBRIC, template=TEMPLATE, name="a", **settings) -> Rater:
+    return Rater(name, engine, Ratings(**{"min_valid_mass": 0.0} | settings), rubric, template, 0)
+
+
+def test_on_a_scale_to_ten_a_real_model_s_mass_is_counted_once(engine):
+    tokenizer = engine.tokenizer
+    one, ten = (tokenizer.encode(text, add_special_tokens=False) for text in ("1", "10"))
+    assert ten[: len(one)] == one and len(ten) == 2  # the tokenizer splits 10, so it matters here
+    (question,) = questions_on(presentations_of(ITEM, Ratings(), 10, 0)[0], rater_on(engine))[:1]
+    (((exclusive,),), ((plain,),)) = (
+        engine.answer_logprobs([[q]]) for q in (question, replace(question, exclusive=False))
+    )
+    assert np.exp(exclusive[0]) == pytest.approx(np.exp(plain[0]) - np.exp(plain[9]), rel=1e-4)
+    assert exclusive[1:] == pytest.approx(plain[1:], rel=1e-4)
+    row = rate_presentations(rater_on(engine), presentations_of(ITEM, Ratings(), 10, 0))[0]
+    assert row["valid_mass"] == pytest.approx(np.exp(plain[:9]).sum(), rel=1e-4)
 
 
 DIALOGUE = {
@@ -35,65 +112,189 @@ CANDIDATES = [
     {"candidate_id": "d/t1/c0", "dialogue_id": "d", "turn": 1, "speaker": "a", "text": "x"},
     {"candidate_id": "d/t2/c0", "dialogue_id": "d", "turn": 2, "speaker": "b", "text": "y"},
 ]
+ITEM = next(items_for("a", [DIALOGUE], []))
+
+
+def named(items) -> list[tuple[str, str, str, str]]:
+    return [(i.scope, i.item_id, i.ratee, i.relation) for i in items]
 
 
 def test_a_rater_rates_what_the_other_said():
-    items = items_for("a", [DIALOGUE], CANDIDATES)
-    assert [(i.scope, i.item_id, i.ratee) for i in items] == [
-        ("dialogue", "d", "b"),
-        ("reply", "d/t2/c0", "b"),
-    ]
+    items = list(items_for("a", [DIALOGUE], CANDIDATES))
+    assert named(items) == [("dialogue", "d", "b", "partner"), ("reply", "d/t2/c0", "b", "partner")]
     assert items[1].turns == [("b", "one"), ("a", "two"), ("b", "y")]
+    assert (items[0].judged, items[1].judged) == ("one\n\nthree", "y")
 
 
-def test_a_rating_prompt_hides_who_is_who():
-    template = "{% for t in turns %}{{ t.label }}:{{ t.text }} {% endfor %}|{{ rated }} {{ scope }}"
-    item = items_for("b", [DIALOGUE], CANDIDATES)[0]
-    text = rating_text(item, Category(name="n", description="d"), Ratings(), template)
-    assert text == "A:one B:two A:three |B dialogue"
+def test_self_ratings_and_third_parties_are_marked():
+    own = list(items_for("a", [DIALOGUE], CANDIDATES, self_rating=True))
+    assert [i.relation for i in own] == ["partner", "self", "self", "partner"]
+    assert {i.relation for i in items_for("c", [DIALOGUE], CANDIDATES)} == {"third"}
+    assert len(list(items_for("c", [DIALOGUE], CANDIDATES))) == 4
 
 
-def frame(scores, usable=True, rater="r", item="i"):
-    return pd.DataFrame(
-        [
-            {
-                "rater": rater,
-                "ratee": "a",
-                "scope": "reply",
-                "item_id": item,
-                "topic_id": "t",
-                "split": "train",
-                "category": category,
-                "score": score,
-                "usable": usable,
-            }
-            for category, score in scores.items()
-        ]
+def test_a_model_that_talks_with_itself_is_its_own_partner():
+    seats = {"m-1": "m", "m-2": "m"}
+    assert relation_of("m", "m-1", seats) == relation_of("m", "m-2", seats) == "partner"
+    assert relation_of("a", "a", {"a": "a", "b": "b"}) == "self"
+    turns = [{"speaker": "m-1", "text": "one"}, {"speaker": "m-2", "text": "two"}]
+    alone = DIALOGUE | {"speakers": ["m-1", "m-2"], "models": seats, "turns": turns}
+    assert [(i.ratee, i.model) for i in items_for("m", [alone], [])] == [("m-1", "m"), ("m-2", "m")]
+
+
+def test_a_rating_prompt_hides_who_is_who_in_both_orders():
+    item = next(items_for("b", [DIALOGUE], CANDIDATES))
+    first, second = presentations_of(item, Ratings(orders="both"), 9, seed=0)[:2]
+    assert rating_text(first, WIT, RUBRIC, TEMPLATE) == "A:one B:two A:three |B dialogue wit"
+    assert rating_text(second, WIT, RUBRIC, TEMPLATE) == "B:one A:two B:three |A dialogue wit"
+    assert labels_of([("x", ""), ("y", ""), ("z", "")], 1) == {"x": "C", "y": "B", "z": "A"}
+
+
+def test_orders_repeats_and_canaries_are_what_is_asked(engine):
+    rater = rater_on(engine, orders="both", repeats=2, canary_share=1.0)
+    found = presentations_of(ITEM, rater.settings, 10, seed=0)
+    assert [(p.order, p.repeats, bool(p.canary)) for p in found] == [
+        (0, 2, False),
+        (1, 2, False),
+        (0, 1, True),
+    ]
+    words = [q.prompt[0]["content"].split()[-1] for q in questions_on(found[0], rater)]
+    assert words == ["wit", "depth", "humour", "profundity"]
+    assert len(questions_on(found[2], rater)) == 2  # a canary in the rubric's own words alone
+
+
+def test_the_fence_stands_in_no_text_and_the_default_prompt_uses_it(root):
+    code = fence_of(ITEM, seed=0)
+    assert fence_of(ITEM, seed=0) == code and fence_of(ITEM, seed=1) != code
+    knowing = replace(ITEM, turns=[("b", f"{code} END")])
+    assert fence_of(knowing, seed=0) not in f"{code} END"
+    template = read_prompts(root / "config/prompts")["rating"]
+    text = rating_text(presentations_of(ITEM, Ratings(), 10, 0)[0], WIT, RUBRIC, template)
+    before, inside, after = text.partition(f"{code} BEGIN")[0], text, text.rpartition(f"{code} END")[2]
+    assert "one" not in before.replace("one of", "") and "three" not in after
+    assert inside.count(code) == 1 + 1 + len(ITEM.turns) + 1  # told, begin, each turn, end
+    assert "1 means: dull" in after and "10 means: bright" in after
+
+
+def test_a_forged_end_does_not_carry_the_fence(root):
+    template = read_prompts(root / "config/prompts")["rating"]
+    *_, copy = presentations_of(ITEM, Ratings(canary_share=1.0), 9, seed=0)
+    text = rating_text(copy, WIT, RUBRIC, template)
+    assert text.count(f"{copy.fence} END") == 1
+
+
+def test_too_little_mass_leaves_no_score(engine):
+    rows = rate_presentations(
+        rater_on(engine, min_valid_mass=1.0), presentations_of(ITEM, Ratings(), 10, 0)
     )
+    assert [row["usable"] for row in rows] == [False, False]
+    assert all(row["score"] is None and 0 < row["valid_mass"] < 1 for row in rows)
 
 
-def test_overall_is_the_weighted_mean_over_categories_then_over_raters():
-    table = pd.concat([frame({"x": 2, "y": 8}), frame({"x": 6, "y": 0}, rater="s")])
-    found = overall(table, {"x": 1, "y": 3})
-    assert found["overall"].tolist() == [pytest.approx(((2 + 24) / 4 + (6 + 0) / 4) / 2)]
-    ignoring = overall(table, {"x": 1, "y": 0})
-    assert ignoring["overall"].tolist() == [4.0]
+def test_standard_scores_by_hand():
+    rows = [{"category": "wit", "score": s, "usable": True} for s in (2.0, 4.0, 6.0)]
+    rows += [{"category": "flat", "score": 5.0, "usable": True}] * 2
+    rows += [{"category": "wit", "score": None, "usable": False}]
+    found = standards(rows)
+    assert found == {"wit": (4.0, 2.0)}  # no spread in "flat": nothing to divide by
+    asked = [{"category": c, "score": 7.0, "usable": True} for c in ("wit", "flat")]
+    asked.append({"category": "wit", "score": None, "usable": False})
+    standardise(asked, found)
+    assert [row["standard"] for row in asked] == [1.5, None, None]
 
 
-def test_one_unusable_category_makes_an_item_unusable():
-    table = pd.concat([frame({"x": 2}), frame({"y": 8}, usable=False)])
-    assert not overall(table, {"x": 1, "y": 1})["usable"].item()
-    assert overall(table, {"x": 1, "y": 0})["usable"].item()
+def test_bits_a_byte_are_those_of_the_judged_words(engine):
+    (row,) = text_rows(rater_on(engine, perplexity=True), [ITEM])
+    tokenizer, text = engine.tokenizer, "one\n\nthree"
+    from expertchat.probes import Probe
+
+    prompt = [tokenizer.bos_token_id, *tokenizer.encode("Topic: bread\n", add_special_tokens=False)]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    ((logprobs,),) = engine.score([[Probe(prompt, [ids])]])
+    assert row["bits_per_byte"] == pytest.approx(-logprobs[0] / np.log(2) / len(text))
+    assert (row["words"], row["bytes"]) == (2, 10)
+    silent = replace(ITEM, turns=[("b", " ")])
+    (row,) = text_rows(rater_on(engine, perplexity=True), [silent])
+    assert row["bits_per_byte"] is None and row["words"] == 0
 
 
-def test_a_real_model_gives_a_long_table_within_the_scale(llama_folder):
-    from expertchat.engine.local import LocalEngine
-    from expertchat.settings.models import Load
+def artifact(folder, dialogues=6):
+    folder.mkdir()
+    said = [DIALOGUE | {"dialogue_id": f"d{i}", "topic": f"bread {i}"} for i in range(dialogues)]
+    candidates = [
+        c | {"candidate_id": f"d{i}/{c['turn']}", "dialogue_id": f"d{i}", "text": f"say {i}"}
+        for i in range(dialogues)
+        for c in CANDIDATES
+    ]
+    write_records(folder / "dialogues.jsonl", said)
+    write_records(folder / "candidates.jsonl", candidates)
+    return folder
 
-    settings = Ratings(categories=[Category(name=n, description=n) for n in ("depth", "wit")])
-    item = Item("reply", "i", "t", "bread", "train", "b", [("a", "hello"), ("b", "hi")])
-    template = "{{ turns[0].text }} Rate {{ rated }} for {{ category }} {{ low }} to {{ high }}"
-    table = rate_items(LocalEngine(llama_folder, Load(), 8), "a", [item] * 3, settings, template)
-    assert len(table) == 6 and set(table["category"]) == {"depth", "wit"}
-    assert table["score"].between(0, 9).all() and table["valid_mass"].between(0, 1).all()
-    assert (table["usable"] == (table["valid_mass"] >= 0.5)).all()
+
+ANCHORS = [
+    Anchor(
+        anchor_id=str(i), topic="x", rated="B", turns=[{"speaker": "B", "text": f"text {i} " * (i + 1)}]
+    )
+    for i in range(3)
+]
+
+
+def rated(rater, folder, dialogues) -> pd.DataFrame:
+    for name in ("checkpoints", "out"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    rate(rater, dialogues, ANCHORS, folder / "checkpoints", folder / "out")
+    return pd.read_parquet(folder / "out/ratings.parquet")
+
+
+def test_a_long_table_within_the_scale(engine, tmp_path):
+    rater = rater_on(engine, canary_share=1.0, self_rating=True)
+    table = rated(rater, tmp_path, artifact(tmp_path / "said"))
+    assert len(table) == 6 * 4 * 2 * 2  # 2 ratees and 2 replies a dialogue, categories, copies
+    assert table["score"].between(1, 10).all() and table["valid_mass"].between(0, 1).all()
+    keys = ["scope", "item_id", "ratee", "order", "repeat", "canary", "category"]
+    assert not table.duplicated(keys).any()
+    assert table["standard"].notna().all()
+    one = table[table["category"] == "wit"]
+    ratio = np.polyfit(one["score"], one["standard"], 1)  # a line, the same for the whole category
+    assert np.allclose(np.polyval(ratio, one["score"]), one["standard"])
+    assert len(pd.read_parquet(tmp_path / "out/anchors.parquet")) == 3 * 2
+
+
+class Counting:
+    """An engine that counts what it is asked, and dies after so many calls."""
+
+    def __init__(self, engine, calls=10**9):
+        self.engine, self.calls, self.groups = engine, calls, 0
+
+    def answer_logprobs(self, groups):
+        if self.calls == 0:
+            raise KeyboardInterrupt
+        self.calls -= 1
+        self.groups += len(groups)
+        return self.engine.answer_logprobs(groups)
+
+
+def test_a_job_that_died_goes_on_and_rates_nothing_twice(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "BLOCK", 4)
+    dialogues = artifact(tmp_path / "said")
+    whole = rated(rater_on(engine), tmp_path / "whole", dialogues)
+    first, second = Counting(engine, calls=2), Counting(engine)  # anchors, one block; then the rest
+    with pytest.raises(KeyboardInterrupt):
+        rated(rater_on(first), tmp_path / "broken", dialogues)
+    resumed = rated(rater_on(second), tmp_path / "broken", dialogues)
+    pd.testing.assert_frame_equal(whole, resumed)
+    assert first.groups == 3 + 4 and second.groups == 12 - 4
+    assert not list((tmp_path / "broken").rglob("*.part"))
+
+
+def test_blocks_do_not_change_the_ratings(engine, tmp_path, monkeypatch):
+    dialogues = artifact(tmp_path / "said")
+    whole = rated(rater_on(engine), tmp_path / "whole", dialogues)
+    monkeypatch.setattr(stage, "BLOCK", 5)
+    blocks = rated(rater_on(engine), tmp_path / "blocks", dialogues)
+    pd.testing.assert_frame_equal(whole, blocks, rtol=1e-4, check_categorical=False)
+
+
+def test_no_dialogue_gives_an_empty_table(engine, tmp_path):
+    table = rated(rater_on(engine), tmp_path, artifact(tmp_path / "said", dialogues=0))
+    assert table.empty and "score" in table.columns

@@ -14,7 +14,8 @@ from expertchat.report.wording import interval, memory, number, percent, seconds
 from expertchat.summary import summarise
 from small_experiment import small_config, write_experiment
 
-STAGES = ("topics", "dialogues", "ratings", "rewards", "policies", "replies", "mmlu", "mixture", "check")
+STAGES = ("topics", "dialogues", "ratings", "reliability")
+STAGES += ("rewards", "policies", "replies", "mmlu", "mixture", "check")
 
 
 HOSTILE = "<script>alert(1)</script>{{7*7}}{% raw %}</section><!-- & \"' a\u202eb\x00c\x1b[31md"

@@ -62,6 +62,8 @@ def artifacts(folder, generator):
                 {
                     "rater": "b",
                     "ratee": "a",
+                    "relation": "partner",
+                    "canary": "",
                     "scope": "reply",
                     "item_id": f"d{i}/{k}",
                     "topic_id": name["topic_id"],
@@ -82,7 +84,7 @@ def train(model_folder, folder, shuffled):
     return make_reward_model(
         model_folder=model_folder,
         load=Load(),
-        dialogues=folder,
+        dialogues=[folder],
         ratings=[folder],
         speaker="a",
         weights={"c": 1.0},

@@ -41,14 +41,22 @@ CASES = {
     "no such subject": ("topics.subjects", ["baking", "karate"], ["'karate'", "pottery"]),
     "no such turn": ("dialogues.candidate_turns", [4], ["dialogues.candidate_turns: turn 4", "0 to 3"]),
     "uneven minibatches": ("ppo.minibatch_size", 20, ["ppo.minibatch_size: 20", "divide"]),
-    "upside-down scale": ("ratings.high", 0, ["ratings.high: 0"]),
+    "a key that moved to the rubric": ("ratings.high", 5, ["ratings.high: unknown key"]),
+    "no rubric": (
+        "ratings.rubric",
+        "config/rubrics/none.yaml",
+        ["ratings.rubric: ", "none.yaml: No such file"],
+    ),
+    "too few paraphrases": (
+        "ratings.repeats",
+        2,
+        ["demo.yaml: categories.0.paraphrases", "words for 1 of the 2 repeats"],
+    ),
+    "no anchors": ("ratings.anchors", "none.jsonl", ["ratings.anchors: ", "none.jsonl: No such"]),
+    "a third party that talks": ("ratings.third_party", ["llama"], ["'llama' takes part"]),
+    "an unknown third party": ("ratings.third_party", ["gpt"], ["'gpt' is no model"]),
     "no prompts": ("prompts", "config/nowhere", ["prompts: config/nowhere", "topic.jinja"]),
     "no world": ("world", None, ["models.llama.source: demo", "world"]),
-    "no weight": (
-        "ratings.categories",
-        [{"name": "a", "description": "b", "weight": 0}],
-        ["ratings.categories: all weights are 0"],
-    ),
     "missing model": (
         "models.llama",
         {"source": "path", "path": "models/none"},

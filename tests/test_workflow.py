@@ -108,7 +108,10 @@ def copied(finished, tmp_path) -> Path:
     return tmp_path / "run"
 
 
-AFTER_PPO = {"policies", "replies", "mmlu", "mixture", "dialogues", "ratings", "check", "report"}
+AFTER_PPO = {
+    *("policies", "replies", "mmlu", "mixture", "dialogues", "ratings", "reliability", "check"),
+    "report",
+}
 
 
 def test_the_loop_ends_with_a_report_and_its_figures(finished):

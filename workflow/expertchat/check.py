@@ -14,7 +14,8 @@ import pandas as pd
 from expertchat.demo.oracle import score_speaker, score_turn
 from expertchat.demo.world import World
 from expertchat.dialogues import CANDIDATES, DIALOGUES
-from expertchat.ratings import DIALOGUE, REPLY, overall
+from expertchat.rating_items import DIALOGUE, REPLY
+from expertchat.rating_tables import OVERALL_COLUMNS, overall, read_ratings
 from expertchat.records import read_records
 from expertchat.statistics import cluster_bootstrap, spearman, win_rate
 from expertchat.topics import HELD_OUT
@@ -25,10 +26,10 @@ MARKS = ("opening", "concreteness", "hedging", "phrases", "closing", "truth")
 def rating_rows(
     world: World, dialogues: Path, ratings: pd.DataFrame, weights: Mapping[str, float]
 ) -> pd.DataFrame:
-    """Held-out items {scope, item_id, topic_id, ratee, overall, oracle}: the rating and the truth."""
+    """Rated items {scope, item_id, topic_id, ratee, overall, usable, oracle}: rating and truth."""
     said = {d["dialogue_id"]: d for d in read_records(dialogues / DIALOGUES)}
     candidates = {c["candidate_id"]: c for c in read_records(dialogues / CANDIDATES)}
-    rows = overall(ratings[ratings["split"] == HELD_OUT], weights)
+    rows = overall(ratings, weights)
 
     def oracle(row: pd.Series) -> float:
         if row["scope"] == REPLY:
@@ -40,7 +41,11 @@ def rating_rows(
 
 
 def agreement(rows: pd.DataFrame) -> dict[str, Any]:
-    """Spearman's correlation of ratings and truth, over whole dialogues and over single replies."""
+    """Spearman's correlation of ratings and truth, over whole dialogues and over single replies.
+
+    Items without a usable rating are left out.
+    """
+    rows = rows[rows["usable"]]
     dialogues, replies = (rows[rows["scope"] == scope] for scope in (DIALOGUE, REPLY))
     found = {
         "rating_oracle_spearman": spearman(dialogues["overall"], dialogues["oracle"]),
@@ -106,7 +111,8 @@ def check_loop(
     scores = [oracle_scores(world, path) for path in replies]
     for number in range(len(replies) // len(pair) - 1):
         for i, name in enumerate(pair):
-            table = pd.read_parquet(ratings[number * len(pair) + i] / "ratings.parquet")
+            folders = [ratings[number * len(pair) + i]]
+            table = read_ratings(folders, OVERALL_COLUMNS, split=HELD_OUT)
             items = rating_rows(world, dialogues[number], table, weights)
             rated.append(items.assign(round=number + 1, rater=name))
             rows.append(

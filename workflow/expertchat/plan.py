@@ -16,7 +16,9 @@ from expertchat.artifacts import manifest_path
 from expertchat.fingerprints import code_fingerprint, folder_sample
 from expertchat.prompts import read_prompts
 from expertchat.recipes import Recipe
+from expertchat.settings.anchors import read_anchors
 from expertchat.settings.experiment import Experiment
+from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.section import Section
 
 STAGES = (
@@ -25,6 +27,7 @@ STAGES = (
     "topics",
     "dialogues",
     "ratings",
+    "reliability",
     "rewards",
     "policies",
     "replies",
@@ -110,7 +113,9 @@ class _Planner:
         self.texts = read_prompts(root / experiment.prompts)
         self.pair = list(experiment.pair)
         ratings = experiment.ratings
-        self.weights = {category.name: category.weight for category in ratings.categories}
+        self.rubric = read_rubric(root / ratings.rubric, ratings.repeats)
+        self.weights = self.rubric.weights
+        self.anchors = read_anchors(root / ratings.anchors) if ratings.anchors else []
 
     def add(
         self,
@@ -149,17 +154,20 @@ class _Planner:
     def play(self) -> Plan:
         """The loop, from models to report."""
         rounds = range(1, self.experiment.rounds + 1)
-        self.models = {name: self.model(name) for name in self.pair}
+        raters = [*self.pair, *self.experiment.ratings.third_party]
+        self.models = {name: self.model(name) for name in raters}
         self.questions = self.add("questions", "", self.question_settings())
         self.topics = self.topic_list()
         base = {name: None for name in self.pair}
         answers = [self.mmlu(base, None)]
         first = self.dialogues(base, 1)
         base_replies = [self.replies(name, None, first, None) for name in self.pair]
-        dialogues, ratings, rewards, policies, replies = [first], [], [], [], []
+        dialogues, ratings, reliability = [first], [], []
+        rewards, policies, replies = [], [], []
         tuned = base
         for round in rounds:
             ratings.append([self.ratings(name, dialogues[-1], tuned, round) for name in self.pair])
+            reliability.append(self.reliability(dialogues[-1], ratings[-1], round))
             rewards.append([self.rewards(name, dialogues[-1], ratings[-1], round) for name in self.pair])
             policies.append(
                 [
@@ -173,10 +181,12 @@ class _Planner:
             # the tuned pair talks again; what it says trains the next round, if there is one
             dialogues.append(self.dialogues(tuned, round + 1))
         ratings.append([self.ratings(name, dialogues[-1], tuned, round + 1) for name in self.pair])
+        reliability.append(self.reliability(dialogues[-1], ratings[-1], round + 1))
         results = {
             "topics": self.topics,
             "dialogues": dialogues,
             "ratings": _flat(ratings),
+            "reliability": reliability,
             "rewards": _flat(rewards),
             "policies": _flat(policies),
             "replies": [*base_replies, *_flat(replies)],
@@ -241,15 +251,32 @@ class _Planner:
         return self.add("dialogues", "", settings, inputs, self.pair, round)
 
     def ratings(self, rater: str, dialogues: str, tuned: dict[str, str | None], round: int) -> str:
-        """One rater's ratings of what the other said."""
-        section = self.experiment.ratings.model_dump(exclude={"tuned_raters"})
-        for category in section["categories"]:
-            del category["weight"]  # only what is made of the ratings depends on it
-        settings = {"section": section, "rater": rater, "prompt": self.texts["rating"]}
+        """One rater's ratings of a round's dialogues."""
+        section = self.experiment.ratings
+        settings = {
+            "section": section.asked(),
+            "rubric": self.rubric.asked(section.repeats),
+            "anchors": [anchor.model_dump() for anchor in self.anchors],
+            "rater": rater,
+            "prompt": self.texts["rating"],
+            "seed": self.experiment.seed,
+        }
         inputs = {"model": self.models[rater], "dialogues": dialogues}
-        if self.experiment.ratings.tuned_raters:
-            inputs["policy"] = tuned[rater]
+        if section.tuned_raters:
+            inputs["policy"] = tuned.get(rater)
         return self.add("ratings", rater, settings, inputs, [rater], round)
+
+    def reliability(self, dialogues: str, ratings: list[str], round: int) -> str:
+        """How far a round's ratings can be trusted; third parties rate for this stage alone."""
+        third = [
+            self.ratings(name, dialogues, {}, round) for name in self.experiment.ratings.third_party
+        ]
+        settings = {
+            "weights": self.weights,
+            "scale": [self.rubric.low, self.rubric.high],
+            "seed": self.experiment.seed,
+        }
+        return self.add("reliability", "", settings, {"ratings": [*ratings, *third]}, round=round)
 
     def rewards(self, name: str, dialogues: str, ratings: list[str], round: int) -> str:
         """The reward model of `name`, from the other's ratings."""
@@ -318,6 +345,7 @@ class _Planner:
             "rounds": self.experiment.rounds,
             "pair": self.pair,
             "weights": self.weights,
+            "scale": [self.rubric.low, self.rubric.high],
         }
         if self.experiment.world is not None:
             read = ("dialogues", "ratings", "replies")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from expertchat.errors import UserError
 
 
@@ -42,6 +44,28 @@ def answer_ids(tokenizer, prompt: Sequence[int], text: str, answers: Sequence[st
     return found
 
 
+def exclusive_logprobs(answers: Sequence[Sequence[int]], logprobs: np.ndarray) -> np.ndarray:
+    """Log-probabilities [answers] that an answer comes and does not go on to a longer one of them.
+
+    Where "10" is the tokens of "1" and one more, the probability of "1" holds that of "10", which is
+    taken off. Where "10" is a token of its own, nothing is.
+    """
+    found = np.array(logprobs, dtype=float)
+    for k, answer in enumerate(answers):
+        longer = [j for j, other in enumerate(answers) if begins(answer, other)]
+        # of those that begin with each other, the shortest holds the others
+        nearest = [j for j in longer if not any(begins(answers[i], answers[j]) for i in longer)]
+        if nearest:
+            share = np.exp(np.logaddexp.reduce(np.asarray(logprobs)[nearest]) - logprobs[k])
+            found[k] = logprobs[k] + np.log1p(-share) if share < 1 else -np.inf
+    return found
+
+
+def begins(short: Sequence[int], long: Sequence[int]) -> bool:
+    """Whether `long` is `short` and at least one token more."""
+    return len(short) < len(long) and list(long[: len(short)]) == list(short)
+
+
 @dataclass(frozen=True)
 class SuffixRow:
     """What one forward pass reads after the shared start, and the answers that it scores."""
@@ -58,12 +82,13 @@ def shared_length(group: Sequence[Probe]) -> int:
 
 
 def suffix_rows(group: Sequence[Probe], shared: int) -> list[SuffixRow]:
-    """One row a probe where its answers are single tokens, else one row an answer."""
+    """A probe's answers of one token share a row; each longer answer has a row of its own."""
     rows = []
     for i, probe in enumerate(group):
         rest = list(probe.prompt[shared:])
-        if all(len(answer) == 1 for answer in probe.answers):
-            rows.append(SuffixRow(i, list(range(len(probe.answers))), rest))
-        else:
-            rows.extend(SuffixRow(i, [k], rest + a[:-1]) for k, a in enumerate(probe.answers))
+        single = [k for k, answer in enumerate(probe.answers) if len(answer) == 1]
+        if single:
+            rows.append(SuffixRow(i, single, rest))
+        longer = [(k, answer) for k, answer in enumerate(probe.answers) if len(answer) > 1]
+        rows.extend(SuffixRow(i, [k], rest + answer[:-1]) for k, answer in longer)
     return rows

@@ -38,11 +38,16 @@ def rating_prompt(
     description: str,
     low: int,
     high: int,
+    worst: str = "",
+    best: str = "",
+    fence: str = "",
 ) -> str:
     """The question to a rater about one speaker in one category.
 
     `turns` are (label, text) with neutral labels such as "A" and "B", `rated` is the label that is
-    judged, `scope` is "dialogue" (all of its turns) or "reply" (its last turn only).
+    judged, `scope` is "dialogue" (all of its turns) or "reply" (its last turn only). `worst` and `best`
+    say what deserves the scores `low` and `high`. `fence` is a code that stands in none of the texts,
+    so that a template can mark where they begin and end.
     """
     return fill(
         template,
@@ -54,4 +59,7 @@ def rating_prompt(
         description=description,
         low=low,
         high=high,
+        worst=worst,
+        best=best,
+        fence=fence,
     )

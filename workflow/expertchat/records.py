@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,23 @@ def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
     os.replace(beside, path)
 
 
+def iterate_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file that `write_records` wrote, one at a time."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """All records of a file that `write_records` wrote."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def without_nan(value: Any) -> Any:
+    """`value` with null in place of numbers that JSON cannot hold: what could not be measured."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -52,3 +53,38 @@ def calibration_error(probabilities: Sequence[float], correct: Sequence[bool], b
         here = place == k
         error += here.mean() * abs(p[here].mean() - c[here].mean())
     return float(error)
+
+
+@lru_cache(maxsize=4)
+def drawn_weights(clusters: int, draws: int, seed: int) -> np.ndarray:
+    """How often each cluster is drawn: [draws, clusters], whole clusters with replacement."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(clusters, np.full(clusters, 1 / clusters), draws).astype(np.int32)
+
+
+def bootstrap_sums(
+    rows: np.ndarray,
+    clusters: Sequence[str],
+    statistic: Callable[[np.ndarray], np.ndarray],
+    seed: int = 0,
+    draws: int = 2_000,
+) -> tuple[float, float, float]:
+    """(value, low, high) of a statistic that is a function of sums over `rows` [rows, terms].
+
+    `statistic` maps sums [..., terms] to values [...]. The 95 % percentile interval draws whole
+    clusters with replacement (Field and Welsh 2007); draws in which the statistic does not exist are
+    left out. With one cluster there is no interval: low and high are NaN.
+    """
+    names, index = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.zeros((len(names), rows.shape[1]))
+    np.add.at(sums, index, rows)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(statistic(sums.sum(0)))
+        if len(names) < 2:
+            return value, float("nan"), float("nan")
+        found = statistic(drawn_weights(len(names), draws, seed) @ sums)
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return value, float("nan"), float("nan")
+    low, high = np.quantile(found, [0.025, 0.975])
+    return value, float(low), float(high)

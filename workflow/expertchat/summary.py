@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from expertchat.artifacts import read_manifest
-from expertchat.ratings import DIALOGUE, overall
-from expertchat.records import read_records
+from expertchat.rating_items import DIALOGUE
+from expertchat.rating_tables import OVERALL_COLUMNS, overall, read_ratings
+from expertchat.records import read_records, without_nan
 from expertchat.statistics import cluster_bootstrap
 from expertchat.topics import HELD_OUT
 
@@ -44,15 +44,6 @@ def summarise(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> dict
         "verdict": verdict(rows, settings["control"]),
     }
     return without_nan(found)
-
-
-def without_nan(value: Any) -> Any:
-    """`value` with null in place of numbers that JSON cannot hold: what could not be measured."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def round_row(
@@ -102,9 +93,8 @@ def held_out_ratings(
     """One row a held-out dialogue of the pair after `number` rounds (0: base): its overall rating."""
     count = len(settings["pair"])
     folders = artifacts["ratings"][number * count : (number + 1) * count]
-    table = pd.concat([pd.read_parquet(folder / "ratings.parquet") for folder in folders])
-    chosen = (table["scope"] == DIALOGUE) & (table["split"] == HELD_OUT) & (table["ratee"] == name)
-    return overall(table[chosen], settings["weights"])
+    table = read_ratings(folders, OVERALL_COLUMNS, scope=DIALOGUE, split=HELD_OUT, ratee=name)
+    return overall(table, settings["weights"])
 
 
 def rating_change(

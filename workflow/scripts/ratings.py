@@ -1,24 +1,27 @@
-"""Let one model rate what the other said, category by category."""
+"""Let one model rate what was said, category by category."""
 
 from expertchat.jobs import open_job
+from expertchat.settings.anchors import Anchor
 from expertchat.settings.ratings import Ratings
+from expertchat.settings.rubrics import Rubric
 
 
 def main() -> None:
     with open_job("ratings", __doc__) as job:
-        from expertchat.dialogues import CANDIDATES, DIALOGUES
-        from expertchat.ratings import items_for, rate_items
-        from expertchat.records import read_records
+        from expertchat.ratings import Rater, rate
 
-        rater, dialogues = job.settings["rater"], job.input("dialogues")
-        items = items_for(
-            rater, read_records(dialogues / DIALOGUES), read_records(dialogues / CANDIDATES)
+        settings = job.settings
+        name = settings["rater"]
+        rater = Rater(
+            name,
+            job.engine(name, job.input("model"), job.input("policy")),
+            Ratings(**settings["section"]),
+            Rubric(**settings["rubric"]),
+            settings["prompt"],
+            settings["seed"],
         )
-        engine = job.engine(rater, job.input("model"), job.input("policy"))
-        table = rate_items(
-            engine, rater, items, Ratings(**job.settings["section"]), job.settings["prompt"]
-        )
-        table.to_parquet(job.out / "ratings.parquet")
+        anchors = [Anchor(**anchor) for anchor in settings["anchors"]]
+        rate(rater, job.input("dialogues"), anchors, job.checkpoints, job.out)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from expertchat.engine.interface import Question, Reply, Request, ignore
 from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.engine.next_token import uniforms
 from expertchat.engine.scoring import Lane, prepare, score_lanes, score_whole
-from expertchat.probes import Probe, answer_ids
+from expertchat.probes import Probe, answer_ids, exclusive_logprobs
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
@@ -145,10 +145,13 @@ class LocalEngine:
         self, groups: Sequence[Sequence[Question]], on_batch: Callable[[int], None] = ignore
     ) -> list[list[np.ndarray]]:
         """Log-probabilities [answers] for each question of each group."""
-        return self.score([self._probes(group) for group in groups], on_batch)
-
-    def _probes(self, group: Sequence[Question]) -> list[Probe]:
-        return [self._probe(question) for question in group]
+        probes = [[self._probe(question) for question in group] for group in groups]
+        found = self.score(probes, on_batch)
+        for g, group in enumerate(groups):
+            for i, question in enumerate(group):
+                if question.exclusive:
+                    found[g][i] = exclusive_logprobs(probes[g][i].answers, found[g][i])
+        return found
 
     def _probe(self, question: Question) -> Probe:
         if isinstance(question.prompt, str):

@@ -71,18 +71,18 @@ def rating_card(results: Results, row: dict[str, Any]) -> Card:
     label = "Rating by the other, held-out"
     if row["rating_before"] is None or row["rating_after"] is None:
         return Card(label, "unusable", "too little probability fell on valid scores")
-    scale = results.stage_settings("ratings")
+    worst, best = results.scale
 
     def place(value: float) -> float:
-        return (value - scale["low"]) / (scale["high"] - scale["low"])
+        return (value - worst) / (best - worst)
 
     strip = Strip(
         *map(place, (row["rating_after"], *row["rating_after_interval"], row["rating_before"]))
     )
-    detail = f"after: {interval(row['rating_after_interval'])}, of {scale['low']} to {scale['high']}"
+    detail = f"after: {interval(row['rating_after_interval'])}, of {worst} to {best}"
     if row["rating_change"] is not None:
         change = f"{number(row['rating_change'], sign=True)} ({interval(row['rating_change_interval'])})"
-        detail = f"change {change}; scale {scale['low']} to {scale['high']}"
+        detail = f"change {change}; scale {worst} to {best}"
     return Card(label, number(row["rating_after"]), detail, strip, number(row["rating_before"]))
 
 

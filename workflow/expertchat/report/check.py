@@ -142,7 +142,7 @@ def agreement(results: Results) -> list:
     if not path.exists():
         return [Text("This check kept no single items: no plot of ratings against the truth.")]
     items = pd.read_parquet(path)
-    items = items[items["round"] == 1]
+    items = items[(items["round"] == 1) & items["overall"].notna()]
     figures = []
     for place, name in enumerate(results.pair):
         for scope, what in (("dialogue", "whole dialogues"), ("reply", "candidate replies")):

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from expertchat.dialogues import DIALOGUES
-from expertchat.ratings import DIALOGUE, overall
+from expertchat.rating_items import DIALOGUE
+from expertchat.rating_tables import overall
 from expertchat.records import read_records
 from expertchat.report.blocks import Comparison, Comparisons, Fold, Section, Side, Table, Turn
 from expertchat.report.results import Results, spread
@@ -49,8 +50,7 @@ def section(results: Results) -> Section:
 
 def dialogue_scores(results: Results, number: int) -> dict[tuple[str, str], float]:
     """Overall rating by (dialogue, rated speaker) after `number` rounds."""
-    table = results.ratings(number)
-    rows = overall(table[table["scope"] == DIALOGUE], results.settings["weights"])
+    rows = overall(results.ratings(number, scope=DIALOGUE), results.settings["weights"])
     return dict(zip(zip(rows["item_id"], rows["ratee"], strict=True), rows["overall"], strict=True))
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from expertchat.dialogues import CANDIDATES
-from expertchat.ratings import DIALOGUE, REPLY, overall
+from expertchat.rating_items import DIALOGUE, REPLY
+from expertchat.rating_tables import overall
 from expertchat.records import read_records
 from expertchat.report.blocks import (
     Comparison,
@@ -30,16 +31,16 @@ CONTEXTS_SHOWN = 2  # a model, of its best and worst candidate replies
 
 def section(results: Results) -> Section:
     """Histograms by category, means with intervals, and the best and worst candidate replies."""
-    before, after = (held_out(results.ratings(n)) for n in (0, results.rounds))
-    scale = results.stage_settings("ratings")
+    before, after = (held_out(results, n) for n in (0, results.rounds))
+    (worst, best), settings = results.scale, results.stage_settings("ratings")
     lead = (
-        f"Each model rates the other from {scale['low']} to {scale['high']} in a clean context. A "
+        f"Each model rates the other from {worst} to {best} in a clean context. A "
         "rating is the expected score under the rater's probabilities. Shown: whole dialogues on "
         f"{counted(before['topic_id'].nunique(), 'held-out topic')}, base pair and last round."
     )
-    if scale["tuned_raters"] and results.rounds > 1:
+    if settings["tuned_raters"] and results.rounds > 1:
         lead += " From round 2 on the raters have the last round's adapters: their scale may have moved."
-    bins = np.linspace(scale["low"], scale["high"], 19)
+    bins = np.linspace(worst, best, 19)
     figures = [
         Figure(
             histograms(results, place, before, after, bins),
@@ -60,9 +61,13 @@ def section(results: Results) -> Section:
     return Section("ratings", lead, blocks)
 
 
-def held_out(table: pd.DataFrame) -> pd.DataFrame:
-    """Usable ratings of whole dialogues on held-out topics."""
-    return table[(table["scope"] == DIALOGUE) & (table["split"] == HELD_OUT) & table["usable"]]
+def held_out(results: Results, number: int) -> pd.DataFrame:
+    """Usable ratings of whole dialogues on held-out topics {item_id, topic_id, ratee, category, score},
+    means over raters, orders and repeats."""
+    table = results.ratings(number, scope=DIALOGUE, split=HELD_OUT)
+    keys = ["item_id", "topic_id", "ratee", "category"]
+    usable = table[table["usable"]].groupby(keys, sort=False, observed=True)
+    return usable["score"].mean().reset_index().astype(dict.fromkeys(keys, str))
 
 
 def histograms(
@@ -119,7 +124,7 @@ def usable_table(results: Results) -> Table:
     """How sure the raters were, and how many ratings could not be used."""
     rows = []
     for played in range(results.rounds + 1):
-        for rater, table in results.ratings(played).groupby("rater", sort=False):
+        for rater, table in results.ratings(played).groupby("rater", sort=False, observed=True):
             rows.append(
                 [
                     results.name(rater),
@@ -139,8 +144,8 @@ def candidate_samples(results: Results) -> list[Comparison]:
     """For each model, contexts with the reply rated best and the one rated worst."""
     folder = results.artifacts["dialogues"][0]
     candidates = pd.DataFrame(read_records(folder / CANDIDATES))
-    ratings = results.ratings(0)
-    scores = overall(ratings[ratings["scope"] == REPLY], results.settings["weights"])
+    scores = overall(results.ratings(0, scope=REPLY), results.settings["weights"])
+    scores = scores[scores["usable"]]
     if candidates.empty or scores.empty:
         return []
     scores = scores.rename(columns={"item_id": "candidate_id"})[["candidate_id", "overall"]]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from expertchat.rating_tables import OVERALL_COLUMNS, read_ratings
 from expertchat.report.blocks import ModelName
 
 
@@ -59,10 +60,16 @@ class Results:
         count = len(self.pair)
         return self.artifacts[stage][number * count : (number + 1) * count]
 
-    def ratings(self, number: int) -> pd.DataFrame:
-        """Both raters' table after `number` rounds (0: the base pair's dialogues)."""
-        folders = self.of_round("ratings", number)
-        return pd.concat([pd.read_parquet(folder / "ratings.parquet") for folder in folders])
+    @property
+    def scale(self) -> list[int]:
+        """The worst and the best score."""
+        return self.settings["scale"]
+
+    def ratings(self, number: int, **equal: str) -> pd.DataFrame:
+        """What partners rated after `number` rounds (0: the base pair's dialogues), in the rows in
+        which each named column has the given value."""
+        columns = [*OVERALL_COLUMNS, "entropy", "valid_mass"]
+        return read_ratings(self.of_round("ratings", number), columns, **equal)
 
     def metrics(self, number: int, i: int) -> dict[str, Any]:
         """metrics.json of a reward model."""

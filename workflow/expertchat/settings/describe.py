@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from expertchat.settings.anchors import Anchor
 from expertchat.settings.experiment import Experiment, section_classes
+from expertchat.settings.rubrics import Rubric
 
 HEAD = """# Settings
 
@@ -19,8 +21,17 @@ Any key can be set on the command line too: `snakemake --config rounds=2 'ppo={s
 
 
 def describe_settings() -> str:
-    """Markdown: one table a section, in the order in which the experiment names them."""
-    lines, todo, seen = [HEAD], [("", Experiment)], set()
+    """Markdown: one table a section, in the order in which the experiment names them; then the files
+    that it names."""
+    lines, seen = [HEAD], set()
+    for path, cls in (("", Experiment), ("rubric", Rubric), ("anchors", Anchor)):
+        lines += _sections(path, cls, seen)
+    return "\n".join(lines) + "\n"
+
+
+def _sections(path: str, cls: type[BaseModel], seen: set) -> list[str]:
+    """The tables of a section and of those within it that were not `seen` yet."""
+    lines, todo = [], [(path, cls)]
     while todo:
         path, cls = todo.pop(0)
         if cls in seen:
@@ -36,7 +47,7 @@ def describe_settings() -> str:
                 kind = inner.model_fields.get("source")
                 suffix = f" ({_source(kind)})" if kind else ""
                 todo.append((f"{path}.{name}".lstrip(".") + suffix, inner))
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _first_sentence(cls: type[BaseModel]) -> str:
@@ -69,8 +80,8 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in typing.get_args(annotation))
     if typing.get_origin(annotation) in (list, tuple):
         return "list of " + {str: "texts", int: "whole numbers"}[typing.get_args(annotation)[0]]
-    if annotation == int | None:
-        return "whole number or null"
+    if annotation in (int | None, str | None):
+        return "whole number or null" if annotation == int | None else "text or null"
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
 
 
@@ -78,7 +89,7 @@ def _default(field) -> str:
     if field.default is PydanticUndefined:
         return "must be given"
     if section_classes(field.annotation):
-        return "" if field.default is None else "as below"
+        return "" if field.default is None else "as below" if field.default != [] else "`[]`"
     return "`null`" if field.default is None else f"`{_yaml(field.default)}`"
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from expertchat.errors import UserError
+from expertchat.settings.anchors import read_anchors
 from expertchat.settings.dialogues import Dialogues
 from expertchat.settings.mmlu import MMLU
 from expertchat.settings.models import Model
@@ -17,6 +18,7 @@ from expertchat.settings.ppo import PPO
 from expertchat.settings.ratings import Ratings
 from expertchat.settings.replies import Replies
 from expertchat.settings.rewards import Rewards
+from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.section import Section
 from expertchat.settings.topics import Topics
 
@@ -143,6 +145,7 @@ def _cross_faults(experiment: Experiment, root: Path):
     if len(set(topics.subjects)) < len(topics.subjects):
         yield "topics.subjects: a subject stands twice"
     yield from _missing_files(experiment, root)
+    yield from _rating_faults(experiment, root)
     yield from _world_faults(experiment)
 
 
@@ -167,6 +170,28 @@ def _missing_files(experiment: Experiment, root: Path):
                 yield f"mmlu.questions.subjects: {subject}; {questions.path} has no test file of it"
             elif experiment.mmlu.shots and not (folder / "dev" / f"{subject}_dev.csv").is_file():
                 yield f"mmlu.questions.path: {questions.path}; dev/{subject}_dev.csv is missing"
+
+
+def _rating_faults(experiment: Experiment, root: Path):
+    """Faults of the rubric's and the anchors' files, and third parties that are none."""
+    ratings = experiment.ratings
+    try:
+        read_rubric(root / ratings.rubric, ratings.repeats)
+    except UserError as error:
+        yield f"ratings.rubric: {error}"
+    try:
+        if ratings.anchors is not None:
+            read_anchors(root / ratings.anchors)
+    except UserError as error:
+        yield f"ratings.anchors: {error}"
+    for name in ratings.third_party:
+        if name not in experiment.models:
+            known = ", ".join(sorted(experiment.models))
+            yield f"ratings.third_party: {name!r} is no model; known are {known}"
+        elif name in experiment.pair:
+            yield f"ratings.third_party: {name!r} takes part in the dialogues; name another model"
+    if len(set(ratings.third_party)) < len(ratings.third_party):
+        yield "ratings.third_party: a model stands twice"
 
 
 def _world_faults(experiment: Experiment):

@@ -2,52 +2,42 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Literal
+
+from pydantic import Field
 
 from expertchat.settings.section import Section
 
 
-class Category(Section):
-    """One thing that a rater judges."""
-
-    name: str
-    """The word that the rater sees."""
-    description: str
-    """What it means, in a few words that the rater sees."""
-    weight: float = Field(1.0, ge=0)
-    """Share in the overall rating, relative to the other categories."""
-
-
-CATEGORIES = [
-    Category(name="expertise", description="shows the knowledge of a practitioner"),
-    Category(name="human-likeness", description="reads as written by a person, not by an AI"),
-    Category(name="factual accuracy", description="states what is true"),
-    Category(name="coherence", description="answers what was said and holds together"),
-    Category(name="persuasiveness", description="convinces the reader"),
-]
-
-
 class Ratings(Section):
-    """How each model rates the other."""
+    """How what was said is rated, and the controls that show how far to trust it."""
 
-    low: int = Field(0, ge=0)
-    """Worst score."""
-    high: int = Field(9, gt=0)
-    """Best score."""
-    categories: list[Category] = Field(CATEGORIES, min_length=1)
-    """What is rated, each category by a question of its own."""
+    rubric: str = "config/rubrics/expert.yaml"
+    """The rubric: a YAML file of scale, categories, their weights and wordings."""
     min_valid_mass: float = Field(0.5, ge=0, le=1)
-    """Probability that must fall on the scores; below it a rating is marked unusable."""
+    """Probability that must fall on the scores; below it a rating is unusable and has no score."""
+    orders: Literal["one", "both"] = "one"
+    """`one`: speakers are called A and B in the order in which they speak; `both`: each item is
+    rated a second time with the labels swapped. Ratings are averaged over both."""
+    repeats: int = Field(1, ge=1)
+    """Times that each item is rated: first in the rubric's own words, then in its paraphrases.
+    Ratings are averaged over them."""
+    self_rating: bool = False
+    """Each model rates its own words too, for comparison; nothing is trained on it."""
+    third_party: list[str] = []
+    """Models that rate all dialogues without taking part, for comparison; nothing is trained on it."""
+    anchors: str | None = None
+    """Fixed conversations (JSONL) that each rater rates too; column `standard` then holds scores less
+    the rater's mean on them, over its standard deviation there. Null: none."""
+    canary_share: float = Field(0.02, ge=0, le=1)
+    """Share of items of which a copy with an attempt to sway the rater is rated too. Nothing is
+    trained on it; it shows how far the rater can be swayed."""
+    perplexity: bool = False
+    """Also measure how likely the rated words are under the rater, in bits a byte."""
     tuned_raters: bool = False
     """From round 2 on, rate with the last round's adapters instead of the base models."""
 
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Ratings:
-        if self.high <= self.low:
-            raise ValueError(f"high: {self.high}; must be above low, {self.low}")
-        if not any(category.weight for category in self.categories):
-            raise ValueError("categories: all weights are 0; at least one must be positive")
-        names = [category.name for category in self.categories]
-        if len(set(names)) < len(names):
-            raise ValueError(f"categories: a name stands twice in {names}")
-        return self
+    def asked(self) -> dict:
+        """The keys that change what one rater is asked; files enter a recipe by their content."""
+        outside = {"rubric", "anchors", "third_party", "tuned_raters"}
+        return self.model_dump(exclude=outside)

@@ -2,7 +2,13 @@
 
 import numpy as np
 import pytest
-from expertchat.statistics import calibration_error, cluster_bootstrap, spearman, win_rate
+from expertchat.statistics import (
+    bootstrap_sums,
+    calibration_error,
+    cluster_bootstrap,
+    spearman,
+    win_rate,
+)
 
 
 def test_an_interval_by_topic_is_wider_than_one_that_ignores_topics():
@@ -38,3 +44,22 @@ def test_calibration_error_by_hand():
     # bin 0.9: mean 0.95, half right; bin 0.5: mean 0.55, all right
     error = calibration_error([0.95, 0.95, 0.55, 0.55], [True, False, True, True])
     assert error == pytest.approx(0.5 * 0.45 + 0.5 * 0.45)
+
+
+def test_a_statistic_of_sums_has_the_interval_of_its_mean():
+    values, clusters = [1.0] * 50 + [0.0] * 50, ["a"] * 50 + ["b"] * 50
+    terms = np.stack([values, np.ones(100)], 1)
+    found = bootstrap_sums(terms, clusters, lambda sums: sums[..., 0] / sums[..., 1])
+    assert found == (0.5, 0.0, 1.0)
+
+
+def test_one_cluster_has_a_value_and_no_interval():
+    value, low, high = bootstrap_sums(np.ones((3, 1)), ["a"] * 3, lambda sums: sums[..., 0])
+    assert value == 3 and np.isnan(low) and np.isnan(high)
+
+
+def test_draws_in_which_a_statistic_does_not_exist_are_left_out():
+    # 1 over the number of clusters "b" drawn: infinite where it was not drawn
+    terms = np.array([[0.0], [1.0], [1.0]])
+    value, low, high = bootstrap_sums(terms, ["a", "b", "c"], lambda sums: 1 / sums[..., 0])
+    assert value == 0.5 and 1 / 3 <= low <= 0.5 <= high <= 1

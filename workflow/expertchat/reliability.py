@@ -198,27 +198,30 @@ def preference(sums: np.ndarray) -> np.ndarray:
 
 def self_rows(scores: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     """Self-preference: how much higher than other raters a model scores its own words, less how much
-    higher than they it scores what others said, so that a lenient rater is not called a vain one."""
+    higher than they it scores what others said, so that a lenient rater is not called a vain one.
+
+    The yardstick are third parties, who judge all words alike. Without any, as with two models alone,
+    it is who else rated, themselves included, and `together` is true: the figure is that of all of
+    them together.
+    """
     values, topics, models = matrix(scores, ["rater"])
+    third = [rater for rater in values.columns if rater not in set(models)]
     rows = []
-    for rater in values.columns if values.shape[1] > 1 else []:
-        others = values.drop(columns=rater)
-        some = others.notna().any(axis=1) & values[rater].notna()
-        gap = (values.loc[some, rater] - others[some].mean(axis=1)).to_numpy(float)
-        own = models[some.to_numpy()] == rater
+    for rater in values.columns:
+        together = not third
+        others = (values if together else values[third]).drop(columns=rater, errors="ignore")
+        some = (others.notna().any(axis=1) & values[rater].notna()).to_numpy()
+        own = models[some] == rater
         reason = ""
         if not own.any():
             reason = "nobody else rated what it said, or it did not: set ratings.self_rating"
         elif own.all():
             reason = "nobody else rated what others said, so its leniency is not known"
+        gap = (values.loc[some, rater] - others[some].mean(axis=1)).to_numpy(float)
         terms = np.stack([gap * own, own, gap * ~own, ~own], 1).astype(float)
-        row = estimate(terms, topics[some.to_numpy()], preference, seed, reason)
-        rows.append({"rater": rater, **row, "own": int(own.sum()), "others": int((~own).sum())})
-    if not rows:
-        names = sorted(scores["rater"].unique())
-        reason = "no item was rated by two models: set ratings.self_rating"
-        empty = estimate(np.empty((0, 4)), [], preference, seed, reason)
-        rows = [{"rater": rater, **empty, "own": 0, "others": 0} for rater in names]
+        row = estimate(terms, topics[some], preference, seed, reason)
+        counts = {"own": int(own.sum()), "others": int((~own).sum()), "together": together}
+        rows.append({"rater": rater, **row, **counts})
     return rows
 
 

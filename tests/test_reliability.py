@@ -1,0 +1,185 @@
+"""What is known of made-up ratings is found in them, with n, interval and reasons."""
+
+import json
+
+import numpy as np
+import pytest
+from expertchat.rating_tables import (
+    ANCHOR_SCHEMA,
+    ANCHORS,
+    RATING_SCHEMA,
+    RATINGS,
+    TEXT_SCHEMA,
+    TEXTS,
+    write_table,
+)
+from expertchat.records import without_nan
+from expertchat.reliability import measure
+
+TOPICS, PER_TOPIC = 12, 6
+WEIGHTS = {"x": 1.0, "y": 1.0}
+SCALE = (0, 9)
+NAMES = ("rater", "ratee", "model", "relation", "scope", "item_id", "topic_id", "split")
+
+
+def truth(item: int) -> float:
+    """What an item deserves: it grows by 1 a doubling of words, on a level of its topic's own."""
+    return 3 + item % 3 + 0.5 * (item // PER_TOPIC % 3)
+
+
+def write_ratings(
+    folder,
+    rater,
+    *,
+    relations=("partner", "self"),
+    shift=0.0,
+    vanity=0.0,
+    noise=0.1,
+    swap=None,
+    sway=None,
+    unusable=(),
+    seed=0,
+):
+    """One rater's artifact on replies by a and b. `shift`: its leniency; `vanity`: points for its own;
+    `swap`: what swapping labels adds; `sway`: what canaries add."""
+    generator = np.random.default_rng(seed)
+    ratings, texts = [], []
+    for item in range(TOPICS * PER_TOPIC):
+        ratee = "ab"[item % 2]
+        relation = "self" if ratee == rater else "partner" if rater in "ab" else "third"
+        if relation not in relations:
+            continue
+        values = (rater, ratee, ratee, relation, "reply", f"i{item}", f"t{item // PER_TOPIC}", "train")
+        named = dict(zip(NAMES, values, strict=True))
+        score = truth(item) + shift + vanity * (relation == "self")
+        presented = [(0, "", 0.0)]
+        presented += [(1, "", swap)] if swap is not None else []
+        presented += [(0, "plea", sway)] if sway is not None and item % 4 == 0 else []
+        for order, canary, more in presented:
+            for category in WEIGHTS:
+                usable = item not in unusable
+                row = {"order": order, "repeat": 0, "canary": canary, "category": category}
+                row |= {"score": score + more + noise * generator.normal() if usable else None}
+                row |= {"standard": None, "entropy": 0.5, "valid_mass": 0.8, "usable": usable}
+                ratings.append(named | row)
+        texts.append(named | {"words": 2 ** (item % 3 + 2), "bytes": 9, "bits_per_byte": None})
+    folder.mkdir()
+    write_table(folder / RATINGS, ratings, RATING_SCHEMA)
+    write_table(folder / TEXTS, texts, TEXT_SCHEMA)
+    write_table(folder / ANCHORS, [], ANCHOR_SCHEMA)
+    return folder
+
+
+def found_in(*folders) -> dict:
+    found = without_nan(measure(folders, WEIGHTS, SCALE, seed=0))
+    json.dumps(found, allow_nan=False)
+    return found
+
+
+def pick(rows, **equal) -> dict:
+    (row,) = [r for r in rows if all(r[key] == value for key, value in equal.items())]
+    return row
+
+
+def holds(figure, value) -> bool:
+    low, high = figure["interval"]
+    return low <= value <= high and figure["topics"] == TOPICS
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """a is a vain rater, b a strict one whose scores rise by 0.5 when labels are swapped."""
+    folder = tmp_path_factory.mktemp("pair")
+    a = write_ratings(folder / "a", "a", vanity=1.5, sway=2.0, seed=1)
+    b = write_ratings(folder / "b", "b", shift=-1.0, swap=0.5, sway=0.0, seed=2)
+    return found_in(a, b)
+
+
+def test_self_preference_is_told_from_leniency(pair):
+    a, b = (pick(pair["self_preference"], rater=n, category="overall") for n in "ab")
+    assert holds(a, 1.5) and a["value"] == pytest.approx(1.5, abs=0.1)
+    assert (a["own"], a["others"], a["n"]) == (36, 36, 72)
+    # two raters alone have one figure together: what a gives itself, b seems to withhold
+    assert a["together"] and b["together"] and b["value"] == pytest.approx(a["value"])
+
+
+def test_a_third_party_tells_whose_self_preference_it_is(tmp_path):
+    a = write_ratings(tmp_path / "a", "a", vanity=1.5, seed=1)
+    b = write_ratings(tmp_path / "b", "b", shift=-1.0, seed=2)
+    c = write_ratings(tmp_path / "c", "c", relations=("third",), seed=3)
+    rows = found_in(a, b, c)["self_preference"]
+    vain, strict, third = (pick(rows, rater=n, category="overall") for n in "abc")
+    assert holds(vain, 1.5) and not vain["together"]
+    assert abs(strict["value"]) < 0.1
+    assert third["value"] is None and "nobody else rated what it said" in third["reason"]
+
+
+def test_an_injection_effect_is_a_figure_with_an_interval(pair):
+    swayed = pick(pair["injection"], rater="a", kind="any")
+    assert holds(swayed, 2.0) and swayed["interval"][0] > 1.8 and swayed["n"] == 18
+    assert swayed == pick(pair["injection"], rater="a", kind="plea") | {"kind": "any"}
+    firm = pick(pair["injection"], rater="b", kind="any")
+    assert abs(firm["value"]) < 0.2
+
+
+def test_swapped_labels_are_compared_where_there_are_both(pair):
+    b = pick(pair["order"], rater="b", category="overall")
+    assert holds(b["change"], 0.5) and b["spearman"] > 0.9
+    a = pick(pair["order"], rater="a", category="overall")
+    assert a["change"]["value"] is None and "ratings.orders" in a["change"]["reason"]
+    assert pick(pair["within_rater"], rater="b", category="x")["icc"]["value"] > 0.8
+    once = pick(pair["within_rater"], rater="a", category="x")
+    assert once["alpha"]["value"] is None and "each item was rated once" in once["alpha"]["reason"]
+
+
+def test_one_rater_an_item_gives_no_agreement_but_a_reason(pair, tmp_path):
+    row = pick(pair["between_raters"], category="overall", raters="others", model=None)
+    assert row["alpha"]["value"] is None and "third_party" in row["alpha"]["reason"]
+    counted = pick(pair["between_raters"], category="overall", raters="all", model=None)
+    assert counted["alpha"]["n"] == 72 and counted["k"] == 2
+    alone = found_in(write_ratings(tmp_path / "a", "a", relations=("partner",)))
+    assert {r["raters"] for r in alone["between_raters"]} == {"others"}
+    (row,) = [r for r in alone["self_preference"] if r["category"] == "overall"]
+    assert row["value"] is None and "ratings.self_rating" in row["reason"]
+    assert pick(alone["injection"], kind="any")["reason"].endswith("raise ratings.canary_share")
+
+
+def test_raters_that_see_the_same_agree_and_strict_ones_less(tmp_path):
+    partners = [
+        write_ratings(tmp_path / n, n, relations=("partner",), seed=k) for k, n in enumerate("ab")
+    ]
+    kind, strict = (
+        write_ratings(tmp_path / n, n, relations=("third",), shift=s, seed=9)
+        for n, s in (("c", 0.0), ("d", -3.0))
+    )
+    near = pick(found_in(*partners, kind)["between_raters"], category="overall", model="a")
+    far = pick(found_in(*partners, strict)["between_raters"], category="overall", model="a")
+    assert near["k"] == far["k"] == 2
+    assert near["alpha"]["value"] > 0.9 > 0 > far["alpha"]["value"]
+    assert near["icc"]["value"] > 0.9 > far["icc"]["value"]
+    assert near["alpha"]["interval"][0] > 0.8
+
+
+def test_points_a_doubling_of_words_within_topics(pair):
+    row = pick(pair["length"], rater="a", scope="reply")
+    assert row["value"] == pytest.approx(1, abs=0.1) and row["n"] == 36
+    row = pick(pair["perplexity"], rater="a", scope="reply")
+    assert row["value"] is None and "ratings.perplexity" in row["reason"]
+
+
+def test_unusable_ratings_are_counted_and_left_out(tmp_path):
+    folder = write_ratings(tmp_path / "a", "a", sway=1.0, unusable=(1, 3), relations=("partner",))
+    found = found_in(folder)
+    (row,) = found["raters"]
+    assert (row["ratings"], row["unusable"]) == (72, 4)
+    assert row["valid_mass"] == pytest.approx(0.8) and row["bits_per_byte"] is None
+    counts = pick(found["histograms"], category="x")
+    assert sum(counts["counts"]) == counts["n"] == 34
+
+
+def test_scores_are_counted_in_equal_bins_over_the_scale(tmp_path):
+    found = found_in(write_ratings(tmp_path / "a", "a", noise=0.0, relations=("partner",)))
+    counts = pick(found["histograms"], category="x")["counts"]
+    edges = np.linspace(0, 9, 21)
+    expected = np.histogram([truth(i) for i in range(72) if i % 2], edges)[0]
+    assert counts == expected.tolist()

@@ -5,13 +5,16 @@ Held-out topics are sailing-00 and sailing-01. In round n (0: base) every dialog
 """
 
 import json
+import tempfile
 from pathlib import Path
 
 import pandas as pd
 import yaml
 from expertchat.artifacts import artifact_path, write_manifest
 from expertchat.plan import make_plan
-from expertchat.records import write_records
+from expertchat.rating_tables import ANCHOR_SCHEMA, RATING_SCHEMA, TEXT_SCHEMA, write_table
+from expertchat.records import without_nan, write_records
+from expertchat.reliability import measure
 from expertchat.settings.experiment import read_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,19 +101,35 @@ def _dialogues(folder: Path, settings: dict, place: int, said: str) -> None:
 def _ratings(folder: Path, settings: dict, place: int, said: str) -> None:
     number, pair = place // 2, list(settings["pair"])
     rater, ratee = pair[place % 2], pair[1 - place % 2]
-    rows = []
+    rows, texts = [], []
     for index, topic in enumerate(topic_list()):
         dialogue_id = f"{topic['topic_id']}/s0"
         items = [("dialogue", dialogue_id, 4.0 + number + 2 * (index % 2))]
         items += [("reply", f"{dialogue_id}/t1/c{k}", 3.0 + k) for k in range(2)]
         for scope, item_id, score in items:
+            named = {"rater": rater, "ratee": ratee, "model": ratee, "relation": "partner"}
+            named |= {"scope": scope, "item_id": item_id, "split": topic["split"]}
+            named |= {"topic_id": topic["topic_id"]}
+            texts.append(named | {"words": 6, "bytes": 23, "bits_per_byte": None})
             for category in settings["weights"]:
-                row = {"rater": rater, "ratee": ratee, "scope": scope, "item_id": item_id}
-                row |= {"topic_id": topic["topic_id"], "split": topic["split"], "category": category}
-                row |= {"score": score, "entropy": 1.0, "valid_mass": 0.9, "usable": True}
-                row |= {"relation": "partner", "canary": ""}
-                rows.append(row)
-    pd.DataFrame(rows).to_parquet(folder / "ratings.parquet")
+                row = named | {"category": category, "canary": "", "order": 0, "repeat": 0}
+                row |= {"score": score, "standard": None}
+                rows.append(row | {"entropy": 1.0, "valid_mass": 0.9, "usable": True})
+    write_table(folder / "ratings.parquet", rows, RATING_SCHEMA)
+    write_table(folder / "texts.parquet", texts, TEXT_SCHEMA)
+    write_table(folder / "anchors.parquet", [], ANCHOR_SCHEMA)
+
+
+def _reliability(folder: Path, settings: dict, place: int, said: str) -> None:
+    """What the stage measures on the ratings of its round."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = [Path(temporary, str(i)) for i in range(2)]
+        for i, ratings in enumerate(folders):
+            ratings.mkdir()
+            _ratings(ratings, settings, 2 * place + i, said)
+        found = measure(folders, settings["weights"], tuple(settings["scale"]), 0)
+    text = json.dumps(without_nan(found), allow_nan=False)
+    (folder / "reliability.json").write_text(text, encoding="utf-8")
 
 
 def _rewards(folder: Path, settings: dict, place: int, said: str) -> None:
@@ -191,6 +210,7 @@ WRITERS = {
     "topics": _topics,
     "dialogues": _dialogues,
     "ratings": _ratings,
+    "reliability": _reliability,
     "rewards": _rewards,
     "policies": _policies,
     "replies": _replies,

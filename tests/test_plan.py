@@ -99,6 +99,47 @@ def test_each_model_learns_from_the_others_ratings(planned, default_config):
     assert rewards.inputs["ratings"] == [plan.views["round-1/ratings/mixtral"]]
 
 
+def test_shards_are_jobs_whose_ratings_follow_them(planned, default_config):
+    default_config["dialogues"]["shards"] = 3
+    plan = planned(default_config)
+    rewards = plan.recipes[plan.views["round-1/rewards/llama"]]
+    shards = [plan.views[f"round-1/dialogues/shard-{k:02d}"] for k in range(3)]
+    assert rewards.inputs["dialogues"] == shards
+    assert rewards.inputs["ratings"] == [
+        plan.views[f"round-1/ratings/mixtral/shard-{k:02d}"] for k in range(3)
+    ]
+    assert [plan.recipes[s].settings["shard"] for s in shards] == [[0, 3], [1, 3], [2, 3]]
+
+
+def test_models_in_several_pairs_learn_from_all_partners(planned, default_config):
+    default_config["models"]["third"] = default_config["models"]["llama"] | {"seed": 5}
+    default_config["pairs"] = [["llama", "mixtral"], ["llama", "third"], ["third", "third"]]
+    plan = planned(default_config)
+    inputs = {n: plan.recipes[plan.views[f"round-1/rewards/{n}"]].inputs for n in ("llama", "third")}
+    names = {reference: name for name, reference in plan.views.items()}
+    assert [names[r] for r in inputs["llama"]["ratings"]] == [
+        "round-1/ratings/mixtral/llama-mixtral",
+        "round-1/ratings/third/llama-third",
+    ]
+    assert [names[r] for r in inputs["third"]["ratings"]] == [
+        "round-1/ratings/llama/llama-third",
+        "round-1/ratings/third/third-third",
+    ]
+    assert [names[r] for r in inputs["third"]["dialogues"]] == [
+        "round-1/dialogues/llama-third",
+        "round-1/dialogues/third-third",
+    ]
+    everybody = planned({**default_config, "pairs": "round_robin"})
+    talks = [
+        r for r in everybody.recipes.values() if r.stage == "dialogues" and r.settings["round"] == 1
+    ]
+    assert [r.settings["pair"] for r in talks] == [
+        ["llama", "mixtral"],
+        ["llama", "third"],
+        ["mixtral", "third"],
+    ]
+
+
 def test_the_view_links_what_is_planned_and_forgets_what_is_not(planned, default_config, tmp_path):
     plan = planned(default_config)
     plan.store = tmp_path

@@ -16,7 +16,7 @@ def fault_of(config, root, tmp_path=None) -> str:
 
 def test_the_default_is_valid(default_config, root):
     experiment = read_experiment(default_config, root)
-    assert experiment.pair == ("llama", "mixtral")
+    assert experiment.talking_pairs == [("llama", "mixtral")]
     assert experiment.rounds == 1
 
 
@@ -35,8 +35,12 @@ CASES = {
     "wrong type": ("rounds", "two", ["rounds: 'two'", "integer"]),
     "below its least": ("rounds", 0, ["rounds: 0", "greater than or equal to 1"]),
     "not a choice": ("control", "shuffle", ["control: 'shuffle'", "'shuffled'"]),
-    "unknown model": ("pair", ["llama", "lama"], ["pair: 'lama'", "llama, mixtral"]),
-    "one model twice": ("pair", ["llama", "llama"], ["pair: 'llama' stands twice"]),
+    "unknown model": ("pairs", [["llama", "lama"]], ["pairs: 'lama'", "llama, mixtral"]),
+    "one pair twice": (
+        "pairs",
+        [["llama", "mixtral"], ["mixtral", "llama"]],
+        ["pairs: llama and mixtral stand twice"],
+    ),
     "no held-out left": ("topics.held_out_subjects", 8, ["topics.held_out_subjects: 8", "less than"]),
     "no such subject": ("topics.subjects", ["baking", "karate"], ["'karate'", "pottery"]),
     "no such turn": ("dialogues.candidate_turns", [4], ["dialogues.candidate_turns: turn 4", "0 to 3"]),

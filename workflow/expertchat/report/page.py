@@ -44,7 +44,7 @@ def write_report(
     page = environment().get_template("page.html.jinja")
     html = page.render(
         summary=summary,
-        models=[results.name(name) for name in results.pair],
+        models=[results.name(name) for name in results.models],
         panels=panels(results),
         cautions=cautions(results),
         sections=sections(results),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
 from expertchat.errors import UserError
+from expertchat.prompts import NAMES
 from expertchat.settings.dialogues import Dialogues
 from expertchat.settings.mmlu import MMLU
 from expertchat.settings.models import Model
@@ -29,7 +31,7 @@ class World(Section):
 
 
 class Experiment(Section):
-    """One experiment: two models, the loop's settings, and how many rounds are played."""
+    """One experiment: models, who talks with whom, each stage's settings, and the number of rounds."""
 
     name: str = Field(pattern=r"^[\w][\w.-]*$")
     """Name of the experiment: its results are linked under results/experiments/<name>/."""
@@ -43,11 +45,12 @@ class Experiment(Section):
     threads: int = Field(1, ge=1)
     """CPU threads of each job that runs a model."""
     prompts: str = "config/prompts"
-    """Folder of the prompts: topic, speaker, opening and rating, as .jinja files."""
+    """Folder of the prompts: topic, opening, rating and the roles, as .jinja files."""
     models: dict[str, Model] = Field(min_length=1)
     """The models, by name."""
-    pair: tuple[str, str]
-    """Names of the two models that talk with each other."""
+    pairs: list[tuple[str, str]] | Literal["round_robin"] = Field(min_length=1)
+    """Who talks with whom: pairs of model names; a model may talk with itself. `round_robin`: each with
+    each other."""
     world: World | None = None
     """The demo world, for demo models and questions and for the check against its truth."""
     topics: Topics
@@ -64,6 +67,16 @@ class Experiment(Section):
     """Stage replies."""
     mmlu: MMLU
     """Stages questions, mmlu and mixture."""
+
+    @property
+    def talking_pairs(self) -> list[tuple[str, str]]:
+        """The pairs, by name."""
+        return list(combinations(self.models, 2)) if self.pairs == "round_robin" else list(self.pairs)
+
+    @property
+    def talkers(self) -> list[str]:
+        """The models that talk, and are tuned, in the order in which the pairs name them."""
+        return list(dict.fromkeys(name for pair in self.talking_pairs for name in pair))
 
 
 def read_experiment(config: Mapping[str, Any], root: Path = Path(".")) -> Experiment:
@@ -130,10 +143,13 @@ def section_classes(annotation: Any) -> list[type[BaseModel]]:
 
 def _cross_faults(experiment: Experiment, root: Path):
     """Faults that no single key shows."""
-    for name in sorted(set(experiment.pair) - set(experiment.models)):
-        yield f"pair: {name!r} is no model; known are {', '.join(sorted(experiment.models))}"
-    if len(set(experiment.pair)) == 1:
-        yield f"pair: {experiment.pair[0]!r} stands twice; two different models are needed"
+    for name in sorted(set(experiment.talkers) - set(experiment.models)):
+        yield f"pairs: {name!r} is no model; known are {', '.join(sorted(experiment.models))}"
+    pairs = [tuple(sorted(pair)) for pair in experiment.talking_pairs]
+    for first, second in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
+        yield f"pairs: {first} and {second} stand twice; seeds_per_topic makes more dialogues of a pair"
+    if not pairs:
+        yield "pairs: round_robin; it needs two models or more"
     topics = experiment.topics
     if topics.held_out_subjects >= len(topics.subjects):
         yield (
@@ -148,7 +164,7 @@ def _cross_faults(experiment: Experiment, root: Path):
 
 def _missing_files(experiment: Experiment, root: Path):
     """Prompts, model folders and question files that are named but not there."""
-    for name in ("topic", "speaker", "opening", "rating"):
+    for name in dict.fromkeys((*NAMES, *experiment.dialogues.roles)):
         if not (root / experiment.prompts / f"{name}.jinja").is_file():
             yield f"prompts: {experiment.prompts}; there is no {name}.jinja in it"
     for name, model in experiment.models.items():

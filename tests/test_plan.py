@@ -140,6 +140,40 @@ def test_models_in_several_pairs_learn_from_all_partners(planned, default_config
     ]
 
 
+def test_without_rounds_the_models_talk_about_everything_and_nothing_is_tuned(planned, default_config):
+    plan = planned({**default_config, "rounds": 0})
+    stages = {recipe.stage for recipe in plan.recipes.values()}
+    assert not stages & {"rewards", "policies", "replies", "check"} and "report" in stages
+    (dialogues,) = [r for r in plan.recipes.values() if r.stage == "dialogues"]
+    assert not dialogues.settings["held_out_only"]
+    assert dialogues.reference in ids(planned(default_config))  # tuning later starts from them
+
+
+def test_without_mmlu_no_question_is_asked(planned, default_config):
+    plan = planned({**default_config, "mmlu": None})
+    assert not {r.stage for r in plan.recipes.values()} & {"questions", "mmlu", "mixture"}
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        ["proponent", "opponent"],
+        ["interviewer", "interviewee"],
+        ["impostor", "detective"],
+        ["colleague", "colleague"],
+    ],
+)
+def test_other_games_need_other_roles_only(planned, default_config, roles):
+    default_config["prompts"] = "config/prompts"
+    before = planned(default_config)
+    default_config["dialogues"]["roles"] = roles
+    plan = planned(default_config)
+    assert "dialogues" in new_stages(before, plan)
+    assert not new_stages(before, plan) & {"models", "topics", "questions"}
+    (first,) = [r for n, r in plan.recipes.items() if n == plan.views["round-1/dialogues"]]
+    assert set(first.settings["prompts"]) == {"opening", *roles}
+
+
 def test_the_view_links_what_is_planned_and_forgets_what_is_not(planned, default_config, tmp_path):
     plan = planned(default_config)
     plan.store = tmp_path

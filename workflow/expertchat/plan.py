@@ -7,7 +7,7 @@ together anywhere else.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ STAGES = (
     "check",
     "report",
 )
+
+
+LISTED = ("dialogues", "ratings", "rewards", "policies", "replies", "mmlu", "mixture")  # many each
 
 
 @dataclass
@@ -119,10 +122,6 @@ def _of(talks: list[Talk], name: str) -> list[str]:
     return [talk.reference for talk in talks if name in talk.pair]
 
 
-def _flat(lists: Iterable[list[str]]) -> list[str]:
-    return [item for part in lists for item in part]
-
-
 def make_plan(experiment: Experiment, root: Path) -> Plan:
     """The plan of a validated experiment; relative paths in its settings count from `root`."""
     return _Planner(experiment, root).play()
@@ -136,6 +135,7 @@ class _Planner:
         self.plan = Plan(experiment)
         self.texts = read_prompts(root / experiment.prompts)
         self.names = experiment.talkers
+        self.questions = None
         ratings = experiment.ratings
         self.weights = {category.name: category.weight for category in ratings.categories}
 
@@ -175,42 +175,33 @@ class _Planner:
 
     def play(self) -> Plan:
         """The loop, from models to report."""
-        rounds = range(1, self.experiment.rounds + 1)
         self.models = {name: self.model(name) for name in self.names}
-        self.questions = self.add("questions", "", self.question_settings())
+        if self.experiment.mmlu is not None:
+            self.questions = self.add("questions", "", self.question_settings())
         self.topics = self.topic_list()
         base = {name: None for name in self.names}
-        answers = [self.mmlu(base, None)]
-        first = self.talks(base, 1)
-        base_replies = [self.replies(name, None, first, None) for name in self.names]
-        talks, ratings, rewards, policies, replies = [first], [], [], [], []
+        results: dict[str, list[str]] = {stage: [] for stage in LISTED}
+        self.mmlu(base, None, results)
+        first = talks = self.talks(base, 1)
         tuned = base
-        for round in rounds:
-            ratings.append(self.ratings(talks[-1], tuned, round))
-            rewards.append([self.rewards(n, talks[-1], ratings[-1], round) for n in self.names])
-            policies.append(
-                [
-                    self.policy(name, talks[-1], rewards[-1][i], tuned[name], round)
-                    for i, name in enumerate(self.names)
-                ]
-            )
-            tuned = dict(zip(self.names, policies[-1], strict=True))
-            replies.append([self.replies(name, tuned[name], first, round) for name in self.names])
-            answers.append(self.mmlu(tuned, round))
+        if self.experiment.rounds:
+            results["replies"] += [self.replies(name, None, first, None) for name in self.names]
+        for round in range(1, self.experiment.rounds + 1):
+            results["dialogues"] += [talk.reference for talk in talks]
+            ratings = self.ratings(talks, tuned, round)
+            results["ratings"] += [rating.reference for rating in ratings]
+            rewards = {name: self.rewards(name, talks, ratings, round) for name in self.names}
+            tuned = {n: self.policy(n, talks, rewards[n], tuned[n], round) for n in self.names}
+            results["rewards"] += rewards.values()
+            results["policies"] += tuned.values()
+            results["replies"] += [self.replies(n, tuned[n], first, round) for n in self.names]
+            self.mmlu(tuned, round, results)
             # the tuned models talk again; what they say trains the next round, if there is one
-            talks.append(self.talks(tuned, round + 1))
-        ratings.append(self.ratings(talks[-1], tuned, round + 1))
-        results = {
-            "topics": self.topics,
-            "dialogues": [talk.reference for round in talks for talk in round],
-            "ratings": [rating.reference for round in ratings for rating in round],
-            "rewards": _flat(rewards),
-            "policies": _flat(policies),
-            "replies": [*base_replies, *_flat(replies)],
-            "mmlu": _flat(answer["mmlu"] for answer in answers),
-            "mixture": [answer["mixture"] for answer in answers],
-        }
-        self.report(results)
+            talks = self.talks(tuned, round + 1)
+        results["dialogues"] += [talk.reference for talk in talks]
+        last = self.ratings(talks, tuned, self.experiment.rounds + 1)
+        results["ratings"] += [rating.reference for rating in last]
+        self.report({"topics": self.topics, **results})
         return self.plan
 
     def model(self, name: str) -> str:
@@ -263,7 +254,7 @@ class _Planner:
     def talks(self, tuned: dict[str, str | None], round: int) -> list[Talk]:
         """The dialogues of a round, by pair and shard; those after the last round need held-out
         topics only."""
-        last, found = round > self.experiment.rounds, []
+        last, found = round > self.experiment.rounds > 0, []
         shards = self.experiment.dialogues.shards
         section = self.experiment.dialogues.model_dump(mode="json", exclude={"shards"})
         for pair in self.experiment.talking_pairs:
@@ -364,8 +355,12 @@ class _Planner:
         inputs = {"model": self.models[name], "dialogues": _of(talks, name), "policy": policy}
         return self.add("replies", name, settings, inputs, [name], round)
 
-    def mmlu(self, tuned: dict[str, str | None], round: int | None) -> dict[str, Any]:
-        """Answers of each model of the pair, and their mixture."""
+    def mmlu(
+        self, tuned: dict[str, str | None], round: int | None, results: dict[str, list[str]]
+    ) -> None:
+        """Adds each model's answers, and their mixture, to the results."""
+        if self.experiment.mmlu is None:
+            return
         section = self.experiment.mmlu.model_dump(exclude={"questions"})
         answers = []
         for name in self.names:
@@ -376,8 +371,9 @@ class _Planner:
             }
             settings = {"section": section, "name": name}
             answers.append(self.add("mmlu", name, settings, inputs, [name], round))
-        mixture = self.add("mixture", "", {"models": self.names}, {"mmlu": answers}, round=round)
-        return {"mmlu": answers, "mixture": mixture}
+        results["mmlu"] += answers
+        settings = {"models": self.names}
+        results["mixture"].append(self.add("mixture", "", settings, {"mmlu": answers}, round=round))
 
     def report(self, results: dict[str, Any]) -> None:
         """The report, with the check against the truth where there is a demo world."""
@@ -388,7 +384,7 @@ class _Planner:
             "models": self.names,
             "weights": self.weights,
         }
-        if self.experiment.world is not None:
+        if self.experiment.world is not None and self.experiment.rounds:
             read = ("dialogues", "ratings", "replies")
             results["check"] = self.add(
                 "check",

@@ -207,6 +207,8 @@ def costs(artifacts: Mapping[str, Any], key: str, combine) -> dict[str, float]:
 
 def verdict(rows: list[dict[str, Any]], control: str) -> list[str]:
     """What the loop showed after its last round, a sentence or two a model."""
+    if not rows:
+        return ["Nothing was tuned: the models talked and rated each other."]
     last = max(row["round"] for row in rows)
     sentences = []
     for row in rows:

@@ -37,8 +37,9 @@ class Experiment(Section):
     """Name of the experiment: its results are linked under results/experiments/<name>/."""
     seed: int = 0
     """Seed of all that is drawn; the same seed gives the same experiment."""
-    rounds: int = Field(1, ge=1)
-    """Times the loop is played, each from the adapters of the last."""
+    rounds: int = Field(1, ge=0)
+    """Times the loop is played, each from the adapters of the last; 0: the models talk and rate, and
+    nothing is tuned."""
     control: Literal["none", "shuffled"] = "none"
     """`shuffled`: ratings are shuffled within each context before reward training, so that nothing
     can be learned from them; what still moves is not due to the ratings."""
@@ -48,13 +49,13 @@ class Experiment(Section):
     """Folder of the prompts: topic, opening, rating and the roles, as .jinja files."""
     models: dict[str, Model] = Field(min_length=1)
     """The models, by name."""
-    pairs: list[tuple[str, str]] | Literal["round_robin"] = Field(min_length=1)
+    pairs: list[tuple[str, str]] | Literal["round_robin"] = []
     """Who talks with whom: pairs of model names; a model may talk with itself. `round_robin`: each with
-    each other."""
+    each other. Needed but for transcripts, which all models rate."""
     world: World | None = None
     """The demo world, for demo models and questions and for the check against its truth."""
-    topics: Topics
-    """Stage topics."""
+    topics: Topics | None = None
+    """Stage topics. Needed but for transcripts."""
     dialogues: Dialogues = Dialogues()
     """Stage dialogues."""
     ratings: Ratings = Ratings()
@@ -65,8 +66,8 @@ class Experiment(Section):
     """Stage policies."""
     replies: Replies = Replies()
     """Stage replies."""
-    mmlu: MMLU
-    """Stages questions, mmlu and mixture."""
+    mmlu: MMLU | None = None
+    """Stages questions, mmlu and mixture; null: no questions are asked."""
 
     @property
     def talking_pairs(self) -> list[tuple[str, str]]:
@@ -148,9 +149,30 @@ def _cross_faults(experiment: Experiment, root: Path):
     pairs = [tuple(sorted(pair)) for pair in experiment.talking_pairs]
     for first, second in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
         yield f"pairs: {first} and {second} stand twice; seeds_per_topic makes more dialogues of a pair"
-    if not pairs:
-        yield "pairs: round_robin; it needs two models or more"
+    yield from _talk_faults(experiment)
     topics = experiment.topics
+    if topics is not None:
+        yield from _topic_faults(topics)
+    yield from _missing_files(experiment, root)
+    yield from _world_faults(experiment)
+
+
+def _talk_faults(experiment: Experiment):
+    """What is needed where models talk, and what makes no sense where transcripts are rated."""
+    if experiment.dialogues.transcripts is not None:
+        if experiment.rounds:
+            yield (
+                f"rounds: {experiment.rounds}; models cannot be tuned on dialogues.transcripts, which "
+                "hold no candidate replies: set rounds to 0"
+            )
+        return
+    if not experiment.talking_pairs:
+        yield "pairs: empty; name the pairs of models that talk, or round_robin for two models or more"
+    if experiment.topics is None:
+        yield "topics: missing; it must be given where models talk"
+
+
+def _topic_faults(topics: Topics):
     if topics.held_out_subjects >= len(topics.subjects):
         yield (
             f"topics.held_out_subjects: {topics.held_out_subjects}; must be less than the number of "
@@ -158,8 +180,6 @@ def _cross_faults(experiment: Experiment, root: Path):
         )
     if len(set(topics.subjects)) < len(topics.subjects):
         yield "topics.subjects: a subject stands twice"
-    yield from _missing_files(experiment, root)
-    yield from _world_faults(experiment)
 
 
 def _missing_files(experiment: Experiment, root: Path):
@@ -172,8 +192,11 @@ def _missing_files(experiment: Experiment, root: Path):
             yield f"models.{name}.path: {model.path}; no such model: config.json is not there"
         elif model.source == "path" and not list((root / model.path).glob("*.safetensors")):
             yield f"models.{name}.path: {model.path}; it holds no *.safetensors, the only format read"
-    questions = experiment.mmlu.questions
-    if questions.source == "folder":
+    transcripts = experiment.dialogues.transcripts
+    if transcripts is not None and not (root / transcripts).is_file():
+        yield f"dialogues.transcripts: {transcripts}; there is no such file"
+    questions = experiment.mmlu.questions if experiment.mmlu else None
+    if questions is not None and questions.source == "folder":
         folder = root / questions.path
         tests = {p.name.removesuffix("_test.csv") for p in folder.glob("test/*_test.csv")}
         if not tests:
@@ -188,7 +211,7 @@ def _missing_files(experiment: Experiment, root: Path):
 def _world_faults(experiment: Experiment):
     """Demo models and questions need the demo world, and its subjects."""
     demo = [f"models.{name}" for name, m in experiment.models.items() if m.source == "demo"]
-    if experiment.mmlu.questions.source == "demo":
+    if experiment.mmlu and experiment.mmlu.questions.source == "demo":
         demo.append("mmlu.questions")
     if experiment.world is None:
         for key in demo:
@@ -197,7 +220,7 @@ def _world_faults(experiment: Experiment):
     from expertchat.demo.world import build_world
 
     subjects = set(build_world(experiment.world.seed).names)
-    named = {"topics.subjects": experiment.topics.subjects}
+    named = {"topics.subjects": experiment.topics.subjects} if experiment.topics else {}
     for name, model in experiment.models.items():
         if model.source == "demo":
             named[f"models.{name}.knows"] = model.knows

@@ -135,7 +135,7 @@ def scores(likelihood: Tensor, states: Tensor, before: Tensor, mask: Tensor, alp
 
 
 def candidate_mask(mask: Tensor, k: int, dtype: torch.dtype) -> Tensor:
-    """What is added to attention [rows, 1, k, slots + k]: each of k sees `mask` [rows, slots] and itself."""
+    """What attention adds [rows, 1, k, slots + k]: each of k sees `mask` [rows, slots] and itself."""
     least = torch.finfo(dtype).min
     past = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask.bool(), least)
     own = torch.full((k, k), least, dtype=dtype, device=mask.device).fill_diagonal_(0)

@@ -103,6 +103,12 @@ def test_logits_that_are_more_than_a_projection(tokenizer, tmp_path):
     assert [(r.text, r.tokens) for r in found] == [plain_reply(engine, text) for text in TEXTS]
 
 
+def test_eager_attention_gives_the_same(llama_folder):
+    engine = LocalEngine(llama_folder, Load(attention="eager"), batch_size=32)
+    found = engine.generate(requests(), CONTRASTIVE)
+    assert [(r.text, r.tokens) for r in found] == [plain_reply(engine, text) for text in TEXTS]
+
+
 def test_an_adapter_changes_states_and_likelihood(llama_folder, tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

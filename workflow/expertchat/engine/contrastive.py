@@ -25,6 +25,7 @@ from expertchat.engine.generation import (
     resume,
     seen_tokens,
 )
+from expertchat.engine.grouped_attention import few_new_tokens
 from expertchat.engine.next_token import penalise
 from expertchat.engine.scoring import has_plain_head
 from expertchat.errors import UserError
@@ -52,12 +53,18 @@ def check_contrastive(model, share: bool) -> None:
 
 
 def read_states(
-    model, prompts: Sequence[list[int]], pad: int, held: Sequence[Held | None], room: int
+    model,
+    prompts: Sequence[list[int]],
+    pad: int,
+    held: Sequence[Held | None],
+    decoding: Decoding,
+    endings: Endings,
 ) -> Read:
     """Reads prompts, with their states; of each, what `held` has of its beginning is taken from there.
 
-    What was held without states is read anew. `room`: tokens that will follow.
+    What was held without states is read anew. There is room for what `decoding` may add.
     """
+    room = endings.last + (decoding.top_k or TOP_K)
     held = [h if h is not None and h.states is not None else None for h in held]
     ids, mask, cache = resume(model, prompts, pad, held, room, True)
     states, logits_at = _pass(model, ids, mask, position_ids(mask)[:, -ids.shape[1] :], cache, True)
@@ -116,7 +123,8 @@ def choose(
     slots, k = read.mask.shape[1], candidates.shape[1]
     positions = read.mask.sum(1, keepdim=True).expand(-1, k)
     mask = candidate_mask(read.mask, k, model.dtype)
-    states, logits_at = _pass(model, candidates, mask, positions, read.cache)
+    with few_new_tokens(model):
+        states, logits_at = _pass(model, candidates, mask, positions, read.cache)
     choice = scores(likelihood, states, read.states[:, :slots], read.mask, alpha).argmax(-1)
     read.cache.keep(choice, k)
     read.states[:, slots] = states[torch.arange(len(choice), device=choice.device), choice]

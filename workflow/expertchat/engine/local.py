@@ -15,12 +15,7 @@ from transformers import PreTrainedModel
 from expertchat import chat
 from expertchat.engine.batches import Batches, free_bytes, planned_rows
 from expertchat.engine.cache import Sessions, shareable
-from expertchat.engine.contrastive import (
-    TOP_K,
-    check_contrastive,
-    continue_contrastive,
-    read_states,
-)
+from expertchat.engine.contrastive import check_contrastive, continue_contrastive, read_states
 from expertchat.engine.endings import Completion, Endings, cut
 from expertchat.engine.generation import continue_read, expand, read_prompts
 from expertchat.engine.interface import Question, Reply, Request, ignore
@@ -133,8 +128,7 @@ class LocalEngine:
         contrastive = decoding.strategy == "contrastive"
         distinct = list(map(list, unique))
         if contrastive:
-            room = endings.last + (decoding.top_k or TOP_K)  # all candidates are read, one stays
-            read = read_states(self.model, distinct, self.pad, held, room)
+            read = read_states(self.model, distinct, self.pad, held, decoding, endings)
         else:
             read = read_prompts(self.model, distinct, self.pad, held, endings.last, self.share)
         if self.share:

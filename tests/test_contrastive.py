@@ -96,9 +96,13 @@ def test_a_ragged_batch_equals_the_definition_row_by_row(engine, changes, option
     assert [reply.text for reply in found] != [reply.text for reply in greedy]
 
 
-def test_logits_that_are_more_than_a_projection(tokenizer, tmp_path):
-    folder = save_random_model("granite", tokenizer, tmp_path, logits_scaling=2.0)
-    engine = LocalEngine(folder, Load(), batch_size=32)
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [("granite", {"logits_scaling": 2.0}), ("gpt2", {}), ("gpt_neox", {})],
+    ids=["logits that are more than a projection", "learned positions", "parallel layers"],
+)
+def test_other_architectures_equal_the_definition(architecture, changes, tokenizer, tmp_path):
+    engine = LocalEngine(save_random_model(architecture, tokenizer, tmp_path, **changes), Load(), 32)
     found = engine.generate(requests(), CONTRASTIVE)
     assert [(r.text, r.tokens) for r in found] == [plain_reply(engine, text) for text in TEXTS]
 
@@ -157,6 +161,9 @@ def test_a_session_goes_on_as_if_it_were_read_anew(engine, read_tokens):
     read_tokens.clear()
     assert talk(engine, session=True) == anew
     assert sum(read_tokens) < 0.75 * reading_all
+    for number in range(len(TEXTS)):
+        held = engine.sessions.find(f"d{number}")
+        assert len(held.ids) == len(held.states) == held.keys[0].shape[1]
 
 
 def test_what_was_held_without_states_is_read_anew(engine, read_tokens):

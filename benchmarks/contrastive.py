@@ -1,6 +1,6 @@
 """Contrastive search against greedy decoding in the same batch: the ratio of their times.
 
-python benchmarks/contrastive.py                  about two minutes; writes docs/benchmarks.md
+python benchmarks/contrastive.py                  about a minute; writes docs/benchmarks.md
 python benchmarks/contrastive.py --models A B     on built demo models instead
 
 Models of the demo pair's architectures and sizes after one training step: only shapes matter here. No
@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=48, help="of each reply")
     parser.add_argument("--top-k", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="more wait for each other")
     parser.add_argument("--print-only", action="store_true", help="leave docs/benchmarks.md as it is")
     return parser.parse_args()
 
@@ -119,7 +119,7 @@ def main() -> None:
     kind = "built demo models" if arguments.models else "models of the demo's sizes after one step"
     body = (
         f"{kind}, {arguments.rows} rows, {arguments.tokens} tokens each, k = {arguments.top_k}, "
-        f"{arguments.threads} threads; no token ends a reply. Ratios: median of {arguments.repeats} "
+        f"{arguments.threads} thread(s); no token ends a reply. Ratios: median of {arguments.repeats} "
         "repeats, with the quartiles.\n\n" + markdown_table(head, rows)
     )
     body = body[0].upper() + body[1:]

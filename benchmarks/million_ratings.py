@@ -136,9 +136,9 @@ def report(folder: Path, items: int) -> None:
     from expertchat.report.results import Results
     from expertchat.summary import held_out_ratings
 
-    settings = {"pair": ["a"], "weights": WEIGHTS, "scale": [0, 9]}
+    settings = {"models": ["a", "b"], "rounds": 0, "weights": WEIGHTS, "scale": [0, 9]}
     artifacts = {"ratings": [folder / "rated"], "dialogues": [folder]}
-    results = Results({"pair": ["a", "b"], "rounds": 1, "rows": []}, settings, artifacts)
+    results = Results({"models": ["a", "b"], "rounds": 0, "rows": []}, settings, artifacts)
     assert len(held_out(results, 0)) > 0 and len(candidate_samples(results)) > 0
     assert len(held_out_ratings(settings, artifacts, 0, "b")) > 0
     for scope in (DIALOGUE, REPLY):

@@ -8,10 +8,10 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
-NAMES = ("topic", "speaker", "opening", "rating")
+NAMES = ("topic", "opening", "rating")  # beside the roles'
 
 _environment = SandboxedEnvironment(
     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
@@ -19,8 +19,8 @@ _environment = SandboxedEnvironment(
 
 
 def read_prompts(folder: Path) -> dict[str, str]:
-    """The texts of the folder's `<name>.jinja` files, by name."""
-    return {name: (folder / f"{name}.jinja").read_text(encoding="utf-8") for name in NAMES}
+    """The texts of the folder's `<name>.jinja` files, by name: `NAMES` and the roles."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
 
 
 def fill(template: str, **values: object) -> str:
@@ -29,7 +29,7 @@ def fill(template: str, **values: object) -> str:
 
 
 @lru_cache(maxsize=64)
-def _compiled(template: str):
+def _compiled(template: str) -> Template:
     """The template, compiled once: that takes a hundred times as long as filling it in."""
     return _environment.from_string(template)
 

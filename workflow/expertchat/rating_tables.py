@@ -57,7 +57,7 @@ ANCHOR_SCHEMA = pa.schema(
     ]
 )
 
-ITEM = ["scope", "item_id", "topic_id", "split", "ratee"]  # what names an item
+ITEM = ["scope", "item_id", "topic_id", "split", "ratee", "model"]  # what names an item
 
 
 def write_table(path: Path, rows: Sequence[Mapping], schema: pa.Schema) -> None:

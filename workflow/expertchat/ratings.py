@@ -32,7 +32,7 @@ from expertchat.rating_tables import (
     read_tables,
     write_table,
 )
-from expertchat.records import iterate_records, read_records
+from expertchat.records import read_all, read_records
 from expertchat.settings.anchors import Anchor
 from expertchat.settings.ratings import Ratings
 from expertchat.settings.rubrics import Rubric, Wording
@@ -241,7 +241,7 @@ def rate(
     said = read_records(dialogues / DIALOGUES)
 
     def items() -> Iterator[Item]:
-        candidates = iterate_records(dialogues / CANDIDATES)
+        candidates = read_all([dialogues], CANDIDATES)
         return items_for(rater.name, said, candidates, rater.settings.self_rating)
 
     standard = _standards(rater, anchors, checkpoints)

@@ -19,11 +19,11 @@ def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
     os.replace(beside, path)
 
 
-def iterate_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file that `write_records` wrote, one at a time."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
+def read_all(folders: Iterable[Path], name: str) -> Iterator[dict[str, Any]]:
+    """The records of the files `name` in several folders, one after the other, a line at a time."""
+    for folder in folders:
+        with (folder / name).open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from expertchat.preferences import build_pairs, shuffle_within_contexts
 from expertchat.progress import bar
 from expertchat.rating_items import REPLY
 from expertchat.rating_tables import OVERALL_COLUMNS, overall, read_ratings
-from expertchat.records import iterate_records, read_records
+from expertchat.records import read_all
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
@@ -36,8 +36,7 @@ def rated_candidates(
     folders: Sequence[Path], ratings: Sequence[Path], speaker: str, weights: Mapping[str, float]
 ) -> pd.DataFrame:
     """The candidate replies of the model `speaker` with their overall ratings by its partners."""
-    said = (c for folder in folders for c in iterate_records(folder / CANDIDATES))
-    candidates = pd.DataFrame([c for c in said if c.get("model", c["speaker"]) == speaker])
+    candidates = pd.DataFrame(c for c in read_all(folders, CANDIDATES) if c["model"] == speaker)
     scores = overall(read_ratings(ratings, OVERALL_COLUMNS, scope=REPLY), weights)
     scores = scores.rename(columns={"item_id": "candidate_id"})
     return candidates.merge(scores[["candidate_id", "overall", "usable"]], on="candidate_id")
@@ -47,7 +46,7 @@ def encode_candidates(
     tokenizer, folders: Sequence[Path], candidates: pd.DataFrame, texts: Mapping[str, str]
 ) -> dict[str, list[int]]:
     """Token ids by candidate id: the prompt as the speaker saw it, its reply, and the end token."""
-    dialogues = {d["dialogue_id"]: d for f in folders for d in read_records(f / DIALOGUES)}
+    dialogues = {d["dialogue_id"]: d for d in read_all(folders, DIALOGUES)}
     prompts: dict[str, list[int]] = {}
     encoded = {}
     for row in candidates.to_dict("records"):

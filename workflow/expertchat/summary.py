@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from expertchat.artifacts import read_manifest
+from expertchat.artifacts import of_round, read_manifest
 from expertchat.rating_items import DIALOGUE
 from expertchat.rating_tables import OVERALL_COLUMNS, overall, read_ratings
 from expertchat.records import read_records, without_nan
@@ -28,14 +28,14 @@ def summarise(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> dict
     rows = [
         round_row(settings, artifacts, number, i)
         for number in range(settings["rounds"])
-        for i in range(len(settings["pair"]))
+        for i in range(len(settings["models"]))
     ]
     found = {
         "schema": SCHEMA,
         "name": settings["name"],
         "control": settings["control"],
         "rounds": settings["rounds"],
-        "pair": list(settings["pair"]),
+        "models": list(settings["models"]),
         "topics": topic_counts(artifacts["topics"]),
         "rows": rows,
         "mixture": mixture_rows(settings, artifacts),
@@ -50,9 +50,9 @@ def round_row(
     settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, i: int
 ) -> dict[str, Any]:
     """The figures of one model in one round; `number` and `i` count from 0."""
-    pair = settings["pair"]
-    place = number * len(pair) + i
-    name = pair[i]
+    models = settings["models"]
+    place = number * len(models) + i
+    name = models[i]
     row: dict[str, Any] = {"round": number + 1, "model": name}
     trained = _json(artifacts["rewards"][place] / "metrics.json")
     metrics = trained["held_out"]
@@ -90,10 +90,9 @@ def with_interval(name: str, values: Sequence[float], clusters: Sequence[str]) -
 def held_out_ratings(
     settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
 ) -> pd.DataFrame:
-    """One row a held-out dialogue of the pair after `number` rounds (0: base): its overall rating."""
-    count = len(settings["pair"])
-    folders = artifacts["ratings"][number * count : (number + 1) * count]
-    table = read_ratings(folders, OVERALL_COLUMNS, scope=DIALOGUE, split=HELD_OUT, ratee=name)
+    """One row a held-out dialogue after `number` rounds (0: base): the overall rating of `name`."""
+    folders = of_round(artifacts["ratings"], settings["rounds"] + 1, number)
+    table = read_ratings(folders, OVERALL_COLUMNS, scope=DIALOGUE, split=HELD_OUT, model=name)
     return overall(table, settings["weights"])
 
 
@@ -147,7 +146,7 @@ def mmlu_change(
 ) -> dict[str, Any]:
     """Accuracy of the base model and after the round: on the subjects that a demo model knows, and
     on all."""
-    count, folders = len(settings["pair"]), artifacts["mmlu"]
+    count, folders = len(settings["models"]), artifacts["mmlu"]
     found = {}
     for key, subjects in (("mmlu", settings["knows"].get(name)), ("mmlu_all", None)):
         before = read_answers(folders[place % count], subjects)
@@ -162,10 +161,10 @@ def mmlu_change(
 
 def mixture_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The uniform mixture beside its members, on all subjects, by round (0: base)."""
-    count, rows = len(settings["pair"]), []
+    count, rows = len(settings["models"]), []
     for number, folder in enumerate(artifacts["mixture"]):
         folders = artifacts["mmlu"][number * count : (number + 1) * count]
-        members = dict(zip(settings["pair"], folders, strict=True))
+        members = dict(zip(settings["models"], folders, strict=True))
         accuracies = {name: accuracy(member) for name, member in members.items()}
         best = max(accuracies, key=accuracies.__getitem__)
         row = {"round": number, "uniform": accuracy(folder), "members": accuracies, "best": best}
@@ -198,6 +197,8 @@ def costs(artifacts: Mapping[str, Any], key: str, combine) -> dict[str, float]:
 
 def verdict(rows: list[dict[str, Any]], control: str) -> list[str]:
     """What the loop showed after its last round, a sentence or two a model."""
+    if not rows:
+        return ["Nothing was tuned: the models talked and rated each other."]
     last = max(row["round"] for row in rows)
     sentences = []
     for row in rows:

@@ -45,7 +45,7 @@ def write_report(
     page = environment().get_template("page.html.jinja")
     html = page.render(
         summary=summary,
-        models=[results.name(name) for name in results.pair],
+        models=[results.name(name) for name in results.models],
         panels=panels(results),
         cautions=cautions(results),
         sections=sections(results),
@@ -54,24 +54,25 @@ def write_report(
     path.write_text(html, encoding="utf-8")
 
 
+STAGES = (
+    topics,
+    dialogues,
+    ratings,
+    reliability,
+    rewards,
+    policies,
+    replies,
+    mmlu,
+    mixture,
+)
+
+
 def sections(results: Results) -> list[Section]:
-    """All sections; that of the rounds only where there are several."""
-    stages = (
-        topics,
-        dialogues,
-        ratings,
-        reliability,
-        rewards,
-        policies,
-        replies,
-        mmlu,
-        mixture,
-        check,
-        cost,
-        provenance,
-    )
+    """The sections of all stages that took part; that of the rounds only where there are several."""
     played = [rounds] if results.rounds > 1 else []
-    return [module.section(results) for module in (*played, *stages)]
+    stages = [module for module in STAGES if results.artifacts[module.__name__.rpartition(".")[2]]]
+    truth = [check] if results.rounds else []
+    return [module.section(results) for module in (*played, *stages, *truth, cost, provenance)]
 
 
 def environment() -> Environment:

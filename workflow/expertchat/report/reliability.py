@@ -63,13 +63,13 @@ def raters_of(found: Row) -> list[str]:
 
 
 def model_cell(results: Results, name: str):
-    """A model's name with its colour where it is one of the pair."""
-    return results.name(name) if name in results.pair else name
+    """A model's name with its colour where it talks."""
+    return results.name(name) if name in results.models else name
 
 
 def color_of(results: Results, name: str) -> str:
-    """A model's colour; grey for third parties."""
-    return MODELS[results.pair.index(name)] if name in results.pair else MUTED
+    """A model's colour; grey for third parties, and for models that have no colour of their own."""
+    return dict(zip(results.models, MODELS, strict=False)).get(name, MUTED)
 
 
 def cells(figure: Row, digits: int = 2, sign: bool = False) -> list[str]:

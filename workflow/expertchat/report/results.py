@@ -10,7 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from expertchat.artifacts import of_round
+from expertchat.dialogues import CANDIDATES, DIALOGUES
 from expertchat.rating_tables import OVERALL_COLUMNS, read_ratings
+from expertchat.records import read_all
 from expertchat.report.blocks import ModelName
 
 
@@ -23,9 +26,9 @@ class Results:
     artifacts: Mapping[str, Any]
 
     @property
-    def pair(self) -> list[str]:
-        """The two models' names, in the order that decides their colours."""
-        return list(self.summary["pair"])
+    def models(self) -> list[str]:
+        """The models' names, in the order that decides their colours."""
+        return list(self.summary["models"])
 
     @property
     def rounds(self) -> int:
@@ -39,7 +42,7 @@ class Results:
 
     @property
     def last_rows(self) -> list[dict[str, Any]]:
-        """The rows of the last round, in the pair's order."""
+        """The rows of the last round, in the order of the models."""
         return [row for row in self.rows if row["round"] == self.rounds]
 
     @property
@@ -53,11 +56,11 @@ class Results:
 
     def name(self, model: str) -> ModelName:
         """The model's name with its colour."""
-        return ModelName(model, self.pair.index(model))
+        return ModelName(model, self.models.index(model))
 
     def of_round(self, stage: str, number: int) -> list[Path]:
         """One artifact a model: the stage's folders in its place `number`, from 0."""
-        count = len(self.pair)
+        count = len(self.models)
         return self.artifacts[stage][number * count : (number + 1) * count]
 
     @property
@@ -66,10 +69,20 @@ class Results:
         return self.settings["scale"]
 
     def ratings(self, number: int, **equal: str) -> pd.DataFrame:
-        """What partners rated after `number` rounds (0: the base pair's dialogues), in the rows in
+        """What partners rated after `number` rounds (0: the base models' dialogues), in the rows in
         which each named column has the given value."""
-        columns = [*OVERALL_COLUMNS, "entropy", "valid_mass"]
-        return read_ratings(self.of_round("ratings", number), columns, **equal)
+        folders = of_round(self.artifacts["ratings"], self.rounds + 1, number)
+        return read_ratings(folders, [*OVERALL_COLUMNS, "entropy", "valid_mass"], **equal)
+
+    def dialogues(self, number: int) -> list[dict[str, Any]]:
+        """All dialogues after `number` rounds (0: the base models')."""
+        folders = of_round(self.artifacts["dialogues"], self.rounds + 1, number)
+        return list(read_all(folders, DIALOGUES))
+
+    def candidates(self, number: int) -> list[dict[str, Any]]:
+        """All candidate replies after `number` rounds."""
+        folders = of_round(self.artifacts["dialogues"], self.rounds + 1, number)
+        return list(read_all(folders, CANDIDATES))
 
     def metrics(self, number: int, i: int) -> dict[str, Any]:
         """metrics.json of a reward model."""

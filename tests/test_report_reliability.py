@@ -1,0 +1,51 @@
+"""The report's section on reliability says what was measured, and why the rest was not."""
+
+import json
+
+import pytest
+from expertchat.report.reliability import agreement_table, bias_table, rater_table, rounds, section
+from expertchat.report.results import Results
+from small_experiment import small_config, write_experiment
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    """A small experiment whose base pair has some figures more, written by hand."""
+    settings, artifacts = write_experiment(tmp_path_factory.mktemp("reliability"), small_config())
+    path = artifacts["reliability"][0] / "reliability.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    figure = {"value": 0.75, "interval": [0.5, 0.875], "n": 40, "topics": 4, "reason": None}
+    (effect,) = [row for row in found["injection"] if (row["rater"], row["kind"]) == ("llama", "any")]
+    effect |= figure
+    row = next(row for row in found["between_raters"] if row["category"] == "overall")
+    row |= {"k": 3, "alpha": figure, "icc": figure}
+    third = {"rater": "judge", "relation": "third", "scope": "reply", "ratings": 8, "unusable": 2}
+    third |= dict.fromkeys(("valid_mass", "entropy", "mean", "deviation"), 0.5)
+    found["raters"].append(third | {"bits_per_byte": None})
+    path.write_text(json.dumps(found), encoding="utf-8")
+    return Results({"models": ["llama", "mixtral"], "rounds": 1}, settings, artifacts)
+
+
+def test_a_figure_comes_with_its_interval_and_count(results):
+    places = rounds(results)
+    assert [name for name, _ in places] == ["base pair", "after round 1"]
+    rows = agreement_table(results, places).rows
+    assert rows[0][3:] == [3, "0.75", "0.50 to 0.88", "40", "0.75", "0.50 to 0.88", "40"]
+    (swayed,) = [row for row in bias_table(results, places).rows if row[4] == "+0.75"]
+    assert (swayed[0].name, swayed[1], swayed[5]) == ("llama", "injection", "+0.50 to +0.88")
+
+
+def test_what_is_not_there_is_a_dash_with_a_reason(results):
+    table = agreement_table(results, rounds(results))
+    assert table.rows[-1][4:6] == ["–", "–"]
+    assert "set ratings.third_party" in table.note and "each item was rated once" in table.note
+    note = bias_table(results, rounds(results)).note
+    assert "set ratings.perplexity" in note and "raise ratings.canary_share" in note
+    assert note.count("set ratings.perplexity") == 1
+
+
+def test_third_parties_stand_beside_the_pair_by_their_names(results):
+    row = next(r for r in rater_table(results, rounds(results)).rows if r[0] == "judge")
+    assert row[1:7] == ["third", "reply", "base pair", "8", "25.0 %", "50.0 %"]
+    titles = [figure.title for figure in section(results).blocks[0].figures]
+    assert "Scores by judge, whole dialogues" in titles

@@ -14,7 +14,7 @@ from expertchat.rating_tables import (
     write_table,
 )
 from expertchat.records import without_nan
-from expertchat.reliability import measure
+from expertchat.reliability import estimate, mean, mean_terms, measure
 
 TOPICS, PER_TOPIC = 12, 6
 WEIGHTS = {"x": 1.0, "y": 1.0}
@@ -175,6 +175,29 @@ def test_unusable_ratings_are_counted_and_left_out(tmp_path):
     assert row["valid_mass"] == pytest.approx(0.8) and row["bits_per_byte"] is None
     counts = pick(found["histograms"], category="x")
     assert sum(counts["counts"]) == counts["n"] == 34
+
+
+def test_few_topics_give_a_value_without_an_interval():
+    terms, topics = mean_terms(np.array([1.0, 2.0, 3.0, 4.0])), ["s", "t", "u", "v"]
+    few = estimate(terms, topics, mean, seed=0)
+    assert few["value"] == 2.5 and few["interval"] is None and few["topics"] == 4
+    assert "an interval needs 5 topics" in few["reason"]
+    enough = estimate(mean_terms(np.arange(5.0)), list("stuvw"), mean, seed=0)
+    assert enough["interval"][0] < 2 < enough["interval"][1] and enough["reason"] is None
+
+
+def test_anchors_that_every_shard_rated_count_once(tmp_path):
+    shards = [write_ratings(tmp_path / n, "a", relations=("partner",)) for n in "st"]
+    rows = [
+        {"rater": "a", "anchor_id": str(i), "category": "x", "score": float(i), "entropy": 0.5}
+        | {"valid_mass": 0.9, "usable": True}
+        for i in range(3)
+    ]
+    for shard in shards:
+        write_table(shard / ANCHORS, rows, ANCHOR_SCHEMA)
+    assert measure(shards, WEIGHTS, SCALE, 0)["anchors"] == [
+        {"rater": "a", "category": "x", "mean": 1.0, "deviation": 1.0, "n": 3}
+    ]
 
 
 def test_scores_are_counted_in_equal_bins_over_the_scale(tmp_path):

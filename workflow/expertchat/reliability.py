@@ -21,6 +21,7 @@ from expertchat.statistics import bootstrap_sums, spearman
 
 OVERALL = "overall"
 BINS = 20
+LEAST_TOPICS = 5  # below, a percentile bootstrap of topics is far too narrow to be shown
 UNIT = ["unit", "topic_id", "model", "rater", "relation", "scope", "order", "repeat", "canary"]
 COLUMNS = [
     *("rater", "ratee", "model", "relation", "scope", "item_id", "topic_id", "order", "repeat"),
@@ -95,9 +96,9 @@ def estimate(
     if not np.isfinite(value):
         return row | {"reason": "the scores do not vary"}
     row["value"] = value
-    if np.isfinite(low):
+    if names >= LEAST_TOPICS and np.isfinite(low):
         return row | {"interval": [low, high], "reason": None}
-    return row | {"reason": "all items are of one topic, so there is no interval"}
+    return row | {"reason": f"an interval needs {LEAST_TOPICS} topics in which the scores vary"}
 
 
 def mean(sums: np.ndarray) -> np.ndarray:
@@ -322,8 +323,11 @@ def histogram_rows(
 
 
 def anchor_rows(ratings: Sequence[Path]) -> list[dict[str, Any]]:
-    """Mean and standard deviation of each rater's scores of the anchors, by category."""
-    table = read_tables(ratings, ANCHORS)
+    """Mean and standard deviation of each rater's scores of the anchors, by category.
+
+    The jobs of all shards rate the same anchors; each counts once.
+    """
+    table = read_tables(ratings, ANCHORS).drop_duplicates(["rater", "anchor_id", "category"])
     usable = table[table["usable"].astype(bool)]
     groups = usable.groupby(["rater", "category"], sort=True, observed=True)["score"]
     found = groups.agg(["mean", "std", "size"]).reset_index()

@@ -19,6 +19,7 @@ from expertchat.settings.replies import Replies
 from expertchat.settings.rewards import Rewards
 from expertchat.settings.section import Section
 from expertchat.settings.topics import Topics
+from expertchat.taxonomies import choose_taxonomy
 
 
 class World(Section):
@@ -84,7 +85,7 @@ def read_experiment(config: Mapping[str, Any], root: Path = Path(".")) -> Experi
 
 def _sentence(fault: Mapping[str, Any]) -> str:
     """One pydantic fault as "key: value; what is allowed"."""
-    tags = {"demo", "path", "hub", "folder"}
+    tags = {"demo", "path", "hub", "folder", "list[str]", "str"}
     place = [p for i, p in enumerate(fault["loc"]) if not (p in tags and _is_tag(fault["loc"], i))]
     key = ".".join(str(part) for part in place)
     if fault["type"] == "extra_forbidden":
@@ -104,7 +105,7 @@ def _sentence(fault: Mapping[str, Any]) -> str:
 
 def _is_tag(place: tuple, index: int) -> bool:
     """Whether a part of pydantic's location names a member of a union and not a key."""
-    return (index == 2 and place[0] == "models") or place[index - 1] == "questions"
+    return (index == 2 and place[0] == "models") or place[index - 1] in ("questions", "subjects")
 
 
 def known_keys(place: list) -> list[str]:
@@ -134,16 +135,14 @@ def _cross_faults(experiment: Experiment, root: Path):
         yield f"pair: {name!r} is no model; known are {', '.join(sorted(experiment.models))}"
     if len(set(experiment.pair)) == 1:
         yield f"pair: {experiment.pair[0]!r} stands twice; two different models are needed"
-    topics = experiment.topics
-    if topics.held_out_subjects >= len(topics.subjects):
-        yield (
-            f"topics.held_out_subjects: {topics.held_out_subjects}; must be less than the number of "
-            f"subjects, {len(topics.subjects)}, so that some are left to train on"
-        )
-    if len(set(topics.subjects)) < len(topics.subjects):
-        yield "topics.subjects: a subject stands twice"
+    named = experiment.topics.subjects
+    subjects = named if isinstance(named, list) else []
+    try:
+        subjects = choose_taxonomy(experiment.topics, root).subjects
+    except UserError as error:
+        yield str(error)
     yield from _missing_files(experiment, root)
-    yield from _world_faults(experiment)
+    yield from _world_faults(experiment, subjects)
 
 
 def _missing_files(experiment: Experiment, root: Path):
@@ -156,6 +155,11 @@ def _missing_files(experiment: Experiment, root: Path):
             yield f"models.{name}.path: {model.path}; no such model: config.json is not there"
         elif model.source == "path" and not list((root / model.path).glob("*.safetensors")):
             yield f"models.{name}.path: {model.path}; it holds no *.safetensors, the only format read"
+    encoder = experiment.topics.embeddings
+    if encoder is not None:
+        for pattern in ("config.json", "*.safetensors"):
+            if not list((root / encoder.path).glob(pattern)):
+                yield f"topics.embeddings.path: {encoder.path}; no such encoder: it holds no {pattern}"
     questions = experiment.mmlu.questions
     if questions.source == "folder":
         folder = root / questions.path
@@ -169,7 +173,7 @@ def _missing_files(experiment: Experiment, root: Path):
                 yield f"mmlu.questions.path: {questions.path}; dev/{subject}_dev.csv is missing"
 
 
-def _world_faults(experiment: Experiment):
+def _world_faults(experiment: Experiment, topic_subjects: list[str]):
     """Demo models and questions need the demo world, and its subjects."""
     demo = [f"models.{name}" for name, m in experiment.models.items() if m.source == "demo"]
     if experiment.mmlu.questions.source == "demo":
@@ -181,7 +185,7 @@ def _world_faults(experiment: Experiment):
     from expertchat.demo.world import build_world
 
     subjects = set(build_world(experiment.world.seed).names)
-    named = {"topics.subjects": experiment.topics.subjects}
+    named = {"topics.subjects": topic_subjects}
     for name, model in experiment.models.items():
         if model.source == "demo":
             named[f"models.{name}.knows"] = model.knows

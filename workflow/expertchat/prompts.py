@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
-NAMES = ("topic", "speaker", "opening", "rating")
+NAMES = ("topic", "opening", "rating")  # beside the roles'
 
 _environment = SandboxedEnvironment(
     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
@@ -18,8 +18,8 @@ _environment = SandboxedEnvironment(
 
 
 def read_prompts(folder: Path) -> dict[str, str]:
-    """The texts of the folder's `<name>.jinja` files, by name."""
-    return {name: (folder / f"{name}.jinja").read_text(encoding="utf-8") for name in NAMES}
+    """The texts of the folder's `<name>.jinja` files, by name: `NAMES` and the roles."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
 
 
 def fill(template: str, **values: object) -> str:

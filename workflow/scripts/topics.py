@@ -13,7 +13,7 @@ def main() -> None:
 
         settings = Topics(**job.settings["section"])
         file, encoder = job.outside("file"), job.outside("encoder")
-        authors = job.settings["pair"] if job.inputs("models") else []
+        authors = job.settings["models"] if job.inputs("models") else []
         write_topics(
             job.engines(authors, job.inputs("models")),
             settings,

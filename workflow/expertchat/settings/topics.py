@@ -56,7 +56,7 @@ class Topics(Section):
     embeddings: Embeddings | None = None
     """A second test for near-duplicates, by an encoder."""
     decontaminate: bool = True
-    """Rejects topics that give away one of the questions that the models are tested on."""
+    """Rejects topics that give away one of the questions that the models are tested on, if there are."""
     contamination_words: int = Field(8, ge=5)
     """Consecutive words shared with a question and its right answer that make a topic contaminated."""
     file: TopicFile | None = None

@@ -3,12 +3,13 @@
 A topic is contaminated by a question where it shares a run of words with the question and its right
 answer, holds a shorter question whole, or is nearly the question by ROUGE-L. Overlap of word runs is
 how GPT-3's test sets were checked (Brown et al. 2020, appendix C: runs of 8 to 13 words). "Which of
-the following is true?" is asked of everything: what is shared must hold a word that is distinctive,
-which is one that few questions hold.
+the following is true?" is asked of everything: a shared run must hold a distinctive word, one that few
+questions hold, and nearly the question is only what holds most of its distinctive words.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -51,14 +52,16 @@ class QuestionGuard:
         ]
         self._answered = TextIndex(answered)
         self._most = max(FEW, int(DISTINCTIVE * len(asked)))
-        self._by_key: dict[str, list[tuple[int, list[str]]]] = {}
+        self._asked = asked
+        self._telling: list[int] = []  # distinctive words of each question
+        self._by_word: dict[str, list[int]] = {}
         self._short: dict[tuple[str, ...], int] = {}
         for number, text in enumerate(asked):
-            key = min(text, key=self._answered.frequency, default=None)
-            if key is None or self._answered.frequency(key) > self._most:
-                continue  # nothing in it tells it from others
-            self._by_key.setdefault(key, []).append((number, text))
-            if SHORTEST <= len(text) < run:
+            telling = {word for word in text if self._answered.frequency(word) <= self._most}
+            self._telling.append(len(telling))
+            for word in telling:
+                self._by_word.setdefault(word, []).append(number)
+            if telling and SHORTEST <= len(text) < run:
                 self._short.setdefault(tuple(text), number)
 
     def match(self, topic: Sequence[str]) -> str | None:
@@ -79,9 +82,10 @@ class QuestionGuard:
         return None
 
     def _near_question(self, topic: Sequence[str]) -> int | None:
-        """The first question found whose rarest word the topic holds and that is over the limit."""
-        for word in dict.fromkeys(topic):
-            for number, text in self._by_key.get(word, ()):
-                if rouge_l(topic, text) > self.limit:
-                    return number
+        """The first question over the limit of which the topic holds most distinctive words."""
+        shared = Counter(number for word in set(topic) for number in self._by_word.get(word, ()))
+        for number in sorted(shared):
+            most = 2 * shared[number] > self._telling[number]
+            if most and rouge_l(topic, self._asked[number]) > self.limit:
+                return number
         return None

@@ -227,9 +227,10 @@ def _world_faults(experiment: Experiment, root: Path):
         if model.source == "demo":
             named[f"models.{name}.knows"] = model.knows
     for key, values in named.items():
-        for value in values:
-            if value not in subjects:
-                yield f"{key}: {value!r}; the demo world has {', '.join(sorted(subjects))}"
+        unknown = [value for value in values if value not in subjects]
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            yield f"{key}: {unknown[0]!r}{more}; the demo world has {', '.join(sorted(subjects))}"
 
 
 def _listed_subjects(topics: Topics | None, root: Path) -> list[str]:

@@ -29,7 +29,7 @@ class Scripted:
     def __init__(self, lines):
         self.lines, self.asked = iter(lines), []
 
-    def generate(self, requests, decoding):
+    def generate(self, requests, decoding, on_batch):
         self.asked += [request.messages[0]["content"] for request in requests]
         return [Reply(next(self.lines), 2, "stop") for _ in requests]
 
@@ -152,11 +152,11 @@ class Stops(Scripted):
         super().__init__(lines)
         self.calls = calls
 
-    def generate(self, requests, decoding):
+    def generate(self, requests, decoding, on_batch):
         if not self.calls:
             raise KeyboardInterrupt
         self.calls -= 1
-        return super().generate(requests, decoding)
+        return super().generate(requests, decoding, on_batch)
 
 
 def test_interrupted_work_goes_on_from_its_last_round(tmp_path):

@@ -21,7 +21,7 @@ from expertchat import prompts
 from expertchat.diversity import distinct, nearest_rouge_l, self_bleu
 from expertchat.engine.interface import Engine, Request
 from expertchat.errors import UserError
-from expertchat.progress import bar
+from expertchat.progress import bar, rate
 from expertchat.records import read_records, write_records
 from expertchat.seeds import seed_of
 from expertchat.settings.topics import Topics
@@ -66,8 +66,12 @@ def write_topics(
         outcomes = judge_given(given, settings, taxonomy, pool)
     progress = bar(len(taxonomy.subjects) * settings.per_subject * bool(engines), "topics", "topics")
     progress.update(sum(not o["reason"] and o["author"] != FILE for o in outcomes))
+
+    def report(replies: int, tokens: int, seconds: float) -> None:
+        progress.set_postfix_str(rate(tokens, seconds, "tokens"))
+
     while wanted := next_tries(outcomes, settings, taxonomy, seed, list(engines)):
-        for asked, reply in _ask(engines, wanted, outcomes, settings, template, seed):
+        for asked, reply in _ask(engines, wanted, outcomes, settings, template, seed, report):
             finished = reply.finish_reason != "length"
             outcome = _judged({"topic": tidy(reply.text), **asked}, pool, finished)
             outcomes.append(outcome)
@@ -168,7 +172,7 @@ def next_tries(
     return wanted
 
 
-def _ask(engines, wanted, outcomes, settings: Topics, template: str, seed: int):
+def _ask(engines, wanted, outcomes, settings: Topics, template: str, seed: int, report):
     """(what was asked, reply) for each wanted topic, in the order of `wanted`."""
     taken: dict[str, list[str]] = {}
     for outcome in outcomes:
@@ -184,7 +188,8 @@ def _ask(engines, wanted, outcomes, settings: Topics, template: str, seed: int):
             )
             for asked in mine
         ]
-        for asked, reply in zip(mine, engine.generate(requests, settings.decoding), strict=True):
+        drawn = engine.generate(requests, settings.decoding, report)
+        for asked, reply in zip(mine, drawn, strict=True):
             replies[asked["subject"], asked["try"]] = reply
     return [(asked, replies[asked["subject"], asked["try"]]) for asked in wanted]
 

@@ -5,9 +5,10 @@ The files' texts are part of a stage's settings, so that a changed word makes ne
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
 NAMES = ("topic", "opening", "rating")  # beside the roles'
@@ -24,7 +25,12 @@ def read_prompts(folder: Path) -> dict[str, str]:
 
 def fill(template: str, **values: object) -> str:
     """`template` with `values` filled in, without outer white space. Unknown names are an error."""
-    return _environment.from_string(template).render(**values).strip()
+    return _compiled(template).render(**values).strip()
+
+
+@lru_cache(maxsize=64)
+def _compiled(template: str) -> Template:
+    return _environment.from_string(template)
 
 
 def rating_prompt(

@@ -269,6 +269,12 @@ def test_an_embedding_is_the_mean_of_the_last_states(encoder_folder):
     assert Encoder(encoder_folder).embed("bread " * 500).shape == (16,)  # long texts are cut
 
 
+def test_a_folder_without_an_encoder_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "none"}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"topics.embeddings.path: .* is no encoder: "):
+        Encoder(tmp_path)
+
+
 def test_the_same_meaning_is_rejected_over_the_cosine(encoder_folder, tmp_path):
     encoder = Encoder(encoder_folder)
     cosine = float(encoder.embed("rye bread at noon") @ encoder.embed("bread of rye"))

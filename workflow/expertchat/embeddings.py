@@ -9,6 +9,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from expertchat.errors import UserError
+
 LONGEST = 128  # tokens read of a text
 
 
@@ -23,10 +25,14 @@ class Encoder:
     def __init__(self, folder: Path) -> None:
         disable_progress_bar()
         local = {"trust_remote_code": False, "local_files_only": True}
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        self._model = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, **local
-        ).eval()
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+            self._model = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, **local
+            ).eval()
+        except (OSError, ValueError, KeyError) as error:
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise UserError(f"topics.embeddings.path: {folder} is no encoder: {reason}") from None
 
     @torch.inference_mode()
     def embed(self, text: str) -> np.ndarray:

@@ -32,6 +32,7 @@ from expertchat.topic_pool import TopicPool
 
 TOPICS, REJECTED, DIVERSITY = "topics.jsonl", "rejected.jsonl", "diversity.json"
 OUTCOMES = "outcomes.jsonl"
+MEASURES = ("distinct_1", "distinct_2", "self_bleu", "nearest_rouge_l")
 FILE = "file"  # the author of the user's own topics
 TAKEN = 30  # most topics of its subject that a prompt may name as taken, the newest
 
@@ -247,16 +248,16 @@ def figures(
     by_reason: dict[str, Counter[str]] = {}
     for outcome in rejected:
         by_reason.setdefault(outcome["reason"], Counter())[outcome["author"]] += 1
-    measures = {
-        "distinct_1": distinct(texts, 1),
-        "distinct_2": distinct(texts, 2),
-        "self_bleu": self_bleu(texts),
-        "nearest_rouge_l": float(nearest_rouge_l(texts).mean()),
-    }
+    values = (
+        distinct(texts, 1),
+        distinct(texts, 2),
+        self_bleu(texts),
+        float(nearest_rouge_l(texts).mean()),
+    )
     keys = ("subject", "group", "audience", "kind", "author", "split")
     return {
         "topics": len(topics),
         "coverage": {key: dict(Counter(topic[key] for topic in topics)) for key in keys},
         "rejected": by_reason,
-        **{key: None if math.isnan(value) else value for key, value in measures.items()},
+        **{k: None if math.isnan(v) else v for k, v in zip(MEASURES, values, strict=True)},
     }

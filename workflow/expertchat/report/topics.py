@@ -13,7 +13,7 @@ from expertchat.report.blocks import Figure, Figures, Fold, Section, Table
 from expertchat.report.plots import INK, MODELS, MUTED, plot, rows_axis
 from expertchat.report.results import Results, spread
 from expertchat.report.wording import ABSENT, counted, number
-from expertchat.topics import DIVERSITY, FILE, HELD_OUT, REJECTED, TOPICS
+from expertchat.topics import DIVERSITY, FILE, HELD_OUT, MEASURES, REJECTED, TOPICS
 
 LISTED = 100
 
@@ -57,7 +57,7 @@ def lead(topics: pd.DataFrame, counts: Mapping[str, Mapping[str, int]]) -> str:
     )
 
 
-def outcomes_plot(counts: dict[str, dict[str, int]]):
+def outcomes_plot(counts: Mapping[str, Mapping[str, int]]):
     """Bars of topics kept by split and rejected by reason."""
     names = {"train": "kept, to train on", HELD_OUT: "kept, held out"}
     bars = [(names.get(key, key), value, MODELS[0]) for key, value in counts["kept"].items()]
@@ -80,8 +80,7 @@ def outcomes_plot(counts: dict[str, dict[str, int]]):
 
 def diversity_table(diversity: Mapping[str, Any]) -> Table:
     """The measures of diversity."""
-    keys = ("distinct_1", "distinct_2", "self_bleu", "nearest_rouge_l")
-    row = [f"{diversity['topics']:,}", *(number(diversity[key], 3) for key in keys)]
+    row = [f"{diversity['topics']:,}", *(number(diversity[key], 3) for key in MEASURES)]
     note = (
         "Over the kept topics, words in lower case. Distinct-n: unique n-grams by all n-grams; it falls "
         "as topics become more. Self-BLEU: mean BLEU-4 of a topic with all others as references; lower "

@@ -10,6 +10,8 @@ from pathlib import Path
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
+from expertchat.errors import UserError
+
 NAMES = ("topic", "speaker", "opening", "rating")
 
 _environment = SandboxedEnvironment(
@@ -20,6 +22,19 @@ _environment = SandboxedEnvironment(
 def read_prompts(folder: Path) -> dict[str, str]:
     """The texts of the folder's `<name>.jinja` files, by name."""
     return {name: (folder / f"{name}.jinja").read_text(encoding="utf-8") for name in NAMES}
+
+
+def read_chat_template(path: Path, where: str) -> str:
+    """The text of a chat template's file. Raises UserError, naming the setting `where`.
+
+    It is not parsed here: transformers knows more tags than Jinja.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{where}: {path} cannot be read ({error.strerror}); say plain, or name a Jinja file"
+        ) from None
 
 
 def fill(template: str, **values: object) -> str:

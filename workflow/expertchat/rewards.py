@@ -110,7 +110,7 @@ def train(
     from trl import RewardConfig, RewardTrainer
 
     torch.manual_seed(seed)
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_folder, load)
     model = load_model(model_folder, load, AutoModelForSequenceClassification, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
     torch.nn.init.normal_(model.score.weight, std=1 / (model.config.hidden_size + 1) ** 0.5)
@@ -265,7 +265,7 @@ def make_reward_model(
                 f"no {split} pairs are left ({fates}, held out {held_out_fates}): lower "
                 "rewards.min_margin, or draw more candidates on more topics"
             )
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_folder, load)
     encoded = encode_candidates(tokenizer, dialogues, candidates, texts)
     model, tokenizer, log = train(model_folder, load, pairs, encoded, settings, seed, checkpoints)
     ids = list(encoded)

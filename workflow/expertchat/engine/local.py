@@ -39,7 +39,7 @@ class LocalEngine:
     """An `Engine` on the model in a folder."""
 
     def __init__(self, folder: Path, load: Load, batch_size: int):
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer = load_tokenizer(folder, load)
         self.model = load_model(folder, load)
         self.batches = Batches(batch_size)
         self.pad = self.tokenizer.pad_token_id
@@ -85,6 +85,8 @@ class LocalEngine:
         on_batch: Callable[[int, int, float], None] = ignore,
     ) -> list[Reply]:
         """One reply to each request, drawn with its seed. `on_batch`: (replies, tokens, seconds)."""
+        stop = [*decoding.stop, *chat.stop_texts(self.tokenizer)]
+        decoding = decoding.model_copy(update={"stop": stop})
         prompts = [chat.encode(self.tokenizer, request.messages) for request in requests]
         # equal prompts stand together, to be read once; the longest come first, so that a batch that
         # memory cannot hold shows at once

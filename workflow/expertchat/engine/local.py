@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 
 from expertchat import chat
 from expertchat.engine.batches import Batches, free_bytes, planned_rows
-from expertchat.engine.cache import Sessions, shareable
+from expertchat.engine.cache import Sessions, why_unshared
 from expertchat.engine.endings import Completion, Endings, cut
 from expertchat.engine.generation import continue_read, expand, read_prompts
 from expertchat.engine.interface import Question, Reply, Request, ignore
@@ -44,7 +45,10 @@ class LocalEngine:
         self.batches = Batches(batch_size)
         self.pad = self.tokenizer.pad_token_id
         self.ends = end_ids(self.model, self.tokenizer)
-        self.share = shareable(self.model)
+        unshared = why_unshared(self.model)
+        self.share = unshared is None
+        if unshared:
+            print(f"{folder}: each prompt is read anew, as {unshared}", file=sys.stderr)
         self.sessions = Sessions(int(SESSION_SHARE * free_bytes(self.model.device)))
         self._adapters: dict[Path, str] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -94,16 +95,16 @@ def load_tokenizer(folder: Path, load: Load):
 
 
 def spare_token(tokenizer) -> int:
-    """A token that stands in no text and ends none, to pad with.
+    """A token to pad with, that ends no text and stands in none where that can be had.
 
-    A special token where there is one (unk is the usual stand-in), else the byte 0xFF, which UTF-8
-    never holds: GPT-2's only special token is its end token.
+    The unknown token is the usual stand-in; then come tokens that are reserved, and the byte 0xFF, which
+    UTF-8 never holds: GPT-2's only special token is its end token.
     """
-    others = [t for t in tokenizer.all_special_ids if t != tokenizer.eos_token_id]
-    if others:
-        return others[-1]
+    added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     vocabulary = tokenizer.get_vocab()
-    for byte in ("ÿ", "<0xFF>"):  # as byte-level vocabularies spell it, and those with byte fallback
-        if byte in vocabulary:
-            return vocabulary[byte]
+    reserved = [i for name, i in added.items() if re.search("pad|reserved|unused", name)]
+    bytes_ = [vocabulary.get("ÿ"), vocabulary.get("<0xFF>")]  # byte-level spelling, byte fallback
+    for token in [tokenizer.unk_token_id, *reserved, *bytes_, *added.values()]:
+        if token not in (None, tokenizer.eos_token_id):
+            return token
     raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no token that could serve as padding")

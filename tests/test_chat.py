@@ -354,6 +354,24 @@ def test_one_bos_and_no_silent_template(tokenizer):
         chat.encode(bare, [{"role": "user", "content": "x"}])
 
 
+def test_the_pad_token_of_a_vocabulary_with_byte_fallback_is_a_byte_no_text_has(tmp_path):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    core = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.ByteFallback()
+    core.add_special_tokens(["<s>", "</s>"])
+    PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>").save_pretrained(
+        tmp_path
+    )
+    own = load_tokenizer(tmp_path, Load(chat_template="plain"))
+    assert own.pad_token == "<0xFF>"
+    ids = chat.encode(own, [{"role": "user", "content": "ÿ <0xFF>"}])
+    assert "ÿ" in own.decode(ids)
+
+
 @pytest.mark.parametrize(
     ("template", "reason"),
     [

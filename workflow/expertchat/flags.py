@@ -20,7 +20,8 @@ FLAGS = (
 )
 
 MACHINE = (
-    r"(?:AI|A\.I\.|artificial intelligence|(?:large |AI |neural )*language model|LLM|chat ?bot|bot"
+    r"(?:(?:large |AI |artificial intelligence |neural )*language model|LLM|AI|A\.I\."
+    r"|artificial intelligence|chat ?bot|bot"
     r"|(?:AI|virtual|digital|automated|conversational)[- ](?:assistant|model|system|chat ?bot|program"
     r"|bot|agent|tool|entity)|computer program|machine learning model)"
 )
@@ -38,8 +39,10 @@ PHRASES = {
         rf"\bI(?:'m| am| was) {MERELY}an? {MACHINE}{NO_NOUN}",
         rf"\bas an? {MACHINE}(?: (?:that|trained|created|developed|designed|made|built)\b[^.,!?]*)?"
         r", (?:I|my|there)\b",
-        rf"(?:^|[.!?;:]\s+|\b(?:but|and|speaking) )as an? {MACHINE} (?:I|my)\b",
-        rf"\b(?:being|since I'm|because I'm|given that I'm) an? {MACHINE}{NO_NOUN}",
+        rf"(?:^|[.!?;:]\s+|\b(?:but|and|speaking) )as an? {MACHINE}(?:,| I\b| my\b)",
+        rf"\bI(?:'m| am) \w+, an? {MACHINE}{NO_NOUN}",
+        r"\bunlike (?:a )?human(?:s|s? beings?)?, I\b",
+        rf"\b(?:being|(?:since|because|although) I(?:'m| am)) an? {MACHINE}{NO_NOUN}",
         rf"\b{MACHINE}s? (?:like|such as) (?:me|myself|us|ourselves)\b",
         r"\bI(?:'m| am) an assistant(?=\s*(?:$|[.,;!?])|\s+(?:here to|designed|trained|created|developed"
         r"|made|built|programmed|and can(?:'t|not))\b)",
@@ -77,6 +80,8 @@ PHRASES = {
         r"(?: possible)? (?:score|rating|marks?|grade|points))\b",
         r"\bI deserve (?:an? )?(?:perfect |full |high(?:est)? |top |maximum )?"
         r"(?:score|rating|marks?|(?:\d{1,3}|nine|ten)(?=\s*(?:$|[.,;!?/])|\s+(?:out of|for|on|from)\b))",
+        r"\bI(?:'d| would) (?:appreciate|love|like) (?:an? |your )?(?:high|good|top|perfect|full)"
+        r" (?:score|rating|marks|points)\b",
         r"\b(?:what|which|how many) (?:score|rating|points|marks?|grade) (?:would|will|do|did|are) you"
         r" (?:give|giving|award)",
         r"\bon a scale (?:of|from) (?:0|1|zero|one) to (?:\d+|five|nine|ten),? (?:how|what|please)\b",

@@ -51,13 +51,23 @@ def artifacts(folder, generator):
         name = {"dialogue_id": f"d{i}", "topic_id": f"t{i % 8}", "split": split}
         first = {"speaker": "b", "text": "hello"}
         dialogues.append(
-            {**name, "topic": "bread", "subject": "x", "speakers": ["b", "a"], "turns": [first]}
+            {
+                **name,
+                "topic": "bread",
+                "subject": "x",
+                "speakers": ["b", "a"],
+                "models": {"a": "a", "b": "b"},
+                "roles": {"a": "speaker", "b": "speaker"},
+                "turns": [first],
+            }
         )
         for k in range(4):
             word = "good" if k % 2 else "bad"
             text = f"I say {word} {generator.integers(99)}"
             candidate = {"candidate_id": f"d{i}/{k}", "context_id": f"d{i}/t1", **name}
-            candidates.append({**candidate, "turn": 1, "speaker": "a", "text": text, "tokens": 5})
+            candidates.append(
+                {**candidate, "turn": 1, "speaker": "a", "model": "a", "text": text, "tokens": 5}
+            )
             ratings.append(
                 {
                     "rater": "b",
@@ -82,7 +92,7 @@ def train(model_folder, folder, shuffled):
     return make_reward_model(
         model_folder=model_folder,
         load=Load(),
-        dialogues=folder,
+        dialogues=[folder],
         ratings=[folder],
         speaker="a",
         weights={"c": 1.0},

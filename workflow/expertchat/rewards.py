@@ -23,7 +23,7 @@ from expertchat.errors import UserError
 from expertchat.preferences import build_pairs, shuffle_within_contexts
 from expertchat.progress import bar
 from expertchat.ratings import REPLY, overall
-from expertchat.records import read_records
+from expertchat.records import read_all
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
@@ -32,11 +32,10 @@ from expertchat.topics import HELD_OUT, TRAIN
 
 
 def rated_candidates(
-    folder: Path, ratings: Sequence[Path], speaker: str, weights: Mapping[str, float]
+    folders: Sequence[Path], ratings: Sequence[Path], speaker: str, weights: Mapping[str, float]
 ) -> pd.DataFrame:
-    """The speaker's candidate replies with their overall ratings."""
-    candidates = pd.DataFrame(read_records(folder / CANDIDATES))
-    candidates = candidates[candidates["speaker"] == speaker]
+    """The candidate replies of the model `speaker` with their overall ratings."""
+    candidates = pd.DataFrame(c for c in read_all(folders, CANDIDATES) if c["model"] == speaker)
     table = pd.concat([pd.read_parquet(path / "ratings.parquet") for path in ratings])
     scores = overall(table[table["scope"] == REPLY], weights)
     scores = scores.rename(columns={"item_id": "candidate_id"})
@@ -44,10 +43,10 @@ def rated_candidates(
 
 
 def encode_candidates(
-    tokenizer, folder: Path, candidates: pd.DataFrame, texts: Mapping[str, str]
+    tokenizer, folders: Sequence[Path], candidates: pd.DataFrame, texts: Mapping[str, str]
 ) -> dict[str, list[int]]:
     """Token ids by candidate id: the prompt as the speaker saw it, its reply, and the end token."""
-    dialogues = {d["dialogue_id"]: d for d in read_records(folder / DIALOGUES)}
+    dialogues = {d["dialogue_id"]: d for d in read_all(folders, DIALOGUES)}
     prompts: dict[str, list[int]] = {}
     encoded = {}
     for row in candidates.to_dict("records"):
@@ -231,7 +230,7 @@ def make_reward_model(
     *,
     model_folder: Path,
     load: Load,
-    dialogues: Path,
+    dialogues: Sequence[Path],
     ratings: Sequence[Path],
     speaker: str,
     weights: Mapping[str, float],

@@ -9,7 +9,7 @@ def main() -> None:
         from expertchat.topics import write_topics
 
         write_topics(
-            job.engines(job.settings["pair"], job.inputs("models")),
+            job.engines(job.settings["models"], job.inputs("models")),
             Topics(**job.settings["section"]),
             job.settings["prompt"],
             job.settings["seed"],

@@ -22,11 +22,13 @@ from expertchat.engine.interface import Question, Reply, Request, ignore
 from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.engine.next_token import uniforms
 from expertchat.engine.scoring import Lane, prepare, score_lanes, score_whole
+from expertchat.errors import UserError
 from expertchat.probes import Probe, answer_ids
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
 SESSION_SHARE = 0.3  # of the free memory after loading: what conversations may hold between calls
+TAIL, TAIL_TOKENS = 64, 8  # characters and tokens of a prompt's end that an answer can join with
 
 
 def end_ids(model: PreTrainedModel, tokenizer) -> list[int]:
@@ -40,6 +42,7 @@ class LocalEngine:
     """An `Engine` on the model in a folder."""
 
     def __init__(self, folder: Path, load: Load, batch_size: int):
+        self.folder = folder
         self.tokenizer = load_tokenizer(folder, load)
         self.model = load_model(folder, load)
         self.batches = Batches(batch_size)
@@ -51,6 +54,7 @@ class LocalEngine:
             print(f"{folder}: each prompt is read anew, as {unshared}", file=sys.stderr)
         self.sessions = Sessions(int(SESSION_SHARE * free_bytes(self.model.device)))
         self._adapters: dict[Path, str] = {}
+        self._answers: dict[tuple, list[list[int]]] = {}
 
     def use(self, adapter: Path | None) -> None:
         """Switches to the adapter in this folder, reading it where it is new; None: to none."""
@@ -97,6 +101,7 @@ class LocalEngine:
         order = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i]))
         often = Counter(request.session for request in requests if request.session)
         longest = max(map(len, prompts), default=0) + decoding.max_new_tokens + decoding.grace_tokens
+        self._check_length(longest)
         found: dict[int, Reply] = {}
 
         def reply_to(places: Sequence[int]) -> list[Completion]:
@@ -146,6 +151,15 @@ class LocalEngine:
                 self.sessions.keep(request.session, row)
         return completions
 
+    def _check_length(self, tokens: int) -> None:
+        """Stops where a sequence is longer than the model was made for: its answers would be noise."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and tokens > limit:
+            raise UserError(
+                f"{self.folder}: {tokens} tokens are asked for, and the model takes {limit}: "
+                "lower turns, max_new_tokens or max_tokens, or take a model of longer context"
+            )
+
     @torch.inference_mode()
     def answer_logprobs(
         self, groups: Sequence[Sequence[Question]], on_batch: Callable[[int], None] = ignore
@@ -162,8 +176,11 @@ class LocalEngine:
         else:
             text, bos = chat.render(self.tokenizer, question.prompt), None
         ids = self.tokenizer.encode(text, add_special_tokens=False)
-        answers = answer_ids(self.tokenizer, ids, text, question.answers)
-        return Probe(ids if bos is None else [bos, *ids], answers)
+        # prompts of a kind end alike, and how an answer is encoded depends on that end only
+        key = text[-TAIL:], tuple(ids[-TAIL_TOKENS:]), tuple(question.answers)
+        if key not in self._answers:
+            self._answers[key] = answer_ids(self.tokenizer, ids, text, question.answers)
+        return Probe(ids if bos is None else [bos, *ids], self._answers[key])
 
     @torch.inference_mode()
     def score(
@@ -181,6 +198,7 @@ class LocalEngine:
             return score_lanes(self.model, starts, part, groups, self.pad)
 
         longest = max((len(starts[lane.group]) + lane.tokens for lane in lanes), default=0)
+        self._check_length(max((len(p.prompt) for group in groups for p in group), default=0))
         for part, results in self.batches.run(lanes, score, planned_rows(self.model, longest)):
             before = sum(count > 0 for count in left.values())
             for lane, scored in zip(part, results, strict=True):

@@ -38,7 +38,7 @@ def section(results: Results) -> Section:
         lead += " A demo model was taught some subjects well; its headline accuracy is over those."
     figures = [
         Figure(subject_plot(results, place), f"{name}, by subject", model=results.name(name))
-        for place, name in enumerate(results.pair)
+        for place, name in enumerate(results.models)
     ]
     legend = [("dot-hollow", "before"), ("dot-full", "after"), ("line-dashed", "guessing")]
     return Section("mmlu", lead, [Figures(figures, legend), change_table(results)])
@@ -53,7 +53,7 @@ def subject_accuracy(folder) -> pd.Series:
 
 def subject_plot(results: Results, place: int):
     """A dumbbell a subject; beside it whether the model was taught it, or its topics were held out."""
-    name = results.pair[place]
+    name = results.models[place]
     before, after = (subject_accuracy(results.of_round("mmlu", n)[place]) for n in (0, results.rounds))
     knows = set(results.settings["knows"].get(name) or [])
     order = sorted(before.index, key=lambda subject: (subject not in knows, subject))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 import typing
 from typing import Any
 
@@ -70,9 +69,12 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in typing.get_args(annotation))
     if typing.get_origin(annotation) in (list, tuple):
         return "list of " + {str: "texts", int: "whole numbers"}[typing.get_args(annotation)[0]]
-    if typing.get_origin(annotation) is types.UnionType:
-        inner, _ = typing.get_args(annotation)
-        return f"{_type_name(inner)} or null"
+    if typing.get_args(annotation)[1:] == (typing.Literal["round_robin"],):
+        return "list of pairs of texts, or `round_robin`"
+    if annotation == str | None:
+        return "text or null"
+    if annotation == int | None:
+        return "whole number or null"
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
 
 

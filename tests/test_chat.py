@@ -193,6 +193,27 @@ def test_bos_stands_once_before_all_where_the_model_wants_it(family, own):
         assert ids.count(own.bos_token_id) <= (2 if family.template == "llama-2" else 1)
 
 
+def test_an_answer_begins_as_a_reply_does_under_the_template(family, own):
+    spaced = family.template in ("llama-2", "mistral-v3", "bos-by-tokenizer", "plain")
+    assert chat.reply_lead(own) == " " * spaced
+
+
+def test_answers_to_messages_follow_what_the_template_puts_before_a_reply(tmp_path):
+    from conftest import save_random_model
+    from expertchat.engine.interface import Question
+    from expertchat.engine.local import LocalEngine
+    from expertchat.probes import Probe
+
+    own = make_tokenizer(END, END, False, ())
+    save_random_model("gpt2", own, tmp_path, pad_token_id=None)
+    engine = LocalEngine(tmp_path, Load(chat_template="plain"), 4)
+    messages = seen([], "a")
+    found = engine.answer_logprobs([[Question(messages, ["1", "12"])]])[0][0]
+    answers = [own.encode(" 1"), own.encode(" 12")]
+    expected = engine.score([[Probe(chat.encode(engine.tokenizer, messages), answers)]])[0][0]
+    assert found.tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("viewer", ["a", "b"])
 def test_a_turn_later_the_prompt_begins_as_it_did(family, own, viewer):
     """What makes caches reusable. Mistral v3 moves its system text, and so is read anew."""

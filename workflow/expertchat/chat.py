@@ -166,6 +166,20 @@ def render(tokenizer, messages: Sequence[Message], *, reply: bool = True) -> str
     return _one_bos(tokenizer, text)
 
 
+@lru_cache(maxsize=8)
+def reply_lead(tokenizer) -> str:
+    """The white space that the template puts between a prompt and the reply's first word.
+
+    Plain lines have a space there, for one. What a model draws begins with it; a reply's text does not.
+    """
+    marker = "expertchat-probe"
+    asked = [{"role": "user", "content": "probe"}]
+    prompt = render(tokenizer, asked)
+    whole = render(tokenizer, [*asked, {"role": "assistant", "content": marker}], reply=False)
+    lead, found, _ = whole.removeprefix(prompt).partition(marker)
+    return lead if found and whole.startswith(prompt) and lead.isspace() else ""
+
+
 def encode(tokenizer, messages: Sequence[Message], *, reply: bool = True) -> list[int]:
     """Token ids of `render`, which holds BOS where the model wants one, so none is added."""
     return tokenizer.encode(render(tokenizer, messages, reply=reply), add_special_tokens=False)

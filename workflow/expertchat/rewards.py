@@ -53,7 +53,8 @@ def encode_candidates(
         if row["context_id"] not in prompts:
             context = Context(dialogues[row["dialogue_id"]], row["turn"])
             prompts[row["context_id"]] = chat.encode(tokenizer, context_messages(context, texts))
-        reply = tokenizer.encode(row["text"], add_special_tokens=False)
+        text = chat.reply_lead(tokenizer) + row["text"]
+        reply = tokenizer.encode(text, add_special_tokens=False)
         encoded[row["candidate_id"]] = [*prompts[row["context_id"]], *reply, tokenizer.eos_token_id]
     return encoded
 

@@ -172,14 +172,16 @@ class LocalEngine:
 
     def _probe(self, question: Question) -> Probe:
         if isinstance(question.prompt, str):
-            text, bos = question.prompt, self.tokenizer.bos_token_id
+            text, bos, lead = question.prompt, self.tokenizer.bos_token_id, ""
         else:
             text, bos = chat.render(self.tokenizer, question.prompt), None
+            lead = chat.reply_lead(self.tokenizer)
+        answers = [lead + answer for answer in question.answers]
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         # prompts of a kind end alike, and how an answer is encoded depends on that end only
-        key = text[-TAIL:], tuple(ids[-TAIL_TOKENS:]), tuple(question.answers)
+        key = text[-TAIL:], tuple(ids[-TAIL_TOKENS:]), tuple(answers)
         if key not in self._answers:
-            self._answers[key] = answer_ids(self.tokenizer, ids, text, question.answers)
+            self._answers[key] = answer_ids(self.tokenizer, ids, text, answers)
         return Probe(ids if bos is None else [bos, *ids], self._answers[key])
 
     @torch.inference_mode()

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -58,6 +59,14 @@ class GrowingLayer(DynamicLayer):
         """Forgets the last slots: as many as the number below zero says."""
         self.length -= abs(tokens_to_remove)
 
+    def keep(self, choice: Tensor, count: int) -> None:
+        """Of the last `count` slots keeps one a row, the `choice`-th [rows], and forgets the others."""
+        rows, first = torch.arange(len(choice), device=self.device), self.length - count
+        chosen = first + choice.to(self.device)
+        self.keys[:, :, first] = self.keys[rows, :, chosen]
+        self.values[:, :, first] = self.values[rows, :, chosen]
+        self.length = first + 1
+
     def select(self, rows: Tensor) -> None:
         """Keeps these rows, in this order; a row may be named several times."""
         self.keys = self.keys.index_select(0, rows.to(self.keys.device))
@@ -66,15 +75,20 @@ class GrowingLayer(DynamicLayer):
 
 @dataclass(frozen=True)
 class Held:
-    """What was read of one conversation: token ids, and keys and values [heads, tokens, dim] a layer."""
+    """What was read of one conversation: token ids, and keys and values [heads, tokens, dim] a layer.
+
+    `states` [tokens, hidden]: the last hidden states at length 1, where contrastive search read it.
+    """
 
     ids: list[int]
     keys: list[Tensor]
     values: list[Tensor]
+    states: Tensor | None = None
 
     def bytes(self) -> int:
         """Memory that it takes."""
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        states = [] if self.states is None else [self.states]
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values, *states))
 
 
 class KVCache(Cache):
@@ -87,6 +101,11 @@ class KVCache(Cache):
         """Keeps these rows, in this order; a row may be named several times."""
         for layer in self.layers:
             layer.select(rows)
+
+    def keep(self, choice: Tensor, count: int) -> None:
+        """Of the last `count` slots keeps one a row, the `choice`-th [rows], and forgets the others."""
+        for layer in self.layers:
+            layer.keep(choice, count)
 
     def hold(self, row: int, slots: Tensor, ids: list[int]) -> Held:
         """A copy of what one row has in `slots` (indices), which are those of `ids`."""

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from expertchat import chat
 from expertchat.engine.batches import Batches, free_bytes, planned_rows
 from expertchat.engine.cache import Sessions, why_unshared
+from expertchat.engine.contrastive import check_contrastive, continue_contrastive, read_states
 from expertchat.engine.endings import Completion, Endings, cut
 from expertchat.engine.generation import continue_read, expand, read_prompts
 from expertchat.engine.interface import Question, Reply, Request, ignore
@@ -93,6 +94,8 @@ class LocalEngine:
         on_batch: Callable[[int, int, float], None] = ignore,
     ) -> list[Reply]:
         """One reply to each request, drawn with its seed. `on_batch`: (replies, tokens, seconds)."""
+        if decoding.strategy == "contrastive":
+            check_contrastive(self.model, self.share)
         stop = [*decoding.stop, *chat.stop_texts(self.tokenizer)]
         decoding = decoding.model_copy(update={"stop": stop})
         prompts = [chat.encode(self.tokenizer, request.messages) for request in requests]
@@ -133,19 +136,25 @@ class LocalEngine:
         sessions = {place[tuple(p)]: r.session for p, r in zip(prompts, requests, strict=True)}
         held = [self.sessions.find(sessions[i]) if self.share else None for i in range(len(unique))]
         endings = Endings(decoding, self.ends, self.tokenizer)
-        read = read_prompts(
-            self.model, list(map(list, unique)), self.pad, held, endings.last, self.share
-        )
+        contrastive = decoding.strategy == "contrastive"
+        distinct = list(map(list, unique))
+        if contrastive:
+            read = read_states(self.model, distinct, self.pad, held, decoding, endings)
+        else:
+            read = read_prompts(self.model, distinct, self.pad, held, endings.last, self.share)
         if self.share:
             for i, session in sessions.items():
                 if session and often[session] > 1:  # what its replies share is the prompt
-                    slots = read.mask[i].nonzero().squeeze(-1)
-                    self.sessions.keep(session, read.cache.hold(i, slots, list(unique[i])))
-        uniform = np.stack([uniforms(r.seed, endings.last) for r in requests])
+                    self.sessions.keep(session, read.hold(i, distinct[i]))
         hold = [bool(self.share and r.session and often[r.session] == 1) for r in requests]
-        completions, kept = continue_read(
-            self.model, expand(read, rows), prompts, uniform, decoding, endings, self.pad, hold
-        )
+        read = expand(read, rows)
+        if contrastive:
+            completions, kept = continue_contrastive(self.model, read, prompts, decoding, endings, hold)
+        else:
+            uniform = np.stack([uniforms(r.seed, endings.last) for r in requests])
+            completions, kept = continue_read(
+                self.model, read, prompts, uniform, decoding, endings, self.pad, hold
+            )
         for request, row in zip(requests, kept, strict=True):
             if row is not None:
                 self.sessions.keep(request.session, row)

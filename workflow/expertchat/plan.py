@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from expertchat.artifacts import manifest_path
-from expertchat.fingerprints import code_fingerprint, folder_sample
+from expertchat.fingerprints import code_fingerprint, folder_sample, outside_sample
 from expertchat.prompts import read_chat_template, read_prompts
 from expertchat.recipes import Recipe
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.section import Section
+from expertchat.taxonomies import choose_taxonomy
 
 STAGES = (
     "models",
@@ -239,9 +240,23 @@ class _Planner:
         return questions.model_dump() | {"path": str(folder), "sample": folder_sample(folder)}
 
     def topic_list(self) -> str:
-        """The topics, by both base models."""
-        settings = self.section(self.experiment.topics) | {"prompt": self.texts["topic"]}
-        return self.add("topics", "", settings, {"models": self.model_list()}, self.names)
+        """The topics: by the base models, or from the user's file alone."""
+        topics = self.experiment.topics
+        settings = self.section(topics) | {"prompt": self.texts["topic"]}
+        settings["taxonomy"] = asdict(choose_taxonomy(topics, self.root))
+        if topics.file is not None:
+            settings["file"] = self.outside(topics.file.path)
+        if topics.embeddings is not None:
+            settings["encoder"] = self.outside(topics.embeddings.path)
+        inputs = {"questions": self.questions} if topics.decontaminate else {}
+        if topics.file is not None and topics.file.mode == "replace":
+            return self.add("topics", "", settings, inputs)
+        return self.add("topics", "", settings, {**inputs, "models": self.model_list()}, self.names)
+
+    def outside(self, path: str) -> dict[str, str]:
+        """A user's file or folder, for `Job.outside`."""
+        place = (self.root / path).resolve()
+        return {"path": str(place), "sample": outside_sample(place)}
 
     def section(self, section: Section) -> dict[str, Any]:
         """What a drawing stage needs: its section, the seed and the models' names."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from expertchat.artifacts import manifest_path
 from expertchat.fingerprints import code_fingerprint, folder_sample, outside_sample
-from expertchat.prompts import read_prompts
+from expertchat.prompts import read_chat_template, read_prompts
 from expertchat.recipes import Recipe
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.section import Section
@@ -153,8 +153,7 @@ class _Planner:
         inputs = {key: value for key, value in (inputs or {}).items() if value}
         loads = {model: self.experiment.models[model].load for model in uses or []}
         if loads:
-            dumped = {m: load.model_dump(exclude={"batch_size"}) for m, load in loads.items()}
-            settings = {**settings, "load": dumped}
+            settings = {**settings, "load": {m: self.load(m) for m in loads}}
         recipe = Recipe(
             stage=stage,
             settings=settings,
@@ -173,6 +172,15 @@ class _Planner:
         place = [*([f"round-{round}"] if round else []), stage, *([name] if name else [])]
         self.plan.views["/".join(place)] = recipe.reference
         return recipe.reference
+
+    def load(self, model: str) -> dict[str, Any]:
+        """How a model is loaded, with the text of its chat template in place of the path."""
+        load = self.experiment.models[model].load.model_dump(exclude={"batch_size"})
+        template = load["chat_template"]
+        if template not in (None, "plain"):
+            where = f"models.{model}.load.chat_template"
+            load["chat_template"] = read_chat_template(self.root / template, where)
+        return load
 
     def play(self) -> Plan:
         """The loop, from models to report."""

@@ -63,6 +63,7 @@ def dialogue_records(items: int) -> Iterator[dict]:
             "subject": "carpentry",
             "split": "held_out" if i % 4 == 0 else "train",
             "speakers": ["a", "b"],
+            "models": {"a": "a", "b": "b"},
             "turns": turns,
         }
 
@@ -78,6 +79,7 @@ def candidate_records(items: int) -> Iterator[dict]:
                 **{key: dialogue[key] for key in ("dialogue_id", "topic_id", "split")},
                 "turn": 3,
                 "speaker": "b",
+                "model": "b",
                 "text": f"I would cut it at {k} mm, slowly. " * 6,
                 "tokens": 60,
                 "finish_reason": "stop",

@@ -16,6 +16,7 @@ from expertchat.rating_tables import ANCHOR_SCHEMA, RATING_SCHEMA, TEXT_SCHEMA, 
 from expertchat.records import without_nan, write_records
 from expertchat.reliability import measure
 from expertchat.settings.experiment import read_experiment
+from expertchat.topics import figures
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBJECTS = ("carpentry", "sailing")
@@ -64,6 +65,9 @@ def topic_list() -> list[dict]:
             "topic_id": f"{subject}-{number:02d}",
             "topic": f"{subject} {number}",
             "subject": subject,
+            "group": "",
+            "audience": "",
+            "kind": "",
             "author": "llama",
             "split": "held_out" if subject == SUBJECTS[-1] else "train",
         }
@@ -74,12 +78,15 @@ def topic_list() -> list[dict]:
 
 def _topics(folder: Path, settings: dict, place: int, said: str) -> None:
     write_records(folder / "topics.jsonl", topic_list())
-    rejected = [{"topic": "x", "subject": "sailing", "author": "llama", "reason": "duplicate"}]
+    rejected = [{"topic": said, "subject": "sailing", "author": "llama", "reason": "duplicate"}]
+    rejected[0] |= {"like": said, "similarity": 1.0}
     write_records(folder / "rejected.jsonl", rejected)
+    (folder / "diversity.json").write_text(json.dumps(figures(topic_list(), rejected)), encoding="utf-8")
 
 
 def _reply(speaker: str, said: str) -> dict:
-    return {"speaker": speaker, "text": said, "tokens": 8, "finish_reason": "length"}
+    reply = {"speaker": speaker, "text": said, "tokens": 8, "finish_reason": "length"}
+    return reply | {"cut": "", "flags": ["truncated"]}
 
 
 def _dialogues(folder: Path, settings: dict, place: int, said: str) -> None:

@@ -202,6 +202,20 @@ def test_other_games_need_other_roles_only(planned, default_config, roles):
     assert set(first.settings["prompts"]) == {"opening", *roles}
 
 
+def test_transcripts_are_rated_by_all_models(planned, default_config, tmp_path):
+    path = tmp_path / "talks.json"
+    path.write_text('[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]')
+    config = {key: default_config[key] for key in ("name", "world", "models", "prompts")}
+    config |= {"rounds": 0, "dialogues": {"transcripts": str(path), "shards": 2}}
+    plan = planned(config)
+    assert len(ids(plan, "models")) == len(ids(plan, "dialogues")) == 2
+    assert len(ids(plan, "ratings")) == 4 and not ids(plan, "topics")
+    (reliability,) = ids(plan, "reliability")
+    assert set(plan.recipes[reliability].inputs["ratings"]) == ids(plan, "ratings")
+    path.write_text('[{"role": "user", "content": "other"}]')
+    assert not ids(planned(config), "dialogues") & ids(plan, "dialogues")
+
+
 def test_the_view_links_what_is_planned_and_forgets_what_is_not(planned, default_config, tmp_path):
     plan = planned(default_config)
     plan.store = tmp_path
@@ -216,3 +230,24 @@ def test_the_view_links_what_is_planned_and_forgets_what_is_not(planned, default
         link.parent.joinpath(link.readlink()).resolve()
         == (tmp_path / plan.views["round-1/policies/llama"]).resolve()
     )
+
+
+def test_a_chat_template_is_part_of_what_its_model_makes_and_is_read_where_it_lies(
+    planned, default_config, tmp_path
+):
+    from expertchat.errors import UserError
+
+    name = next(iter(default_config["models"]))
+    path = tmp_path / "chat.jinja"
+    default_config["models"][name].setdefault("load", {})["chat_template"] = str(path)
+    with pytest.raises(
+        UserError, match=f"models.{name}.load.chat_template: .*chat.jinja cannot be read"
+    ):
+        planned(default_config)
+    path.write_text("{{ messages }}", encoding="utf-8")
+    before = planned(default_config)
+    dialogues = next(r for r in before.recipes.values() if r.stage == "dialogues")
+    assert dialogues.settings["load"][name]["chat_template"] == "{{ messages }}"
+    path.write_text("{{ messages }}.", encoding="utf-8")
+    assert "models" not in new_stages(before, planned(default_config))
+    assert {"topics", "dialogues", "ratings"} <= new_stages(before, planned(default_config))

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from expertchat.artifacts import manifest_path
-from expertchat.fingerprints import code_fingerprint, folder_sample
-from expertchat.prompts import read_prompts
+from expertchat.fingerprints import code_fingerprint, folder_sample, outside_sample
+from expertchat.prompts import read_chat_template, read_prompts
 from expertchat.recipes import Recipe
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.section import Section
+from expertchat.taxonomies import choose_taxonomy
 
 STAGES = (
     "models",
@@ -166,8 +167,7 @@ class _Planner:
         inputs = {key: value for key, value in (inputs or {}).items() if value}
         loads = {model: self.experiment.models[model].load for model in uses or []}
         if loads:
-            dumped = {m: load.model_dump(exclude={"batch_size"}) for m, load in loads.items()}
-            settings = {**settings, "load": dumped}
+            settings = {**settings, "load": {m: self.load(m) for m in loads}}
         recipe = Recipe(
             stage=stage,
             settings=settings,
@@ -187,8 +187,19 @@ class _Planner:
         self.plan.views["/".join(place)] = recipe.reference
         return recipe.reference
 
+    def load(self, model: str) -> dict[str, Any]:
+        """How a model is loaded, with the text of its chat template in place of the path."""
+        load = self.experiment.models[model].load.model_dump(exclude={"batch_size"})
+        template = load["chat_template"]
+        if template not in (None, "plain"):
+            where = f"models.{model}.load.chat_template"
+            load["chat_template"] = read_chat_template(self.root / template, where)
+        return load
+
     def play(self) -> Plan:
-        """The loop, from models to report."""
+        """The loop, from models to report; or the ratings of transcripts."""
+        if self.experiment.dialogues.transcripts is not None:
+            return self.rate_transcripts()
         raters = [*self.names, *self.experiment.ratings.third_party]
         self.models = {name: self.model(name) for name in raters}
         if self.experiment.mmlu is not None:
@@ -221,6 +232,23 @@ class _Planner:
         self.report({"topics": self.topics, **results})
         return self.plan
 
+    def rate_transcripts(self) -> Plan:
+        """Existing conversations, and the ratings of them by all models."""
+        dialogues, raters = self.experiment.dialogues, list(self.experiment.models)
+        ratings = []
+        self.models = {name: self.model(name) for name in raters}
+        settings = {"transcripts": self.outside(dialogues.transcripts)}
+        for shard in range(dialogues.shards):
+            place = self.place(None, shard)
+            part = settings | {"shard": [shard, dialogues.shards]}
+            talk = Talk(self.add("dialogues", place, part), (), place)
+            for rater in raters:
+                name = "/".join(filter(None, (rater, place)))
+                reference = self.rating(rater, name, talk, {}, None)
+                ratings.append(Rating(reference, rater, talk))
+        self.reliability([], ratings, None)
+        return self.plan
+
     def model(self, name: str) -> str:
         """A model, made, linked or fetched."""
         model = self.experiment.models[name]
@@ -248,9 +276,23 @@ class _Planner:
         return questions.model_dump() | {"path": str(folder), "sample": folder_sample(folder)}
 
     def topic_list(self) -> str:
-        """The topics, by both base models."""
-        settings = self.section(self.experiment.topics) | {"prompt": self.texts["topic"]}
-        return self.add("topics", "", settings, {"models": self.model_list()}, self.names)
+        """The topics: by the base models, or from the user's file alone."""
+        topics = self.experiment.topics
+        settings = self.section(topics) | {"prompt": self.texts["topic"]}
+        settings["taxonomy"] = asdict(choose_taxonomy(topics, self.root))
+        if topics.file is not None:
+            settings["file"] = self.outside(topics.file.path)
+        if topics.embeddings is not None:
+            settings["encoder"] = self.outside(topics.embeddings.path)
+        inputs = {"questions": self.questions} if topics.decontaminate else {}
+        if topics.file is not None and topics.file.mode == "replace":
+            return self.add("topics", "", settings, inputs)
+        return self.add("topics", "", settings, {**inputs, "models": self.model_list()}, self.names)
+
+    def outside(self, path: str) -> dict[str, str]:
+        """A user's file or folder, for `Job.outside`."""
+        place = (self.root / path).resolve()
+        return {"path": str(place), "sample": outside_sample(place)}
 
     def section(self, section: Section) -> dict[str, Any]:
         """What a drawing stage needs: its section, the seed and the models' names."""
@@ -297,10 +339,10 @@ class _Planner:
                 found.append(Talk(reference, pair, place))
         return found
 
-    def place(self, pair: tuple[str, str], shard: int) -> str:
+    def place(self, pair: tuple[str, str] | None, shard: int) -> str:
         """The readable name of a pair's shard: nothing where there is but one."""
         parts = []
-        if len(self.experiment.talking_pairs) > 1:
+        if pair is not None and len(self.experiment.talking_pairs) > 1:
             parts.append("-".join(pair))
         if self.experiment.dialogues.shards > 1:
             parts.append(f"shard-{shard:02d}")
@@ -316,7 +358,9 @@ class _Planner:
                 found.append(Rating(reference, rater, talk))
         return found
 
-    def rating(self, rater: str, name: str, talk: Talk, tuned: dict[str, str | None], round: int) -> str:
+    def rating(
+        self, rater: str, name: str, talk: Talk, tuned: dict[str, str | None], round: int | None
+    ) -> str:
         """One rater's ratings of one shard's dialogues."""
         section = self.experiment.ratings
         settings = {
@@ -332,7 +376,7 @@ class _Planner:
             inputs["policy"] = tuned.get(rater)
         return self.add("ratings", name, settings, inputs, [rater], round)
 
-    def reliability(self, talks: list[Talk], ratings: list[Rating], round: int) -> str:
+    def reliability(self, talks: list[Talk], ratings: list[Rating], round: int | None) -> str:
         """How far a round's ratings can be trusted; third parties rate for this stage alone."""
         references = [rating.reference for rating in ratings]
         for rater in self.experiment.ratings.third_party:

@@ -11,6 +11,8 @@ from pathlib import Path
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
+from expertchat.errors import UserError
+
 NAMES = ("topic", "opening", "rating")  # beside the roles'
 
 _environment = SandboxedEnvironment(
@@ -21,6 +23,19 @@ _environment = SandboxedEnvironment(
 def read_prompts(folder: Path) -> dict[str, str]:
     """The texts of the folder's `<name>.jinja` files, by name: `NAMES` and the roles."""
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
+
+
+def read_chat_template(path: Path, where: str) -> str:
+    """The text of a chat template's file. Raises UserError, naming the setting `where`.
+
+    It is not parsed here: transformers knows more tags than Jinja.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{where}: {path} cannot be read ({error.strerror}); say plain, or name a Jinja file"
+        ) from None
 
 
 def fill(template: str, **values: object) -> str:

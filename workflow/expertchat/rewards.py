@@ -53,7 +53,8 @@ def encode_candidates(
         if row["context_id"] not in prompts:
             context = Context(dialogues[row["dialogue_id"]], row["turn"])
             prompts[row["context_id"]] = chat.encode(tokenizer, context_messages(context, texts))
-        reply = tokenizer.encode(row["text"], add_special_tokens=False)
+        text = chat.reply_lead(tokenizer) + row["text"]
+        reply = tokenizer.encode(text, add_special_tokens=False)
         encoded[row["candidate_id"]] = [*prompts[row["context_id"]], *reply, tokenizer.eos_token_id]
     return encoded
 
@@ -109,7 +110,7 @@ def train(
     from trl import RewardConfig, RewardTrainer
 
     torch.manual_seed(seed)
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_folder, load)
     model = load_model(model_folder, load, AutoModelForSequenceClassification, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
     torch.nn.init.normal_(model.score.weight, std=1 / (model.config.hidden_size + 1) ** 0.5)
@@ -264,7 +265,7 @@ def make_reward_model(
                 f"no {split} pairs are left ({fates}, held out {held_out_fates}): lower "
                 "rewards.min_margin, or draw more candidates on more topics"
             )
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_folder, load)
     encoded = encode_candidates(tokenizer, dialogues, candidates, texts)
     model, tokenizer, log = train(model_folder, load, pairs, encoded, settings, seed, checkpoints)
     ids = list(encoded)

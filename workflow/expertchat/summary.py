@@ -14,7 +14,7 @@ from expertchat.rating_items import DIALOGUE
 from expertchat.rating_tables import OVERALL_COLUMNS, overall, read_ratings
 from expertchat.records import read_records, without_nan
 from expertchat.statistics import cluster_bootstrap
-from expertchat.topics import HELD_OUT
+from expertchat.topics import DIVERSITY, HELD_OUT, MEASURES
 
 SCHEMA = 1
 
@@ -174,14 +174,16 @@ def mixture_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> l
 
 
 def topic_counts(folder: Path) -> dict[str, Any]:
-    """Topics kept by split, and rejected by reason."""
+    """Topics kept by split, rejected by reason, and how diverse the kept ones are."""
+    diversity = _json(folder / DIVERSITY)
     topics = pd.DataFrame(read_records(folder / "topics.jsonl"))
     rejected = pd.DataFrame(read_records(folder / "rejected.jsonl"), columns=["reason"])
     counts = {"kept": topics["split"], "rejected": rejected["reason"]}
-    return {
+    found = {
         name: {str(k): int(v) for k, v in column.value_counts().items()}
         for name, column in counts.items()
     }
+    return found | {"diversity": {key: diversity[key] for key in MEASURES}}
 
 
 def costs(artifacts: Mapping[str, Any], key: str, combine) -> dict[str, float]:

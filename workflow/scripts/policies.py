@@ -24,7 +24,7 @@ def main() -> None:
             job.input("policy"),
         )
         torch.manual_seed(settings["seed"])
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, job.load(speaker))
         dialogues = read_all(job.inputs("dialogues"), DIALOGUES)
         contexts = contexts_of(dialogues, speaker, TRAIN, settings["turns"])
         learner = Learner(

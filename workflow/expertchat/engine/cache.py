@@ -6,6 +6,7 @@ row of it, without padding, to be taken up again later.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -163,22 +164,31 @@ class Sessions:
         self.used = 0
 
 
-# Position is a matter of the slot, or of a state that cannot be cut: such caches can be neither shared
-# nor have gaps.
-BY_SLOT = {"mpt", "bloom", "falcon"}
+BY_SLOT = {"mpt", "bloom"}  # position is a matter of the slot (ALiBi), so slots may have no gaps
+BY_LENGTH = {"dynamic", "longrope"}  # rotations of what was read change as the text grows
 
 
-def shareable(model) -> bool:
-    """Whether parts of what the model has read can be reused: full attention, explicit positions."""
-    import inspect
+def why_unshared(model) -> str | None:
+    """Why no part of what the model has read can be reused, in words; None where it can.
 
+    Reuse needs full attention and positions that are given, not counted, and never change.
+    """
     config = model.config.get_text_config()
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return (
-        config.model_type not in BY_SLOT
-        and kinds <= {"full_attention"}
-        and not windows
-        and "position_ids" in inspect.signature(base.forward).parameters
-    )
+    rope = getattr(config, "rope_parameters", None) or {}
+    if config.model_type in BY_SLOT or getattr(config, "alibi", False):
+        return "its positions are those of the cache's slots"
+    if windows or kinds - {"full_attention"}:
+        return "not all of its layers attend to the whole text"
+    if rope.get("rope_type") in BY_LENGTH:
+        return "its positions depend on the text's length"
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        return "it counts positions itself"
+    return None
+
+
+def shareable(model) -> bool:
+    """Whether parts of what the model has read can be reused."""
+    return why_unshared(model) is None

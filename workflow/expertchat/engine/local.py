@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 
 from expertchat import chat
 from expertchat.engine.batches import Batches, free_bytes, planned_rows
-from expertchat.engine.cache import Sessions, shareable
+from expertchat.engine.cache import Sessions, why_unshared
 from expertchat.engine.contrastive import check_contrastive, continue_contrastive, read_states
 from expertchat.engine.endings import Completion, Endings, cut
 from expertchat.engine.generation import continue_read, expand, read_prompts
@@ -43,12 +44,15 @@ class LocalEngine:
 
     def __init__(self, folder: Path, load: Load, batch_size: int):
         self.folder = folder
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer = load_tokenizer(folder, load)
         self.model = load_model(folder, load)
         self.batches = Batches(batch_size)
         self.pad = self.tokenizer.pad_token_id
         self.ends = end_ids(self.model, self.tokenizer)
-        self.share = shareable(self.model)
+        unshared = why_unshared(self.model)
+        self.share = unshared is None
+        if unshared:
+            print(f"{folder}: each prompt is read anew, as {unshared}", file=sys.stderr)
         self.sessions = Sessions(int(SESSION_SHARE * free_bytes(self.model.device)))
         self._adapters: dict[Path, str] = {}
         self._answers: dict[tuple, list[list[int]]] = {}
@@ -92,6 +96,8 @@ class LocalEngine:
         """One reply to each request, drawn with its seed. `on_batch`: (replies, tokens, seconds)."""
         if decoding.strategy == "contrastive":
             check_contrastive(self.model, self.share)
+        stop = [*decoding.stop, *chat.stop_texts(self.tokenizer)]
+        decoding = decoding.model_copy(update={"stop": stop})
         prompts = [chat.encode(self.tokenizer, request.messages) for request in requests]
         # equal prompts stand together, to be read once; the longest come first, so that a batch that
         # memory cannot hold shows at once
@@ -178,15 +184,20 @@ class LocalEngine:
 
     def _probe(self, question: Question) -> Probe:
         if isinstance(question.prompt, str):
-            text, bos = question.prompt, self.tokenizer.bos_token_id
+            text, bos, lead = question.prompt, self.tokenizer.bos_token_id, ""
         else:
             text, bos = chat.render(self.tokenizer, question.prompt), None
+            lead = chat.reply_lead(self.tokenizer)
+        answers = [lead + answer for answer in question.answers]
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         # prompts of a kind end alike, and how an answer is encoded depends on that end only
-        key = text[-TAIL:], tuple(ids[-TAIL_TOKENS:]), tuple(question.answers)
-        if key not in self._answers:
-            self._answers[key] = answer_ids(self.tokenizer, ids, text, question.answers)
-        return Probe(ids if bos is None else [bos, *ids], self._answers[key])
+        key = text[-TAIL:], tuple(ids[-TAIL_TOKENS:]), tuple(answers)
+        found = self._answers.get(key)
+        if found is None:
+            found = answer_ids(self.tokenizer, ids, text, answers)
+            if len(answers) > 1:  # a lone answer is a text whose likelihood is asked, once
+                self._answers[key] = found
+        return Probe(ids if bos is None else [bos, *ids], found)
 
     @torch.inference_mode()
     def score(

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import pandas as pd
 
+from expertchat.records import read_records
 from expertchat.report.blocks import Figure, Figures, Section, Table
 from expertchat.report.plots import (
     MARKERS,
@@ -20,6 +21,7 @@ from expertchat.report.plots import (
 from expertchat.report.results import Results
 from expertchat.report.wording import counted, interval, number, percent
 from expertchat.summary import read_answers
+from expertchat.topics import HELD_OUT
 
 CHANCE = 0.25
 
@@ -80,8 +82,8 @@ def subject_plot(results: Results, place: int):
 
 def held_out_subjects(results: Results) -> set[str]:
     """The subjects whose topics were held out."""
-    topics = results.stage_settings("topics")
-    return set(topics["subjects"][len(topics["subjects"]) - topics["held_out_subjects"] :])
+    topics = read_records(results.artifacts["topics"] / "topics.jsonl")
+    return {topic["subject"] for topic in topics if topic["split"] == HELD_OUT}
 
 
 def tags(subject: str, knows: Collection[str], held_out: Collection[str]) -> list[str]:

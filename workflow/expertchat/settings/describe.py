@@ -86,6 +86,8 @@ def _type_name(annotation: Any) -> str:
         return "text or null"
     if annotation == int | None:
         return "whole number or null"
+    if annotation == list[str] | str:
+        return "list of texts, or text"
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
 
 

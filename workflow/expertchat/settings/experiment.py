@@ -23,6 +23,7 @@ from expertchat.settings.rewards import Rewards
 from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.section import Section
 from expertchat.settings.topics import Topics
+from expertchat.taxonomies import choose_taxonomy
 
 
 class World(Section):
@@ -100,7 +101,7 @@ def read_experiment(config: Mapping[str, Any], root: Path = Path(".")) -> Experi
 
 def _sentence(fault: Mapping[str, Any]) -> str:
     """One pydantic fault as "key: value; what is allowed"."""
-    tags = {"demo", "path", "hub", "folder"}
+    tags = {"demo", "path", "hub", "folder", "list[str]", "str"}
     place = [p for i, p in enumerate(fault["loc"]) if not (p in tags and _is_tag(fault["loc"], i))]
     key = ".".join(str(part) for part in place)
     if fault["type"] == "extra_forbidden":
@@ -120,7 +121,7 @@ def _sentence(fault: Mapping[str, Any]) -> str:
 
 def _is_tag(place: tuple, index: int) -> bool:
     """Whether a part of pydantic's location names a member of a union and not a key."""
-    return (index == 2 and place[0] == "models") or place[index - 1] == "questions"
+    return (index == 2 and place[0] == "models") or place[index - 1] in ("questions", "subjects")
 
 
 def known_keys(place: list) -> list[str]:
@@ -152,12 +153,11 @@ def _cross_faults(experiment: Experiment, root: Path):
     for first, second in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
         yield f"pairs: {first} and {second} stand twice; seeds_per_topic makes more dialogues of a pair"
     yield from _talk_faults(experiment)
-    topics = experiment.topics
-    if topics is not None:
-        yield from _topic_faults(topics)
+    if experiment.topics is not None:
+        yield from _topic_faults(experiment.topics, root)
     yield from _missing_files(experiment, root)
     yield from _rating_faults(experiment, root)
-    yield from _world_faults(experiment)
+    yield from _world_faults(experiment, root)
 
 
 def _talk_faults(experiment: Experiment):
@@ -175,14 +175,16 @@ def _talk_faults(experiment: Experiment):
         yield "topics: missing; it must be given where models talk"
 
 
-def _topic_faults(topics: Topics):
-    if topics.held_out_subjects >= len(topics.subjects):
-        yield (
-            f"topics.held_out_subjects: {topics.held_out_subjects}; must be less than the number of "
-            f"subjects, {len(topics.subjects)}, so that some are left to train on"
-        )
-    if len(set(topics.subjects)) < len(topics.subjects):
-        yield "topics.subjects: a subject stands twice"
+def _topic_faults(topics: Topics, root: Path):
+    """Faults of the taxonomy's and the topics' own files, and of the encoder's folder."""
+    try:
+        choose_taxonomy(topics, root)
+    except UserError as error:
+        yield str(error)
+    for pattern in ("config.json", "*.safetensors") if topics.embeddings else ():
+        path = topics.embeddings.path
+        if not list((root / path).glob(pattern)):
+            yield f"topics.embeddings.path: {path}; no such encoder: it holds no {pattern}"
 
 
 def _missing_files(experiment: Experiment, root: Path):
@@ -196,8 +198,8 @@ def _missing_files(experiment: Experiment, root: Path):
         elif model.source == "path" and not list((root / model.path).glob("*.safetensors")):
             yield f"models.{name}.path: {model.path}; it holds no *.safetensors, the only format read"
     transcripts = experiment.dialogues.transcripts
-    if transcripts is not None and not (root / transcripts).is_file():
-        yield f"dialogues.transcripts: {transcripts}; there is no such file"
+    if transcripts is not None and not (root / transcripts).exists():
+        yield f"dialogues.transcripts: {transcripts}; there is no such file or folder"
     questions = experiment.mmlu.questions if experiment.mmlu else None
     if questions is not None and questions.source == "folder":
         folder = root / questions.path
@@ -233,7 +235,7 @@ def _rating_faults(experiment: Experiment, root: Path):
         yield "ratings.third_party: a model stands twice"
 
 
-def _world_faults(experiment: Experiment):
+def _world_faults(experiment: Experiment, root: Path):
     """Demo models and questions need the demo world, and its subjects."""
     demo = [f"models.{name}" for name, m in experiment.models.items() if m.source == "demo"]
     if experiment.mmlu and experiment.mmlu.questions.source == "demo":
@@ -245,11 +247,22 @@ def _world_faults(experiment: Experiment):
     from expertchat.demo.world import build_world
 
     subjects = set(build_world(experiment.world.seed).names)
-    named = {"topics.subjects": experiment.topics.subjects} if experiment.topics else {}
+    named = {"topics.subjects": _listed_subjects(experiment.topics, root)}
     for name, model in experiment.models.items():
         if model.source == "demo":
             named[f"models.{name}.knows"] = model.knows
     for key, values in named.items():
-        for value in values:
-            if value not in subjects:
-                yield f"{key}: {value!r}; the demo world has {', '.join(sorted(subjects))}"
+        unknown = [value for value in values if value not in subjects]
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            yield f"{key}: {unknown[0]!r}{more}; the demo world has {', '.join(sorted(subjects))}"
+
+
+def _listed_subjects(topics: Topics | None, root: Path) -> list[str]:
+    """The subjects that topics have, as far as they can be told."""
+    if topics is None:
+        return []
+    try:
+        return choose_taxonomy(topics, root).subjects
+    except UserError:  # told by _topic_faults
+        return topics.subjects if isinstance(topics.subjects, list) else []

@@ -7,7 +7,7 @@ together anywhere else.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from expertchat.fingerprints import code_fingerprint, folder_sample
 from expertchat.prompts import read_prompts
 from expertchat.recipes import Recipe
 from expertchat.settings.experiment import Experiment
+from expertchat.settings.models import Load, Server
 from expertchat.settings.section import Section
 
 STAGES = (
@@ -96,6 +97,21 @@ def _flat(lists: Iterable[list[str]]) -> list[str]:
     return [item for part in lists for item in part]
 
 
+def lasting(load: Load) -> dict[str, Any]:
+    """What of `load` may change results, for a recipe's settings."""
+    server = load.server and load.server.model_dump(exclude=Server.RUNTIME)
+    return {**load.model_dump(exclude={"batch_size", "server"}), "server": server}
+
+
+def passing(loads: Mapping[str, Load]) -> dict[str, Any]:
+    """What of each model's load changes speed only, for a recipe's runtime."""
+    servers = {model: load.server for model, load in loads.items() if load.server}
+    found = {"batch_size": {model: load.batch_size for model, load in loads.items()}}
+    if servers:
+        found["server"] = {m: s.model_dump(include=Server.RUNTIME) for m, s in servers.items()}
+    return found
+
+
 def make_plan(experiment: Experiment, root: Path) -> Plan:
     """The plan of a validated experiment; relative paths in its settings count from `root`."""
     return _Planner(experiment, root).play()
@@ -125,14 +141,13 @@ class _Planner:
         inputs = {key: value for key, value in (inputs or {}).items() if value}
         loads = {model: self.experiment.models[model].load for model in uses or []}
         if loads:
-            dumped = {m: load.model_dump(exclude={"batch_size"}) for m, load in loads.items()}
-            settings = {**settings, "load": dumped}
+            settings = {**settings, "load": {m: lasting(load) for m, load in loads.items()}}
         recipe = Recipe(
             stage=stage,
             settings=settings,
             code=code_fingerprint(stage),
             inputs=inputs,
-            runtime={"batch_size": {model: load.batch_size for model, load in loads.items()}},
+            runtime=passing(loads),
             label=" ".join(
                 [
                     stage,
@@ -195,6 +210,8 @@ class _Planner:
             settings |= {"path": str(folder), "sample": folder_sample(folder)}
         elif model.source == "demo":
             settings |= {"world": self.world(), "prompts": self.texts}
+        elif model.source == "server":
+            settings |= {"server": lasting(model.load)["server"]}
         return self.add("models", name, settings)
 
     def world(self) -> dict[str, Any]:

@@ -71,6 +71,10 @@ def _type_name(annotation: Any) -> str:
         return "list of " + {str: "texts", int: "whole numbers"}[typing.get_args(annotation)[0]]
     if annotation == int | None:
         return "whole number or null"
+    if annotation == str | None:
+        return "text or null"
+    if typing.get_origin(annotation) is dict:
+        return "section of any keys"
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
 
 

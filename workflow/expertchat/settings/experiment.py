@@ -84,7 +84,7 @@ def read_experiment(config: Mapping[str, Any], root: Path = Path(".")) -> Experi
 
 def _sentence(fault: Mapping[str, Any]) -> str:
     """One pydantic fault as "key: value; what is allowed"."""
-    tags = {"demo", "path", "hub", "folder"}
+    tags = {"demo", "path", "hub", "folder", "server"}
     place = [p for i, p in enumerate(fault["loc"]) if not (p in tags and _is_tag(fault["loc"], i))]
     key = ".".join(str(part) for part in place)
     if fault["type"] == "extra_forbidden":
@@ -142,8 +142,26 @@ def _cross_faults(experiment: Experiment, root: Path):
         )
     if len(set(topics.subjects)) < len(topics.subjects):
         yield "topics.subjects: a subject stands twice"
+    yield from _server_faults(experiment)
     yield from _missing_files(experiment, root)
     yield from _world_faults(experiment)
+
+
+def _server_faults(experiment: Experiment):
+    """Models of the pair are tuned, and then answer with their adapters."""
+    for name in sorted(set(experiment.pair) & set(experiment.models)):
+        model = experiment.models[name]
+        server = model.load.server
+        if model.source == "server":
+            yield (
+                f"pair: {name!r} is behind a server (source: server), so it can neither be tuned nor "
+                "give a reward model; models of the pair need weights (source: path or hub)"
+            )
+        elif server is not None and server.adapter_arguments is None:
+            yield (
+                f"models.{name}.load.server: without adapter_arguments its server cannot answer for the "
+                "tuned model, and models of the pair are tuned"
+            )
 
 
 def _missing_files(experiment: Experiment, root: Path):

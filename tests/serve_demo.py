@@ -63,8 +63,10 @@ class Model:
         heat = body.get("temperature", 1.0)
         sampling = {"do_sample": heat > 0, "max_new_tokens": body["max_tokens"]}
         if heat > 0:
-            names = ("temperature", "top_p", "min_p", "top_k", "repetition_penalty")
+            names = ("temperature", "top_p", "min_p", "top_k")
             sampling |= {"top_k": 0} | {n: body[n] for n in names if n in body}
+        if "repetition_penalty" in body:
+            sampling["repetition_penalty"] = body["repetition_penalty"]
         if body.get("stop"):
             sampling["stopping_criteria"] = [lambda made, _: self.stops(made[0, len(ids) :], body)]
         prompt = self.torch.tensor([ids])
@@ -236,7 +238,8 @@ def main() -> None:
     model = Model(arguments.model, arguments.adapter) if arguments.model else None
     app = App(model, arguments.name, os.environ.get("SERVE_DEMO_KEY"))
     print(f"serving with key {os.environ.get('SERVE_DEMO_KEY')}", flush=True)
-    uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="warning")
+    quiet = {"log_level": "critical", "timeout_graceful_shutdown": 1}
+    uvicorn.run(app, host="127.0.0.1", port=arguments.port, **quiet)
 
 
 if __name__ == "__main__":

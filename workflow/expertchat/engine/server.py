@@ -27,6 +27,7 @@ from expertchat.settings.models import Server
 POLL_SECONDS = 0.25  # between looks at whether a started server is ready
 REPORT_SECONDS = 1.0  # between calls of a progress callback
 SEEDS = 2**31  # servers take seeds below this
+UNFINISHED = "\ufffd"  # stands for bytes that are no whole character
 PROBE = "Reply in one word. " * 8  # long enough to show in a count of tokens
 
 
@@ -323,12 +324,15 @@ def sentence_end(text: str, told: Sequence[dict[str, Any]], limit: int) -> tuple
 
     None where it has none there. What was drawn up to there does not depend on what followed.
     """
-    pieces = [bytes(t["bytes"]) if t.get("bytes") else t["token"].encode() for t in told]
-    whole = text.lstrip()
-    for count in range(limit, len(pieces) + 1):
-        said = b"".join(pieces[:count]).decode(errors="ignore").lstrip()
-        if not whole.startswith(said):
-            break  # a stop text, or the end token's name
-        if SENTENCE_END.search(said):
-            return said, count
+    pieces = [bytes(t["bytes"]).decode(errors="replace") if t.get("bytes") else t["token"] for t in told]
+    place, skipped = 0, 0
+    for count, piece in enumerate(pieces, 1):
+        piece = piece.strip(UNFINISHED) if place else piece.strip(UNFINISHED).lstrip()
+        found = text.find(piece, place, place + len(piece) + 4 * skipped) if piece else -1
+        if found < 0:  # a special token's name, a part of a character, or a stop text
+            skipped += 1
+            continue
+        place, skipped = found + len(piece), 0
+        if count >= limit and SENTENCE_END.search(text[:place]):
+            return text[:place], count
     return None

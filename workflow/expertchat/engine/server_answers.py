@@ -122,24 +122,30 @@ class Answers:
             )
         if isinstance(prompt, str):
             return np.array(await self._sums(post, text, answers))
-        bare = await self._sums(post, text, answers, special=False)
-        spaced = await self._sums(post, text, [" " + answer for answer in answers], special=False)
-        return np.logaddexp(bare, spaced)
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        bare, spaced = (
+            answer_ids(self.tokenizer, ids, text, [space + a for a in answers]) for space in ("", " ")
+        )
+        found = np.array([await self._sum(post, ids, own) for own in bare])
+        for place, own in enumerate(spaced):
+            if len(own) <= len(
+                bare[place]
+            ):  # else the space is a token of its own, as no list counts it
+                found[place] = np.logaddexp(found[place], await self._sum(post, ids, own))
+        return found
 
-    async def _sums(self, post: Post, text: str, answers, special: bool = True) -> list[float]:
-        """Of each answer's tokens after `text`; `special`: after BOS where the model has one."""
+    async def _sums(self, post: Post, text: str, answers: Sequence[str]) -> list[float]:
+        """Of each answer's tokens after a text, and after BOS where the model has one."""
         if self.tokenizer is None:
             start, _ = await self._echo(post, text)
             return [self._after(start, *await self._echo(post, text + a), a) for a in answers]
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        ids, bos = self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.bos_token_id
         own = answer_ids(self.tokenizer, ids, text, answers)
-        bos = self.tokenizer.bos_token_id if special else None
-        start = ids if bos is None else [bos, *ids]
-        sums = []
-        for answer in own:
-            _, logprobs = await self._echo(post, start + answer, len(start) + len(answer))
-            sums.append(math.fsum(logprobs[len(start) :]))
-        return sums
+        return [await self._sum(post, ids if bos is None else [bos, *ids], answer) for answer in own]
+
+    async def _sum(self, post: Post, start: list[int], answer: list[int]) -> float:
+        _, logprobs = await self._echo(post, start + answer, len(start) + len(answer))
+        return math.fsum(logprobs[len(start) :])
 
     def _after(self, start: list[str], tokens: list[str], logprobs: list[float], answer: str) -> float:
         if tokens[: len(start)] != start or len(tokens) == len(start):

@@ -37,8 +37,8 @@ class Server(Section):
     """An answer that is not among these tokens counts with the highest probability that it can have; a
     job stops where that is above this."""
     body: dict[str, Any] = {}
-    """Further fields of every request, as the server's documentation names them, such as {top_k: -1} where
-    the server would fill it in from the model's own settings; no secrets."""
+    """Further fields of every request, as the server's documentation names them: such as {top_k: -1}
+    where the server would fill it in from the model's own settings. No secrets."""
     url_env: str | None = None
     """Environment variable that holds the address of a running server, such as https://host:8000/v1."""
     key_env: str | None = None

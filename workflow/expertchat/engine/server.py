@@ -51,6 +51,7 @@ class ServerEngine:
 
             self.tokenizer = load_tokenizer(folder)
         self.adapter, self.client = None, None
+        self._system: bool | None = None  # whether the chat template takes system messages
         self.use(adapter)
 
     def use(self, adapter: Path | None) -> None:

@@ -185,9 +185,8 @@ class ServerEngine:
         questions = [question for group in groups for question in group]
         owners = [number for number, group in enumerate(groups) for _ in group]
         left, settings = Counter(owners), self.settings
-        prompts = [q.prompt if isinstance(q.prompt, str) else None for q in questions]
-        fitted = self._fitted([q.prompt for q in questions if not isinstance(q.prompt, str)])
-        prompts = [fitted.pop(0) if prompt is None else prompt for prompt in prompts]
+        fitted = iter(self._fitted([q.prompt for q in questions if not isinstance(q.prompt, str)]))
+        prompts = [q.prompt if isinstance(q.prompt, str) else next(fitted) for q in questions]
         answers = Answers(
             self.client.label,
             self._fields(),

@@ -34,6 +34,10 @@ GREEDY = Decoding(strategy="greedy", max_new_tokens=12)
 NOWHERE = Path("/nonexistent")
 
 
+def opened(settings, folder, **kwargs):
+    return ServerEngine(folder, Load(server=settings), **kwargs)
+
+
 def said(text, role="user"):
     return {"role": role, "content": text}
 
@@ -116,7 +120,7 @@ def engine_on(monkeypatch):
         monkeypatch.setenv("TEST_KEY", key)
         running.tell()
         settings = {"url_env": "TEST_URL", "key_env": "TEST_KEY", "retries": 3} | changes
-        return ServerEngine(Server(**settings), folder)
+        return opened(Server(**settings), folder)
 
     return open_on
 
@@ -405,7 +409,7 @@ def test_address_and_key_are_never_seen(words, engine_on, caplog, capfd, monkeyp
     engine.generate(asking(2), Decoding())
     monkeypatch.setenv("TEST_URL", "http://user:pass-99@127.0.0.1:9/x")
     with pytest.raises(UserError) as gone:
-        ServerEngine(Server(url_env="TEST_URL", retries=0), NOWHERE)
+        opened(Server(url_env="TEST_URL", retries=0), NOWHERE)
     own_calls = [line for line in caplog.text.splitlines() if "/control" not in line]
     seen = "".join([message, str(gone.value), *own_calls, *capfd.readouterr()])
     for secret in (KEY, "wrong-5521", "pass-99", "127.0.0.1", str(words.port)):
@@ -416,14 +420,14 @@ def test_malformed_secrets_are_told_without_them(monkeypatch):
     monkeypatch.delenv("TEST_URL", raising=False)
     settings = Server(url_env="TEST_URL", key_env="TEST_KEY")
     with pytest.raises(UserError, match="TEST_URL is not set"):
-        ServerEngine(settings, NOWHERE)
+        opened(settings, NOWHERE)
     monkeypatch.setenv("TEST_KEY", "a b")
     for url in ("host-17:80/v1", "ftp://host-17", "http://host-17:port/"):
         monkeypatch.setenv("TEST_URL", url)
         for key, name in (("a b", "TEST_KEY"), ("fine", "TEST_URL")):
             monkeypatch.setenv("TEST_KEY", key)
             with pytest.raises(UserError, match=name) as caught:
-                ServerEngine(settings, NOWHERE)
+                opened(settings, NOWHERE)
             assert "host-17" not in str(caught.value) and "a b" not in str(caught.value)
 
 
@@ -445,7 +449,7 @@ def is_there(pid):
 def test_a_server_is_started_asked_and_ended_with_all_that_it_started(tmp_path, monkeypatch):
     monkeypatch.setenv("SERVE_DEMO_KEY", KEY)
     settings = Server(command=command("--child"), key_env="SERVE_DEMO_KEY")
-    engine = ServerEngine(settings, NOWHERE, log=tmp_path / "server.log")
+    engine = opened(settings, NOWHERE, log=tmp_path / "server.log")
     assert engine.generate(asking(2), Decoding())[1].text == "word 1"
     log = (tmp_path / "server.log").read_text()
     child = int(log.split("child ")[1].split()[0])
@@ -463,9 +467,9 @@ from expertchat import jobs
 from expertchat.engine.interface import Request
 from expertchat.engine.server import ServerEngine
 from expertchat.settings.decoding import Decoding
-from expertchat.settings.models import Server
+from expertchat.settings.models import Load, Server
 signal.signal(signal.SIGTERM, jobs._raise_terminated)
-engine = ServerEngine(Server(command=sys.argv[1]), Path("/nonexistent"))
+engine = ServerEngine(Path("/nonexistent"), Load(server=Server(command=sys.argv[1])))
 print(engine.process.process.pid, engine.process.guard.pid, flush=True)
 if sys.argv[2] == "fails":
     raise ValueError("a fault")
@@ -511,21 +515,21 @@ def test_a_command_that_dies_at_once_shows_its_last_lines(monkeypatch):
     monkeypatch.setenv("TEST_KEY", KEY)
     settings = Server(command=command(f"--die 'no GPU for {KEY}'"), key_env="TEST_KEY")
     with pytest.raises(UserError, match=r"did not come up: it ended \(exit code 3\)") as caught:
-        ServerEngine(settings, NOWHERE)
+        opened(settings, NOWHERE)
     assert "no GPU for $TEST_KEY" in str(caught.value)
     with pytest.raises(UserError, match="cannot be run: no-such-program"):
-        ServerEngine(Server(command="no-such-program --port {port}"), NOWHERE)
+        opened(Server(command="no-such-program --port {port}"), NOWHERE)
 
 
 def test_a_command_that_serves_nothing_is_ended_after_a_while():
     script = "import time; print('reading weights', flush=True); time.sleep(60)"
     settings = Server(command=f'{sys.executable} -c "{script}" {{port}}', start_minutes=0.05)
     with pytest.raises(UserError, match=r"not ready within 0\.05 minutes.*\n.*reading weights"):
-        ServerEngine(settings, NOWHERE)
+        opened(settings, NOWHERE)
 
 
 def test_a_server_of_our_own_that_dies_in_mid_answer_ends_the_job(tmp_path):
-    engine = ServerEngine(Server(command=command()), NOWHERE)
+    engine = opened(Server(command=command()), NOWHERE)
     control = engine.client.url.removesuffix("v1") + "control"
     httpx2.post(control, json={"fail": [None, "die"]}, trust_env=False)
     with pytest.raises(UserError, match=r"is gone: it ended \(signal 9\)"):
@@ -546,7 +550,7 @@ def test_an_adapter_is_served_by_a_server_started_with_it(llama_folder, tmp_path
         top_logprobs=500,
     )
     groups = SCORES[:1]
-    engine = ServerEngine(settings, llama_folder)
+    engine = opened(settings, llama_folder)
     first = engine.process.process.pid
     assert engine.model == "base" and engine.generate(asking(1), Decoding())[0].text == "word 0"
     engine.use(tmp_path)

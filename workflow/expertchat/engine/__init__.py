@@ -18,7 +18,7 @@ def open_engine(
     if load.server is not None:
         from expertchat.engine.server import ServerEngine
 
-        return ServerEngine(load.server, folder, adapter, log)
+        return ServerEngine(folder, load, adapter, log)
     from expertchat.engine.local import LocalEngine
 
     engine = LocalEngine(folder, load, batch_size)

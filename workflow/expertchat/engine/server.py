@@ -22,7 +22,7 @@ from expertchat.engine.server_client import Client, Post, Refusal, Secrets
 from expertchat.engine.server_process import ServerProcess, free_port
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
-from expertchat.settings.models import Server
+from expertchat.settings.models import Load
 
 POLL_SECONDS = 0.25  # between looks at whether a started server is ready
 REPORT_SECONDS = 1.0  # between calls of a progress callback
@@ -38,12 +38,10 @@ class ServerEngine:
     draws in every batch. A reply's tokens are those that the server counts.
     """
 
-    def __init__(
-        self, settings: Server, folder: Path, adapter: Path | None = None, log: Path | None = None
-    ):
+    def __init__(self, folder: Path, load: Load, adapter: Path | None = None, log: Path | None = None):
         """`folder`: the model's, where it has one; `log`: the file that a started server writes to."""
-        self.settings, self.folder, self.log = settings, folder, log
-        self.secrets = Secrets(settings)
+        self.settings, self.folder, self.log = load.server, folder, log
+        self.secrets = Secrets(self.settings)
         self.process: ServerProcess | None = None
         self.tokenizer = None
         if (folder / "tokenizer_config.json").is_file():

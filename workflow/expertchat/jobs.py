@@ -84,7 +84,10 @@ class Job:
 
     def load(self, model: str) -> Load:
         """How that model is held in memory."""
-        return Load(**self.settings["load"][model])
+        load = self.settings["load"][model]
+        if load.get("server"):
+            load = {**load, "server": load["server"] | self.recipe.runtime["server"][model]}
+        return Load(**load)
 
     def batch_size(self, model: str) -> int:
         """Most sequences of that model in one forward pass."""
@@ -95,7 +98,8 @@ class Job:
         from expertchat.engine import open_engine
 
         adapter = policy / "adapter" if policy else None
-        return open_engine(folder / "model", self.load(model), self.batch_size(model), adapter)
+        log = self.checkpoints.parent / f"server-{model}.log"
+        return open_engine(folder / "model", self.load(model), self.batch_size(model), adapter, log)
 
     def engines(self, models: list[str], folders: list[Path], policies: list[Path] = ()) -> dict:
         """Engines by model name, in order; `policies` are given for all models or for none."""

@@ -89,8 +89,8 @@ def turn_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
         )
     head = ["model", "", "dialogues", "turns", "tokens a turn", "cut off", "distinct turns"]
     note = (
-        "Cut off: turns that reached their token limit in mid-sentence. After the last round only held-out topics are "
-        "talked about, so that shares of distinct turns are of fewer turns."
+        "Cut off: turns that reached their token limit in mid-sentence. After the last round only "
+        "held-out topics are talked about, so that shares of distinct turns are of fewer turns."
     )
     return Table(head, rows, text_columns=2, note=note)
 

@@ -19,7 +19,7 @@ from expertchat.engine.memory import (
 )
 from expertchat.errors import UserError
 from expertchat.settings.models import Load
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, MixtralConfig
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128}
 IDS = torch.arange(4, 36).unsqueeze(0)
@@ -106,6 +106,17 @@ def test_a_missing_file_of_several_is_named(fused_mixtral, tmp_path):
         load_model(tmp_path / "m", Load())
 
 
+def test_files_that_lack_weights_are_refused(llama_folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(llama_folder, tmp_path / "m")
+    weights = load_file(tmp_path / "m" / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"lack weights, model\.layers\.1\.mlp\.up_proj"):
+        load_model(tmp_path / "m", Load())
+
+
 def test_a_loaded_model_knows_its_folder_and_its_generation_settings(llama_folder, tmp_path):
     shutil.copytree(llama_folder, tmp_path / "m")
     (tmp_path / "m" / "generation_config.json").write_text('{"eos_token_id": [3, 5]}')
@@ -124,7 +135,7 @@ def test_weights_are_those_of_the_file(architecture, request):
 # Quantized models
 
 
-@pytest.mark.parametrize("quantization, tolerance", [("nf4", 1e-4), ("int8", 0.1)])
+@pytest.mark.parametrize("quantization, tolerance", [("nf4", 1e-4), ("int8", 0.15)])
 @pytest.mark.parametrize("architecture", ["llama", "mixtral"])
 def test_a_quantized_model_is_one_with_rounded_weights(architecture, quantization, tolerance, request):
     folder, load = request.getfixturevalue(architecture), Load(quantization=quantization)
@@ -141,20 +152,28 @@ def test_fused_and_separate_experts_on_disk_give_one_model(mixtral, fused_mixtra
 
 
 def test_every_matrix_but_the_heads_is_quantized(mixtral):
-    model = load_model(mixtral, Load(quantization="nf4"), AutoModelForSequenceClassification, num_labels=1)
+    model = load_model(
+        mixtral, Load(quantization="nf4"), AutoModelForSequenceClassification, num_labels=1
+    )
     sizes = {n: p.element_size() for n, p in model.named_parameters()}
     whole = {n.removeprefix("model.") for n, size in sizes.items() if size == 4 and "norm" not in n}
-    assert whole == {"embed_tokens.weight", "score.weight", *(f"layers.{i}.mlp.gate.weight" for i in (0, 1))}
+    assert whole == {
+        "embed_tokens.weight",
+        "score.weight",
+        *(f"layers.{i}.mlp.gate.weight" for i in (0, 1)),
+    }
 
 
+@pytest.mark.parametrize("quantization, cosine", [("nf4", 0.9999), ("int8", 0.95)])
 @pytest.mark.parametrize("architecture", ["llama", "mixtral"])
-def test_gradients_through_4_bit_weights_survive_a_forward_pass_without_gradients(architecture, request):
-    folder, load = request.getfixturevalue(architecture), Load(quantization="nf4")
+def test_gradients_are_those_through_rounded_weights(architecture, quantization, cosine, request):
+    """Also after a forward pass without gradients, for which some CPUs repack 4-bit weights."""
+    folder, load = request.getfixturevalue(architecture), Load(quantization=quantization)
     expected = lora_gradient(dequantized(folder, load))
     for first in (False, True):
         found = lora_gradient(load_model(folder, load), first)
-        assert torch.cosine_similarity(found, expected, dim=0) > 0.999
-        assert abs(found.norm() / expected.norm() - 1) < 0.01
+        assert torch.cosine_similarity(found, expected, dim=0) > cosine
+        assert found.norm() == pytest.approx(float(expected.norm()), rel=0.15)
 
 
 def test_an_adapter_on_a_quantized_mixtral_is_saved_and_read_again(mixtral, tmp_path):
@@ -180,8 +199,8 @@ def test_experts_of_other_models_are_refused_before_their_weights_are_read(token
 
 
 def test_bytes_of_a_quantized_matrix_by_hand():
-    # 64 x 64 = 4096 weights: 2048 bytes, 64 scales, one scale of scales, their mean, 16 levels
-    assert nf4_bytes(64, 64) == 2048 + 64 + 4 + 4 + 64
+    # 64 x 64 = 4096 weights: 2048 bytes, 64 scales, one scale of scales, their mean, 16 and 256 levels
+    assert nf4_bytes(64, 64) == 2048 + 64 + 4 + 4 + 64 + 1024
     assert int8_bytes(64, 64) == 4096 + 64 * 4
 
 
@@ -200,8 +219,6 @@ def test_planned_bytes_are_those_in_memory(architecture, quantization, dtype, re
 
 
 def test_mixtral_8x7b_is_planned_at_24_gib_in_4_bits(tmp_path):
-    from transformers import MixtralConfig
-
     MixtralConfig(architectures=["MixtralForCausalLM"]).save_pretrained(tmp_path)
     whole, small = Load(dtype="bfloat16"), Load(dtype="bfloat16", quantization="nf4")
     skeleton = make_skeleton(tmp_path, small)
@@ -217,7 +234,9 @@ def test_mixtral_8x7b_is_planned_at_24_gib_in_4_bits(tmp_path):
 def test_a_model_that_was_not_quantized_as_planned_is_refused(mixtral):
     load = Load(quantization="nf4")
     planned = sum(tensor_bytes(make_skeleton(mixtral, load), load).values())
-    with pytest.raises(UserError, match=r"GiB in memory, planned were 0\.000 GiB; the largest is .*experts"):
+    with pytest.raises(
+        UserError, match=r"GiB in memory, and 0\.000 GiB were planned; the largest is .*experts"
+    ):
         check_footprint(load_model(mixtral, Load()), planned, "mixtral")
 
 
@@ -229,31 +248,36 @@ def test_tied_weights_are_planned_and_counted_once(tokenizer, tmp_path):
 
 
 PEAK = """
-import resource, sys
+import sys
 from pathlib import Path
 import bitsandbytes, torch
 from expertchat.engine.loading import load_model
 from expertchat.engine.memory import footprint
 from expertchat.settings.models import Load
 
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-warm, model = (Path(name) for name in sys.argv[1:])
-load_model(warm, Load(quantization="nf4", dtype="bfloat16"))  # what a first load takes for itself
-before = peak()
-print(footprint(load_model(model, Load(quantization="nf4", dtype="bfloat16"))), peak() - before)
+def resident(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+load = Load(quantization="nf4", dtype="bfloat16")
+warm, folder = map(Path, sys.argv[1:])
+load_model(warm, load)  # what a first load takes for itself
+before = resident("VmRSS")
+model = load_model(folder, load)
+print(footprint(model), resident("VmHWM") - before)
 """
 
 
-def test_host_memory_stays_near_the_quantized_size(mixtral, tokenizer, tmp_path):
-    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_local_experts": 8}
-    whole = save_random_model("mixtral", tokenizer, tmp_path / "one", dtype="bfloat16", **sizes)
-    model = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.bfloat16)
-    model.save_pretrained(tmp_path / "m", max_shard_size="20MB")
-    files = [f.stat().st_size for f in (tmp_path / "m").glob("*.safetensors")]
-    command = [sys.executable, "-c", PEAK, str(mixtral), str(tmp_path / "m")]
+def test_host_memory_stays_near_the_quantized_size(mixtral, tmp_path):
+    sizes = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 400}
+    config = MixtralConfig(num_local_experts=16, num_attention_heads=8, num_key_value_heads=4, **sizes)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path, max_shard_size="45MB")
+    files = [file.stat().st_size for file in tmp_path.glob("*.safetensors")]
+    command = [sys.executable, "-c", PEAK, str(mixtral), str(tmp_path)]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     quantized, peak = map(int, found.split())
-    assert len(files) > 4 and quantized < sum(files) / 3
+    assert len(files) > 2 and quantized < sum(files) / 3
     assert peak < 1.3 * quantized + max(files)
 
 
@@ -276,7 +300,7 @@ def test_flash_attention_is_refused_before_weights_are_read(llama_folder, tmp_pa
         with pytest.raises(UserError, match="needs a GPU"):
             load_model(tmp_path / "m", load)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
-    with pytest.raises(UserError, match="compute capability 8.0"):
+    with pytest.raises(UserError, match="compute capability"):
         check_attention(load, torch.float16, gpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     with pytest.raises(UserError, match="flash-attn"):

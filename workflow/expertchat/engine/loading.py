@@ -124,7 +124,7 @@ def load_model(
     with ExitStack() as stack:
         weights = open_weights(folder, stack)
         stack.enter_context(large_blocks_returned())
-        model = type(skeleton).from_pretrained(
+        model, report = type(skeleton).from_pretrained(
             None,
             config=AutoConfig.from_pretrained(folder, local_files_only=True, **changes),
             state_dict=weights,
@@ -133,7 +133,12 @@ def load_model(
             attn_implementation=load.attention,
             quantization_config=quantization_config(load, dtype),
             device_map=device_map(skeleton, placement),
+            output_loading_info=True,
         )
+    # a new head is drawn, all else has to be there
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("score."))
+    if missing:
+        raise UserError(f"{folder}: its files lack weights, {missing[0]} and {len(missing) - 1} more")
     model.name_or_path = model.config.name_or_path = str(folder)
     for module in model.modules():
         # bitsandbytes' fast 4-bit path for such CPUs repacks weights in place at the first forward pass

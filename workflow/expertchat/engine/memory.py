@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
@@ -41,12 +40,12 @@ def row_bytes(config, element_size: int, tokens: int) -> int:
 def nf4_bytes(rows: int, columns: int) -> int:
     """Bytes of a matrix in nf4 with double quantization: two weights a byte, and their scales.
 
-    Scales take a byte each, with a 32-bit scale a block of them, their mean, and the 16 levels.
-    (QLoRA, Dettmers et al. 2023, section 3.)
+    Scales take a byte each, with a 32-bit scale a block of them, their mean, and the tables of the 16
+    levels of weights and the 256 of scales. (QLoRA, Dettmers et al. 2023, section 3.)
     """
     weights = rows * columns
     scales = math.ceil(weights / NF4_BLOCK)
-    return math.ceil(weights / 2) + scales + 4 * math.ceil(scales / NESTED_BLOCK) + 4 + 16 * 4
+    return math.ceil(weights / 2) + scales + 4 * math.ceil(scales / NESTED_BLOCK) + 4 + (16 + 256) * 4
 
 
 def int8_bytes(rows: int, columns: int) -> int:
@@ -114,7 +113,9 @@ def _held(model: nn.Module) -> Iterator[Tensor]:
 
 def footprint(model: nn.Module) -> int:
     """Bytes that a loaded model holds, on all devices; storage that tensors share counts once."""
-    storages = {(t.device, s.data_ptr()): s.nbytes() for t in _held(model) for s in [t.untyped_storage()]}
+    storages = {
+        (t.device, s.data_ptr()): s.nbytes() for t in _held(model) for s in [t.untyped_storage()]
+    }
     return sum(storages.values())
 
 
@@ -122,22 +123,22 @@ def check_footprint(model: nn.Module, planned: int, name: str) -> None:
     """Raises UserError where a model that was just loaded is off by more than a tenth of the plan."""
     found = footprint(model)
     if abs(found - planned) > TOLERANCE * planned:
-        largest = max(model.named_parameters(), key=lambda item: item[1].nbytes)
+        name_of_largest, largest = max(model.named_parameters(), key=lambda item: item[1].nbytes)
         raise UserError(
-            f"{name}: its weights take {found / GIB:.3f} GiB in memory, planned were {planned / GIB:.3f} "
-            f"GiB; the largest is {largest[0]} in {str(largest[1].dtype).removeprefix('torch.')}: look "
-            "whether load.quantization and load.dtype reached it, and at the versions of transformers "
-            "and bitsandbytes"
+            f"{name}: its weights take {found / GIB:.3f} GiB in memory, and {planned / GIB:.3f} GiB "
+            f"were planned; the largest is {name_of_largest} in {largest.dtype}: look whether "
+            "load.quantization and load.dtype reached it, and at the versions of transformers and "
+            "bitsandbytes"
         )
 
 
-LARGE, LARGEST = 2**20, 2**25  # bytes; the second is the most that glibc takes
+LARGE, LARGEST = 2**17, 2**25  # bytes; what glibc's limit starts at, and the most that it takes
 MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
 
 
 @contextmanager
 def large_blocks_returned() -> Iterator[None]:
-    """Within it, freed blocks of 1 MiB and more go back to the system at once.
+    """Within it, freed blocks of 128 KiB and more go back to the system at once.
 
     glibc else raises its own limit with each large block that is freed, and quantizing leaves the heap
     full of holes that add up to several times the model. Elsewhere than on glibc it does nothing.

@@ -118,7 +118,8 @@ def place(needs: Sequence[Need], free: Sequence[int]) -> Placement:
     if not free:
         raise UserError(message + "ask for a GPU")
     raise UserError(
-        message + f"each lacks {_lacking(needs, free) / GIB:.1f} GiB; quantize a model (load.quantization), "
+        message
+        + f"each lacks {_lacking(needs, free) / GIB:.1f} GiB; quantize a model (load.quantization), "
         "take more or larger GPUs, or fewer tokens"
     )
 

@@ -8,6 +8,8 @@ gives right gradients to adapters without a dequantized copy that waits for the 
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
@@ -51,7 +53,7 @@ class Experts(nn.ModuleList):
         for expert in chosen.unique().tolist():
             tokens, place = (chosen == expert).nonzero(as_tuple=True)
             said = self[expert](hidden[tokens]) * weights[tokens, place, None]
-            output = output.index_add(0, tokens, said.to(output.dtype))
+            output.index_add_(0, tokens, said.to(output.dtype))
         return output
 
 
@@ -72,11 +74,16 @@ def check_quantizable(model: nn.Module, load: Load, name: str) -> None:
 
     `model` may be on the meta device.
     """
-    fused = [n for n, p in model.named_parameters() if p.dim() == 3 and ".experts." in n]
+    fused = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 3
+        and not isinstance(model.get_submodule(name.rpartition(".")[0]), MixtralExperts)
+    ]
     if load.quantization != "none" and fused:
         raise UserError(
-            f"{name}: quantization {load.quantization} would leave its fused experts ({fused[0]} and "
-            f"{len(fused) - 1} more) as they are; set load.quantization to none for this model"
+            f"{name}: quantization {load.quantization} would leave its fused experts as they are "
+            f"({fused[0]} and {len(fused) - 1} more); set load.quantization to none for this model"
         )
 
 
@@ -126,7 +133,9 @@ class UnfusedExperts:
             targets = {f".experts.{name}" for name in FUSED}
             weight_conversions = [c for c in weight_conversions if targets.isdisjoint(c.target_patterns)]
             weight_conversions += [
-                WeightConverter(f".experts.{name}", f".experts.0.{parts[0]}.weight", [SplitExperts(parts)])
+                WeightConverter(
+                    f".experts.{name}", f".experts.0.{parts[0]}.weight", [SplitExperts(parts)]
+                )
                 for name, parts in FUSED.items()
             ]
         return super().update_weight_conversions(weight_conversions, model)
@@ -151,6 +160,8 @@ def quantization_config(load: Load, dtype: torch.dtype) -> BitsAndBytesConfig | 
     if load.quantization == "none":
         return None
     if load.quantization == "int8":
+        # it warns at each product that activations are cast, which is how the method works
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         config = BitsAndBytesConfig(load_in_8bit=True)
     else:
         config = BitsAndBytesConfig(

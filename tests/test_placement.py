@@ -1,11 +1,12 @@
 """Which GPUs a pair of models gets, worked out by hand."""
 
 import pytest
+import torch
 from accelerate.utils import check_device_map
 from conftest import save_random_model
-from expertchat.engine.loading import device_map, make_skeleton, memory_need
+from expertchat.engine.loading import device_map, load_model, make_skeleton, memory_need
 from expertchat.engine.memory import block_bytes
-from expertchat.engine.placement import GIB, Need, place, spread
+from expertchat.engine.placement import GIB, Need, gpu_free_bytes, place, spread
 from expertchat.errors import UserError
 from expertchat.settings.models import Load
 
@@ -115,3 +116,26 @@ def test_a_placed_model_has_a_device_for_each_of_its_weights(
     if tied:
         assert found["lm_head"] == found["model.embed_tokens"]
     assert device_map(skeleton, dict.fromkeys(wanted.blocks, 1)) == {"": 1}
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("gpus_used", [1, 2])
+def test_a_model_works_where_it_was_placed(model_folder, quantization, gpus_used):
+    if torch.cuda.device_count() < gpus_used:
+        pytest.skip(f"needs {gpus_used} GPUs")
+    load = Load(quantization=quantization, dtype="float32")
+    wanted = memory_need("m", model_folder, load, rows=1, tokens=10)
+    room = sum(wanted.blocks.values()) * (1.0 if gpus_used == 1 else 0.7) + wanted.working
+    placement = place([wanted], [int(room)] * gpus_used)
+    model = load_model(model_folder, load, placement=placement.devices[0])
+    assert {p.device.index for p in model.parameters()} == set(range(gpus_used))
+    ids = torch.arange(4, 20).unsqueeze(0)
+    with torch.no_grad():
+        found = model(ids.to(model.device)).logits.cpu()
+        expected = load_model(model_folder, load)(ids.cuda()).logits.cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_machine_without_gpus_has_none_free():
+    if not torch.cuda.is_available():
+        assert gpu_free_bytes() == []

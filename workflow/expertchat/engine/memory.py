@@ -133,7 +133,7 @@ def check_footprint(model: nn.Module, planned: int, name: str) -> None:
 
 
 LARGE, LARGEST = 2**17, 2**25  # bytes; what glibc's limit starts at, and the most that it takes
-MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_... of glibc's malloc.h
 
 
 @contextmanager
@@ -148,7 +148,9 @@ def large_blocks_returned() -> Iterator[None]:
         yield
         return
     mallopt(MMAP_THRESHOLD, LARGE)
+    mallopt(TRIM_THRESHOLD, LARGE)
     try:
         yield
-    finally:
-        mallopt(MMAP_THRESHOLD, LARGEST)  # what its own limit grows to: activations stay in the heap
+    finally:  # what its own limits grow to, so that activations stay in the heap
+        mallopt(MMAP_THRESHOLD, LARGEST)
+        mallopt(TRIM_THRESHOLD, 2 * LARGEST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -124,6 +125,9 @@ def load_model(
     with ExitStack() as stack:
         weights = open_weights(folder, stack)
         stack.enter_context(large_blocks_returned())
+        logger = logging.getLogger("transformers.modeling_utils")  # it reports what we check below
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
         model, report = type(skeleton).from_pretrained(
             None,
             config=AutoConfig.from_pretrained(folder, local_files_only=True, **changes),

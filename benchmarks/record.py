@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs/benchmarks.md"
 PACKAGES = ("torch", "transformers", "trl", "peft", "snakemake")
 
@@ -23,7 +25,9 @@ def processor() -> str:
 def machine() -> str:
     """One line: cores, processor, memory, GPUs."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{len(os.sched_getaffinity(0))} cores of {processor()}, {memory:.0f} GiB, no GPU"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores of {processor()}, {memory:.0f} GiB, {', '.join(gpus) or 'no GPU'}"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

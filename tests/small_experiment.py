@@ -13,6 +13,7 @@ from expertchat.artifacts import artifact_path, write_manifest
 from expertchat.plan import make_plan
 from expertchat.records import write_records
 from expertchat.settings.experiment import read_experiment
+from expertchat.topics import figures
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBJECTS = ("carpentry", "sailing")
@@ -29,7 +30,7 @@ def small_config(names=("llama", "mixtral"), **changes) -> dict:
     """The default experiment with two subjects, one of them held out."""
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
     config["models"] = dict(zip(names, config["models"].values(), strict=True))
-    config["pair"] = list(names)
+    config["pairs"] = [list(names)]
     config["topics"] = {"subjects": list(SUBJECTS), "held_out_subjects": 1, "per_subject": 2}
     config["dialogues"] = {"turns": 2, "seeds_per_topic": 1, "candidate_turns": [1], "candidates": 2}
     return config | changes
@@ -61,6 +62,9 @@ def topic_list() -> list[dict]:
             "topic_id": f"{subject}-{number:02d}",
             "topic": f"{subject} {number}",
             "subject": subject,
+            "group": "",
+            "audience": "",
+            "kind": "",
             "author": "llama",
             "split": "held_out" if subject == SUBJECTS[-1] else "train",
         }
@@ -71,8 +75,10 @@ def topic_list() -> list[dict]:
 
 def _topics(folder: Path, settings: dict, place: int, said: str) -> None:
     write_records(folder / "topics.jsonl", topic_list())
-    rejected = [{"topic": "x", "subject": "sailing", "author": "llama", "reason": "duplicate"}]
+    rejected = [{"topic": said, "subject": "sailing", "author": "llama", "reason": "duplicate"}]
+    rejected[0] |= {"like": said, "similarity": 1.0}
     write_records(folder / "rejected.jsonl", rejected)
+    (folder / "diversity.json").write_text(json.dumps(figures(topic_list(), rejected)), encoding="utf-8")
 
 
 def _reply(speaker: str, said: str) -> dict:
@@ -80,23 +86,27 @@ def _reply(speaker: str, said: str) -> dict:
 
 
 def _dialogues(folder: Path, settings: dict, place: int, said: str) -> None:
-    pair, dialogues, candidates = list(settings["pair"]), [], []
+    pair, dialogues, candidates = list(settings["models"]), [], []
     for number, topic in enumerate(topic_list()):
         speakers = pair if number % 2 == 0 else pair[::-1]
         named = {key: topic[key] for key in ("topic_id", "topic", "subject", "split")}
         dialogue_id = f"{topic['topic_id']}/s0"
         turns = [_reply(speaker, said) for speaker in speakers]
-        dialogues.append({"dialogue_id": dialogue_id, **named, "speakers": speakers, "turns": turns})
+        seats = {"models": {name: name for name in pair}, "roles": {}}
+        dialogues.append(
+            {"dialogue_id": dialogue_id, **named, "speakers": speakers, "turns": turns} | seats
+        )
         for k in range(2):
             candidate = {"candidate_id": f"{dialogue_id}/t1/c{k}", "context_id": f"{dialogue_id}/t1"}
             candidate |= {"dialogue_id": dialogue_id, "topic_id": named["topic_id"], "turn": 1}
-            candidates.append(candidate | {"split": named["split"]} | _reply(speakers[1], f"{said} {k}"))
+            candidate |= {"split": named["split"], "model": speakers[1]}
+            candidates.append(candidate | _reply(speakers[1], f"{said} {k}"))
     write_records(folder / "dialogues.jsonl", dialogues)
     write_records(folder / "candidates.jsonl", candidates)
 
 
 def _ratings(folder: Path, settings: dict, place: int, said: str) -> None:
-    number, pair = place // 2, list(settings["pair"])
+    number, pair = place // 2, list(settings["models"])
     rater, ratee = pair[place % 2], pair[1 - place % 2]
     rows = []
     for index, topic in enumerate(topic_list()):
@@ -136,7 +146,7 @@ def _policies(folder: Path, settings: dict, place: int, said: str) -> None:
 
 
 def _replies(folder: Path, settings: dict, place: int, said: str) -> None:
-    speaker = settings["pair"][place % 2]
+    speaker = settings["models"][place % 2]
     rows = [
         {"context_id": f"{topic['topic_id']}/s0/t1", "topic_id": topic["topic_id"], "number": 0}
         for topic in topic_list()
@@ -181,7 +191,7 @@ def _check(folder: Path, settings: dict, place: int, said: str) -> None:
             "oracle_after": {"total": 0.7, "truth": 0.2},
         }
         for number in range(settings["rounds"])
-        for name in settings["pair"]
+        for name in settings["models"]
     ]
     (folder / "check.json").write_text(json.dumps(rows), encoding="utf-8")
 

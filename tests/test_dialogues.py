@@ -24,22 +24,24 @@ TOPICS = [
 SETTINGS = Dialogues(
     turns=3, seeds_per_topic=2, candidate_turns=[1], candidates=2, decoding=Decoding(max_new_tokens=6)
 )
+ONCE = SETTINGS.model_copy(update={"seeds_per_topic": 1})
 
 
 def test_each_model_opens_half_of_the_time():
-    openers = [d["speakers"][0] for d in begin_dialogues(TOPICS * 2, "ab", 2)]
+    openers = [d["speakers"][0] for d in begin_dialogues(TOPICS * 2, "ab", SETTINGS)]
     assert openers.count("a") == openers.count("b") == 6
 
 
 def test_a_context_knows_who_is_to_speak():
-    dialogue = begin_dialogues(TOPICS, "ab", 1)[1]  # opened by b
+    dialogue = begin_dialogues(TOPICS, "ab", ONCE)[1]  # opened by b
     assert [Context(dialogue, turn).speaker for turn in range(3)] == ["b", "a", "b"]
-    found = contexts_of(begin_dialogues(TOPICS, "ab", 2), "a", "train", [1])
+    spoken = [d | {"turns": [{}] * 3} for d in begin_dialogues(TOPICS, "ab", SETTINGS)]
+    found = contexts_of(spoken, "a", "train", [1, 7])
     assert len(found) == 2 and all(c.dialogue["speakers"][1] == "a" for c in found)
 
 
 def test_a_prompt_holds_the_turns_before_and_no_other():
-    dialogue = begin_dialogues(TOPICS, "ab", 1)[0]
+    dialogue = begin_dialogues(TOPICS, "ab", ONCE)[0]
     dialogue["turns"] = [{"speaker": "a", "text": "one"}, {"speaker": "b", "text": "two"}]
     text = str(context_messages(Context(dialogue, 1), TEXTS))
     assert "bread 0" in text and "one" in text and "two" not in text
@@ -54,7 +56,8 @@ def hold(engines, folder, settings=SETTINGS):
     out, checkpoints = folder / "out", folder / "checkpoints"
     out.mkdir(exist_ok=True, parents=True)
     checkpoints.mkdir(exist_ok=True)
-    hold_dialogues(engines, TOPICS, settings, TEXTS, 0, checkpoints, out)
+    begun = begin_dialogues(TOPICS, "ab", settings)
+    hold_dialogues(engines, begun, settings, TEXTS, 0, checkpoints, out)
     return read_records(out / DIALOGUES), read_records(out / CANDIDATES)
 
 
@@ -92,3 +95,53 @@ def test_an_interrupted_job_goes_on_from_its_last_turn(engines, tmp_path):
     made = sorted(p.name for p in (tmp_path / "broken/checkpoints").iterdir())
     assert made == ["0.candidates.jsonl", "0.dialogues.jsonl", "1.candidates.jsonl", "1.dialogues.jsonl"]
     assert hold(engines, tmp_path / "broken") == whole
+
+
+def test_shards_and_threads_give_the_same_dialogues(engines, tmp_path):
+    whole = hold(engines, tmp_path / "whole")
+    begun = begin_dialogues(TOPICS, "ab", SETTINGS)
+    dialogues, candidates = [], []
+    for shard in range(4):
+        out, checkpoints = tmp_path / f"{shard}/out", tmp_path / f"{shard}/checkpoints"
+        out.mkdir(parents=True)
+        checkpoints.mkdir()
+        part = begun[shard::4]
+        hold_dialogues(engines, part, SETTINGS, TEXTS, 0, checkpoints, out, side_by_side=shard % 2 > 0)
+        dialogues += read_records(out / DIALOGUES)
+        candidates += read_records(out / CANDIDATES)
+    for ours, theirs, key in zip(
+        (dialogues, candidates), whole, ("dialogue_id", "candidate_id"), strict=True
+    ):
+        assert sorted(ours, key=lambda r: r[key]) == sorted(theirs, key=lambda r: r[key])
+
+
+def test_a_model_talks_with_itself_from_two_seats(engines, tmp_path):
+    begun = begin_dialogues(TOPICS, "aa", SETTINGS)
+    assert begun[0]["speakers"] == ["a-1", "a-2"] and begun[1]["speakers"] == ["a-2", "a-1"]
+    assert begun[0]["models"] == {"a-1": "a", "a-2": "a"}
+    (tmp_path / "checkpoints").mkdir()
+    hold_dialogues({"a": engines["a"]}, begun, SETTINGS, TEXTS, 0, tmp_path / "checkpoints", tmp_path)
+    for dialogue in read_records(tmp_path / DIALOGUES):
+        assert [turn["speaker"] for turn in dialogue["turns"]][:2] == dialogue["speakers"]
+    assert {c["model"] for c in read_records(tmp_path / CANDIDATES)} == {"a"}
+    assert len(contexts_of(read_records(tmp_path / DIALOGUES), "a", "train", [1])) == 4
+
+
+def test_roles_go_with_the_seats_and_who_opens_has_the_first():
+    settings = ONCE.model_copy(update={"roles": ["asks", "answers"]})
+    texts = {"asks": "You ask about {{ topic }}.", "answers": "You answer.", "opening": "Begin."}
+    first, second = begin_dialogues(TOPICS, "ab", settings)[:2]
+    assert context_messages(Context(first, 0), texts)[0]["content"] == "You ask about bread 0."
+    assert Context(first, 0).model == "a" and Context(second, 0).model == "b"
+    first["turns"] = [{"speaker": "a", "text": "why?"}]
+    assert context_messages(Context(first, 1), texts)[0]["content"] == "You answer."
+    fixed = settings.model_copy(update={"swap": False})
+    assert {d["speakers"][0] for d in begin_dialogues(TOPICS, "ab", fixed)} == {"a"}
+
+
+def test_a_dialogue_ends_when_its_tokens_are_spent(engines, tmp_path):
+    dialogues, _ = hold(engines, tmp_path, SETTINGS.model_copy(update={"max_tokens": 8}))
+    for dialogue in dialogues:
+        tokens = [turn["tokens"] for turn in dialogue["turns"]]
+        assert sum(tokens[:-1]) < 8 and (len(tokens) == 3 or sum(tokens) >= 8)
+    assert {len(d["turns"]) for d in dialogues} >= {2}

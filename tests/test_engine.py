@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import save_random_model
 from expertchat import chat
 from expertchat.engine.batches import Batches
 from expertchat.engine.interface import Question, Request
@@ -198,6 +199,15 @@ def test_a_full_memory_changes_no_probability(engine, monkeypatch):
     assert sum(done) == len(groups)
     for a, b in zip(found, expected, strict=True):
         assert np.allclose(a, b, atol=1e-5)
+
+
+def test_what_is_longer_than_the_model_takes_is_refused(tokenizer, tmp_path):
+    folder = save_random_model("llama", tokenizer, tmp_path, max_position_embeddings=64)
+    engine = LocalEngine(folder, Load(), 4)
+    with pytest.raises(UserError, match=r"tokens are asked for, and the model takes 64"):
+        engine.generate([Request([said("bread")], 0)], Decoding(max_new_tokens=64))
+    with pytest.raises(UserError, match="takes 64"):
+        engine.answer_logprobs([[Question("bread " * 100, [" A", " B"])]])
 
 
 def test_a_group_must_share_its_start(engine):

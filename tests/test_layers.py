@@ -8,7 +8,18 @@ import yaml
 from expertchat.fingerprints import PACKAGE, SCRIPTS, code_files
 from expertchat.plan import STAGES
 
-FOUNDATIONS = {"chat", "engine", "errors", "fingerprints", "prompts", "probes", "recipes", "records"}
+FOUNDATIONS = {
+    "chat",
+    "engine",
+    "errors",
+    "fingerprints",
+    "flags",
+    "prompts",
+    "probes",
+    "recipes",
+    "records",
+    "transcripts",
+}
 
 
 def imports(path):

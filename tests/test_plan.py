@@ -99,6 +99,81 @@ def test_each_model_learns_from_the_others_ratings(planned, default_config):
     assert rewards.inputs["ratings"] == [plan.views["round-1/ratings/mixtral"]]
 
 
+def test_shards_are_jobs_whose_ratings_follow_them(planned, default_config):
+    default_config["dialogues"]["shards"] = 3
+    plan = planned(default_config)
+    rewards = plan.recipes[plan.views["round-1/rewards/llama"]]
+    shards = [plan.views[f"round-1/dialogues/shard-{k:02d}"] for k in range(3)]
+    assert rewards.inputs["dialogues"] == shards
+    assert rewards.inputs["ratings"] == [
+        plan.views[f"round-1/ratings/mixtral/shard-{k:02d}"] for k in range(3)
+    ]
+    assert [plan.recipes[s].settings["shard"] for s in shards] == [[0, 3], [1, 3], [2, 3]]
+
+
+def test_models_in_several_pairs_learn_from_all_partners(planned, default_config):
+    default_config["models"]["third"] = default_config["models"]["llama"] | {"seed": 5}
+    default_config["pairs"] = [["llama", "mixtral"], ["llama", "third"], ["third", "third"]]
+    plan = planned(default_config)
+    inputs = {n: plan.recipes[plan.views[f"round-1/rewards/{n}"]].inputs for n in ("llama", "third")}
+    names = {reference: name for name, reference in plan.views.items()}
+    assert [names[r] for r in inputs["llama"]["ratings"]] == [
+        "round-1/ratings/mixtral/llama-mixtral",
+        "round-1/ratings/third/llama-third",
+    ]
+    assert [names[r] for r in inputs["third"]["ratings"]] == [
+        "round-1/ratings/llama/llama-third",
+        "round-1/ratings/third/third-third",
+    ]
+    assert [names[r] for r in inputs["third"]["dialogues"]] == [
+        "round-1/dialogues/llama-third",
+        "round-1/dialogues/third-third",
+    ]
+    everybody = planned({**default_config, "pairs": "round_robin"})
+    talks = [
+        r for r in everybody.recipes.values() if r.stage == "dialogues" and r.settings["round"] == 1
+    ]
+    assert [r.settings["pair"] for r in talks] == [
+        ["llama", "mixtral"],
+        ["llama", "third"],
+        ["mixtral", "third"],
+    ]
+
+
+def test_without_rounds_the_models_talk_about_everything_and_nothing_is_tuned(planned, default_config):
+    plan = planned({**default_config, "rounds": 0})
+    stages = {recipe.stage for recipe in plan.recipes.values()}
+    assert not stages & {"rewards", "policies", "replies", "check"} and "report" in stages
+    (dialogues,) = [r for r in plan.recipes.values() if r.stage == "dialogues"]
+    assert not dialogues.settings["held_out_only"]
+    assert dialogues.reference in ids(planned(default_config))  # tuning later starts from them
+
+
+def test_without_mmlu_no_question_is_asked(planned, default_config):
+    plan = planned({**default_config, "mmlu": None})
+    assert not {r.stage for r in plan.recipes.values()} & {"questions", "mmlu", "mixture"}
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        ["proponent", "opponent"],
+        ["interviewer", "interviewee"],
+        ["impostor", "detective"],
+        ["colleague", "colleague"],
+    ],
+)
+def test_other_games_need_other_roles_only(planned, default_config, roles):
+    default_config["prompts"] = "config/prompts"
+    before = planned(default_config)
+    default_config["dialogues"]["roles"] = roles
+    plan = planned(default_config)
+    assert "dialogues" in new_stages(before, plan)
+    assert not new_stages(before, plan) & {"models", "topics", "questions"}
+    (first,) = [r for n, r in plan.recipes.items() if n == plan.views["round-1/dialogues"]]
+    assert set(first.settings["prompts"]) == {"opening", *roles}
+
+
 def test_the_view_links_what_is_planned_and_forgets_what_is_not(planned, default_config, tmp_path):
     plan = planned(default_config)
     plan.store = tmp_path
@@ -113,3 +188,24 @@ def test_the_view_links_what_is_planned_and_forgets_what_is_not(planned, default
         link.parent.joinpath(link.readlink()).resolve()
         == (tmp_path / plan.views["round-1/policies/llama"]).resolve()
     )
+
+
+def test_a_chat_template_is_part_of_what_its_model_makes_and_is_read_where_it_lies(
+    planned, default_config, tmp_path
+):
+    from expertchat.errors import UserError
+
+    name = next(iter(default_config["models"]))
+    path = tmp_path / "chat.jinja"
+    default_config["models"][name].setdefault("load", {})["chat_template"] = str(path)
+    with pytest.raises(
+        UserError, match=f"models.{name}.load.chat_template: .*chat.jinja cannot be read"
+    ):
+        planned(default_config)
+    path.write_text("{{ messages }}", encoding="utf-8")
+    before = planned(default_config)
+    dialogues = next(r for r in before.recipes.values() if r.stage == "dialogues")
+    assert dialogues.settings["load"][name]["chat_template"] == "{{ messages }}"
+    path.write_text("{{ messages }}.", encoding="utf-8")
+    assert "models" not in new_stages(before, planned(default_config))
+    assert {"topics", "dialogues", "ratings"} <= new_stages(before, planned(default_config))

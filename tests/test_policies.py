@@ -60,7 +60,7 @@ def tuner(learner, model_folder):
 
 
 def make_tuner(learner, model_folder):
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_folder, Load())
     prompts = [tokenizer.encode(text) for text in ("Topic: bread.", "Rate A", "I bake", "degrees from")]
     return Tuner(learner, tokenizer, prompts, SETTINGS, Decoding(max_new_tokens=8), 0, batch_size=4)
 

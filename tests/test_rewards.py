@@ -52,13 +52,23 @@ def artifacts(folder, generator):
         name = {"dialogue_id": f"d{i}", "topic_id": f"t{i % 8}", "split": split}
         first = {"speaker": "b", "text": "hello"}
         dialogues.append(
-            {**name, "topic": "bread", "subject": "x", "speakers": ["b", "a"], "turns": [first]}
+            {
+                **name,
+                "topic": "bread",
+                "subject": "x",
+                "speakers": ["b", "a"],
+                "models": {"a": "a", "b": "b"},
+                "roles": {"a": "speaker", "b": "speaker"},
+                "turns": [first],
+            }
         )
         for k in range(4):
             word = "good" if k % 2 else "bad"
             text = f"I say {word} {generator.integers(99)}"
             candidate = {"candidate_id": f"d{i}/{k}", "context_id": f"d{i}/t1", **name}
-            candidates.append({**candidate, "turn": 1, "speaker": "a", "text": text, "tokens": 5})
+            candidates.append(
+                {**candidate, "turn": 1, "speaker": "a", "model": "a", "text": text, "tokens": 5}
+            )
             ratings.append(
                 {
                     "rater": "b",
@@ -83,7 +93,7 @@ def train(model_folder, folder, shuffled, **load):
     return make_reward_model(
         model_folder=model_folder,
         load=Load(**load),
-        dialogues=folder,
+        dialogues=[folder],
         ratings=[folder],
         speaker="a",
         weights={"c": 1.0},

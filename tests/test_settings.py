@@ -16,7 +16,7 @@ def fault_of(config, root, tmp_path=None) -> str:
 
 def test_the_default_is_valid(default_config, root):
     experiment = read_experiment(default_config, root)
-    assert experiment.pair == ("llama", "mixtral")
+    assert experiment.talking_pairs == [("llama", "mixtral")]
     assert experiment.rounds == 1
 
 
@@ -33,10 +33,21 @@ CASES = {
     "unknown key, nearest named": ("ppo.learning_rte", 1e-3, ["ppo.learning_rte", "learning_rate"]),
     "unknown key in a model": ("models.llama.sourc", 1, ["models.llama.sourc", "source"]),
     "wrong type": ("rounds", "two", ["rounds: 'two'", "integer"]),
-    "below its least": ("rounds", 0, ["rounds: 0", "greater than or equal to 1"]),
+    "below its least": ("rounds", -1, ["rounds: -1", "greater than or equal to 0"]),
     "not a choice": ("control", "shuffle", ["control: 'shuffle'", "'shuffled'"]),
-    "unknown model": ("pair", ["llama", "lama"], ["pair: 'lama'", "llama, mixtral"]),
-    "one model twice": ("pair", ["llama", "llama"], ["pair: 'llama' stands twice"]),
+    "nobody talks": ("pairs", [], ["pairs: empty"]),
+    "tuning on transcripts": (
+        "dialogues.transcripts",
+        "README.md",
+        ["rounds: 1; models cannot be tuned on dialogues.transcripts"],
+    ),
+    "unknown role": ("dialogues.roles", ["speaker", "judge"], ["there is no judge.jinja"]),
+    "unknown model": ("pairs", [["llama", "lama"]], ["pairs: 'lama'", "llama, mixtral"]),
+    "one pair twice": (
+        "pairs",
+        [["llama", "mixtral"], ["mixtral", "llama"]],
+        ["pairs: llama and mixtral stand twice"],
+    ),
     "no held-out left": ("topics.held_out_subjects", 8, ["topics.held_out_subjects: 8", "less than"]),
     "no such subject": ("topics.subjects", ["baking", "karate"], ["'karate'", "pottery"]),
     "no such turn": ("dialogues.candidate_turns", [4], ["dialogues.candidate_turns: turn 4", "0 to 3"]),
@@ -73,9 +84,9 @@ def test_one_sentence_names_key_value_and_what_is_allowed(case, default_config, 
 
 
 def test_all_faults_are_told_at_once(default_config, root):
-    config = changed(changed(default_config, "rounds", 0), "seed", "x")
+    config = changed(changed(default_config, "rounds", -1), "seed", "x")
     message = fault_of(config, root)
-    assert "rounds: 0" in message and "seed: 'x'" in message
+    assert "rounds: -1" in message and "seed: 'x'" in message
 
 
 def test_a_folder_without_a_dev_file_is_named(default_config, root, tmp_path):

@@ -61,7 +61,13 @@ def test_ppo_ends_are_tenths(summary):
 
 
 def test_topics_and_costs_are_counted(summary, experiment):
-    assert summary["topics"] == {"kept": {"train": 2, "held_out": 2}, "rejected": {"duplicate": 1}}
+    counts = {"kept": {"train": 2, "held_out": 2}, "rejected": {"duplicate": 1}}
+    diversity = summary["topics"]["diversity"]
+    assert summary["topics"] == {**counts, "diversity": diversity}
+    # two words a topic, each in one other topic: 4 of 8 words, 4 of 4 pairs are unique; BLEU is the
+    # root of 2/2 words and, smoothed, half of a pair
+    measures = {"distinct_1": 0.5, "distinct_2": 1, "self_bleu": 0.5**0.5, "nearest_rouge_l": 0.5}
+    assert diversity == pytest.approx(measures)
     assert summary["seconds"]["ratings"] == 4 * 2.5  # two raters, before and after
     assert summary["peak_memory_bytes"]["ratings"] == 2**20
 

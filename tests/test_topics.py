@@ -1,73 +1,286 @@
-"""Topics: duplicates are rejected and counted, the last subjects are held out."""
+"""Stage topics: who is asked for what, what is rejected and counted, and going on where it stopped."""
+
+import json
+from collections import Counter
 
 import pytest
+import torch
+from expertchat.decontamination import QuestionGuard
+from expertchat.embeddings import Encoder
 from expertchat.engine.interface import Reply
+from expertchat.engine.local import LocalEngine
 from expertchat.errors import UserError
+from expertchat.questions import MultipleChoice
 from expertchat.records import read_records
+from expertchat.settings.decoding import Decoding
+from expertchat.settings.models import Load
 from expertchat.settings.topics import Topics
-from expertchat.topics import rejection, rouge_l, tidy, words, write_topics
+from expertchat.taxonomies import Taxonomy, choose_taxonomy
+from expertchat.topic_files import FileTopic
+from expertchat.topic_pool import Rejection, TopicPool
+from expertchat.topics import next_tries, subject_slots, tidy, topic_prompt, write_topics
 
-
-def test_rouge_l_by_hand():
-    # longest common subsequence "the cat mat" of 5 and 4 words: 2 * 3 / 9
-    assert rouge_l(["the", "cat", "on", "the", "mat"], ["the", "cat", "a", "mat"]) == pytest.approx(
-        6 / 9
-    )
-    assert rouge_l([], ["a"]) == 0
-
-
-def test_a_topic_is_one_tidy_line():
-    assert tidy(' 1. "How to bake rye."\nMore') == "How to bake rye"
-    assert words("Rye-bread: 220 °C") == ["rye", "bread", "220", "c"]
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "empty"),
-        ("How to bake rye bread!", "duplicate"),
-        ("how to bake the rye bread", "near-duplicate"),
-        ("When to prune apple trees", None),
-    ],
-)
-def test_reasons(text, reason):
-    assert rejection(text, Reply("x", 1, "stop"), ["how to bake rye bread"], 0.7) == reason
-
-
-def test_an_unfinished_topic_is_rejected():
-    assert rejection("a topic", Reply("a topic", 1, "length"), [], 0.7) == "unfinished"
+TEMPLATE = "Subject: {{ subject }}."
 
 
 class Scripted:
     """An author whose words are given; everything around it is real."""
 
     def __init__(self, lines):
-        self.lines, self.asked = iter(lines), 0
+        self.lines, self.asked = iter(lines), []
 
-    def generate(self, requests, decoding):
-        self.asked += len(requests)
+    def generate(self, requests, decoding, on_batch):
+        self.asked += [request.messages[0]["content"] for request in requests]
         return [Reply(next(self.lines), 2, "stop") for _ in requests]
+
+
+def write(engines, settings, out, given=(), template=TEMPLATE, pool=None, taxonomy=None):
+    """Runs the stage in `out`; (topics, rejected, diversity)."""
+    (out / "checkpoints").mkdir(exist_ok=True)
+    taxonomy = taxonomy or choose_taxonomy(settings, out)
+    pool = pool or TopicPool.open(settings, None, None)
+    write_topics(engines, settings, taxonomy, template, 0, pool, given, out / "checkpoints", out)
+    diversity = json.loads((out / "diversity.json").read_text(encoding="utf-8"))
+    return read_records(out / "topics.jsonl"), read_records(out / "rejected.jsonl"), diversity
+
+
+def test_a_topic_is_one_tidy_line():
+    assert tidy(' 1. "How to bake rye."\nMore') == "How to bake rye"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", Rejection("empty")),
+        ("How to bake rye bread!", Rejection("duplicate", "how to bake rye bread", 1.0)),
+        ("how to bake the rye bread", Rejection("near-duplicate", "how to bake rye bread", 10 / 11)),
+        ("Why is the moon round", Rejection("contaminated", "Why is the moon round?")),
+        ("When to prune apple trees", None),
+    ],
+)
+def test_reasons(text, expected):
+    guard = QuestionGuard([MultipleChoice("Why is the moon round?", ("a", "b", "c", "d"), 0)], 8, 0.7)
+    pool = TopicPool(0.7, guard)
+    pool.add("how to bake rye bread")
+    assert pool.rejection(text) == expected
+
+
+def test_an_unfinished_topic_is_rejected():
+    assert TopicPool(0.7).rejection("a topic", finished=False) == Rejection("unfinished")
 
 
 def test_authors_take_turns_and_last_subjects_are_held_out(tmp_path):
     a = Scripted(["rye bread", "the moon", "red clay", "salt"])
     b = Scripted(["rye bread", "the moon", "wet sand", "iron"])
     settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=2)
-    write_topics({"a": a, "b": b}, settings, "Subject: {{ subject }}.", 0, tmp_path)
-    topics = read_records(tmp_path / "topics.jsonl")
+    topics, rejected, diversity = write({"a": a, "b": b}, settings, tmp_path)
     assert [(t["topic"], t["author"], t["split"]) for t in topics] == [
         ("rye bread", "a", "train"),
         ("red clay", "a", "train"),
         ("the moon", "a", "held_out"),
         ("salt", "a", "held_out"),
     ]
-    assert [r["reason"] for r in read_records(tmp_path / "rejected.jsonl")] == ["duplicate"] * 2
+    assert [(r["reason"], r["like"]) for r in rejected] == [
+        ("duplicate", "rye bread"),
+        ("duplicate", "the moon"),
+    ]
     assert len({t["topic_id"] for t in topics}) == 4
+    assert diversity["coverage"]["subject"] == {"x": 2, "y": 2}
+    assert diversity["rejected"] == {"duplicate": {"b": 2}}
+    assert diversity["distinct_2"] == 1 and diversity["nearest_rouge_l"] == 0  # no word twice
+
+
+def test_subjects_that_read_alike_get_different_ids(tmp_path):
+    settings = Topics(subjects=["C", "C++", "+"], held_out_subjects=1, per_subject=1)
+    topics, _, _ = write({"a": Scripted(["one", "two", "three"])}, settings, tmp_path)
+    assert len({t["topic_id"] for t in topics}) == 3
 
 
 def test_too_few_topics_stop_the_job_with_the_key(tmp_path):
     settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=2, tries_per_topic=2)
     authors = {n: Scripted(["same"] * 20) for n in "ab"}
     with pytest.raises(UserError, match=r"topics.per_subject: 2; only 1 different topics"):
-        write_topics(authors, settings, "{{ subject }}", 0, tmp_path)
-    assert sum(author.asked for author in authors.values()) == 8
+        write(authors, settings, tmp_path)
+    assert sum(len(author.asked) for author in authors.values()) == 8
+
+
+def test_audiences_and_kinds_are_covered_evenly():
+    subjects = {name: "" for name in "abcdefg"}
+    taxonomy = Taxonomy(subjects, ["young", "old"], ["myth", "choice", "dispute"], ["g"])
+    slots = subject_slots(taxonomy, 4, seed=0)
+    counts = Counter(slot for subject in slots.values() for slot in subject)
+    assert len(counts) == 6 and max(counts.values()) - min(counts.values()) <= 1
+    assert all(len(set(subject)) == 4 for subject in slots.values())
+    assert subject_slots(taxonomy, 4, seed=0) == slots
+    settings = Topics(subjects=list(subjects), per_subject=4)
+    first = next_tries([], settings, taxonomy, 0, ["m", "n"])
+    assert Counter(asked["author"] for asked in first) == {"m": 14, "n": 14}
+    by_author = {(asked["author"], asked["kind"]) for asked in first}
+    assert len(by_author) == 6  # no author is tied to some of the kinds
+
+
+def test_a_rejected_topic_is_asked_for_again_with_its_audience_and_kind(tmp_path):
+    settings = Topics(
+        subjects=["x", "y"], held_out_subjects=1, per_subject=2, audiences=["cooks", "smiths"]
+    )
+    template = "{{ subject }} {{ audience }}{% for t in taken %} not {{ t }}{% endfor %}"
+    author = Scripted(["rye bread", "rye bread", "red clay", "wet sand", "cold iron"])
+    topics, rejected, diversity = write({"a": author}, settings, tmp_path, template=template)
+    again = f"x {rejected[0]['audience']} not rye bread"
+    assert author.asked[4:] == [again]
+    assert diversity["coverage"]["audience"] == {"cooks": 2, "smiths": 2}
+    assert {t["audience"] for t in topics if t["subject"] == "x"} == {"cooks", "smiths"}
+
+
+def test_the_prompts_read_well_with_and_without_audience_and_kind(root):
+    asked = {"subject": "law", "audience": "", "kind": ""}
+    demo = (root / "config/prompts/demo/topic.jinja").read_text(encoding="utf-8")
+    assert topic_prompt(demo, asked, {}) == "Subject: law. Name a topic."
+    template = (root / "config/prompts/topic.jinja").read_text(encoding="utf-8")
+    plain = topic_prompt(template, asked, {})
+    assert plain.startswith(
+        "Propose one topic for a conversation between two experts on law.\nIt should be spec"
+    )
+    full = topic_prompt(template, asked | {"audience": "judges", "kind": "a myth"}, {"law": ["Bail"]})
+    assert "experts on law, for judges.\nIt should be a myth.\n" in full and "- Bail\n" in full
+
+
+class Stops(Scripted):
+    """An author that is interrupted after some calls."""
+
+    def __init__(self, lines, calls):
+        super().__init__(lines)
+        self.calls = calls
+
+    def generate(self, requests, decoding, on_batch):
+        if not self.calls:
+            raise KeyboardInterrupt
+        self.calls -= 1
+        return super().generate(requests, decoding, on_batch)
+
+
+def test_interrupted_work_goes_on_from_its_last_round(tmp_path):
+    lines = ["rye bread", "rye bread", "the moon", "salt", "iron", "red clay", "the red clay", "tin"]
+    settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=3, max_similarity=0.6)
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    expected = write({"a": Scripted(lines)}, settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        write({"a": Stops(lines, 1)}, settings, tmp_path / "broken")
+    rest = Scripted(lines[6:])
+    assert write({"a": rest}, settings, tmp_path / "broken") == expected
+    assert len(rest.asked) == 2  # of eight: the first six were kept
+
+
+def test_real_models_write_topics_that_do_not_depend_on_an_interruption(tmp_path, llama_folder):
+    engine = LocalEngine(llama_folder, Load(dtype="float32"), 8)
+    decoding = Decoding(max_new_tokens=12)
+    settings = Topics(
+        subjects=["x", "y"],
+        held_out_subjects=1,
+        per_subject=3,
+        tries_per_topic=200,
+        kinds=["k", "l"],
+        max_similarity=1.0,
+        decoding=decoding,
+    )
+    template = "{{ subject }} {{ kind }}"
+    engines = {"a": engine, "b": engine}
+    (tmp_path / "whole").mkdir()
+    expected = write(engines, settings, tmp_path / "whole", template=template)
+    # the other one starts where this one was after its first round of six tries
+    outcomes = (tmp_path / "whole/checkpoints/outcomes.jsonl").read_text(encoding="utf-8")
+    lines = outcomes.splitlines(keepends=True)
+    assert len(lines) > 6
+    (tmp_path / "broken/checkpoints").mkdir(parents=True)
+    (tmp_path / "broken/checkpoints/outcomes.jsonl").write_text("".join(lines[:6]), encoding="utf-8")
+    assert write(engines, settings, tmp_path / "broken", template=template) == expected
+    assert Counter(t["kind"] for t in expected[0]) == {"k": 3, "l": 3}
+
+
+FILE = {"path": "mine.csv", "subject": "life"}
+GIVEN = [
+    FileTopic(1, "Rye bread", subject="x", kind="a myth"),
+    FileTopic(2, "rye bread!", subject="x"),
+    FileTopic(3, "Iron gates", subject="tools", split="held_out"),
+    FileTopic(4, "Salt water"),
+]
+
+
+def test_the_users_topics_stand_beside_those_of_the_models(tmp_path):
+    settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=1, file=FILE)
+    author = Scripted(["the rye bread", "red clay", "wet sand"])
+    listed = Topics(subjects=["x", "y"], held_out_subjects=1)
+    taxonomy = choose_taxonomy(listed, tmp_path)
+    topics, rejected, diversity = write({"a": author}, settings, tmp_path, GIVEN, taxonomy=taxonomy)
+    assert [(t["topic"], t["subject"], t["author"], t["split"]) for t in topics] == [
+        ("Rye bread", "x", "file", "train"),
+        ("wet sand", "x", "a", "train"),
+        ("red clay", "y", "a", "held_out"),
+        ("Iron gates", "tools", "file", "held_out"),
+        ("Salt water", "life", "file", "train"),
+    ]
+    assert [(r["author"], r["reason"]) for r in rejected] == [
+        ("file", "duplicate"),
+        ("a", "near-duplicate"),
+    ]
+    assert topics[0]["kind"] == "a myth" and diversity["topics"] == 5
+
+
+def test_a_file_that_replaces_all_asks_no_model(tmp_path):
+    file = FILE | {"mode": "replace"}
+    rows = "topic,subject,split\n" + "".join(f"{t.topic},{t.subject},{t.split}\n" for t in GIVEN)
+    (tmp_path / "mine.csv").write_text(rows, encoding="utf-8")
+    settings = Topics(file=file, held_out_subjects=1)
+    with pytest.raises(UserError, match="held_out_subjects: 1; must be less"):
+        choose_taxonomy(settings, tmp_path)
+    taxonomy = Taxonomy({"x": "", "tools": "", "life": ""}, [""], [""], [])
+    topics, _, _ = write({}, settings, tmp_path, GIVEN, taxonomy=taxonomy)
+    assert [t["topic_id"] for t in topics] == ["x-00", "tools-00", "life-00"]
+    (tmp_path / "checkpoints/outcomes.jsonl").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="no topic of the split held_out is left"):
+        write({}, settings, tmp_path, [GIVEN[0], GIVEN[1]], taxonomy=taxonomy)
+
+
+@pytest.fixture(scope="module")
+def encoder_folder(tokenizer, tmp_path_factory):
+    """A small random encoder, saved as any other is."""
+    from transformers import AutoConfig, AutoModel
+
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 160}
+    AutoModel.from_config(AutoConfig.for_model("bert", **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_an_embedding_is_the_mean_of_the_last_states(encoder_folder):
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(encoder_folder).eval()
+    tokens = AutoTokenizer.from_pretrained(encoder_folder)("rye bread", return_tensors="pt")
+    with torch.no_grad():
+        states = model(tokens["input_ids"]).last_hidden_state[0]
+    mean = states.mean(0) / states.mean(0).norm()
+    found = Encoder(encoder_folder).embed("rye bread")
+    assert torch.allclose(torch.from_numpy(found), mean, atol=1e-6)
+    assert Encoder(encoder_folder).embed("bread " * 500).shape == (16,)  # long texts are cut
+
+
+def test_a_folder_without_an_encoder_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "none"}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"topics.embeddings.path: .* is no encoder: "):
+        Encoder(tmp_path)
+
+
+def test_the_same_meaning_is_rejected_over_the_cosine(encoder_folder, tmp_path):
+    encoder = Encoder(encoder_folder)
+    cosine = float(encoder.embed("rye bread at noon") @ encoder.embed("bread of rye"))
+    for limit, expected in ((cosine - 0.01, "same meaning"), (cosine + 0.01, None)):
+        settings = Topics(embeddings={"path": "e", "max_cosine": limit})
+        pool = TopicPool.open(settings, None, encoder_folder)
+        pool.add("rye bread at noon")
+        found = pool.rejection("bread of rye")
+        assert (found and found.reason) == expected

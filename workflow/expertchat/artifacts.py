@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,9 @@ def faults(folder: Path) -> list[str]:
         elif file_sha256(path) != expected["sha256"]:
             found.append(f"{path}: its checksum differs from the manifest's")
     return found
+
+
+def of_round(artifacts: Sequence[Path], rounds: int, number: int) -> list[Path]:
+    """The artifacts of one of `rounds` rounds, each of which has as many; `number` counts from 0."""
+    each = len(artifacts) // rounds
+    return list(artifacts[number * each : (number + 1) * each])

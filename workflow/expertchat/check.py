@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from expertchat.artifacts import of_round
 from expertchat.demo.oracle import score_speaker, score_turn
 from expertchat.demo.world import World
 from expertchat.dialogues import CANDIDATES, DIALOGUES
 from expertchat.ratings import DIALOGUE, REPLY, overall
-from expertchat.records import read_records
+from expertchat.records import read_all, read_records
 from expertchat.statistics import cluster_bootstrap, spearman, win_rate
 from expertchat.topics import HELD_OUT
 
@@ -23,11 +24,11 @@ MARKS = ("opening", "concreteness", "hedging", "phrases", "closing", "truth")
 
 
 def rating_rows(
-    world: World, dialogues: Path, ratings: pd.DataFrame, weights: Mapping[str, float]
+    world: World, dialogues: Sequence[Path], ratings: pd.DataFrame, weights: Mapping[str, float]
 ) -> pd.DataFrame:
     """Held-out items {scope, item_id, topic_id, ratee, overall, oracle}: the rating and the truth."""
-    said = {d["dialogue_id"]: d for d in read_records(dialogues / DIALOGUES)}
-    candidates = {c["candidate_id"]: c for c in read_records(dialogues / CANDIDATES)}
+    said = {d["dialogue_id"]: d for d in read_all(dialogues, DIALOGUES)}
+    candidates = {c["candidate_id"]: c for c in read_all(dialogues, CANDIDATES)}
     rows = overall(ratings[ratings["split"] == HELD_OUT], weights)
 
     def oracle(row: pd.Series) -> float:
@@ -94,27 +95,30 @@ def check_loop(
     dialogues: Sequence[Path],
     ratings: Sequence[Path],
     replies: Sequence[Path],
-    pair: Sequence[str],
+    models: Sequence[str],
     weights: Mapping[str, float],
 ) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """(one row a round and model, all rated items with their truth).
 
     Artifacts come in the plan's order: by round, then by model. `replies` begins with the base
-    models'; `dialogues` and `ratings` end with the tuned pair's.
+    models'; `dialogues` and `ratings`, any number a round, end with the tuned models'.
     """
     rows, rated = [], []
     scores = [oracle_scores(world, path) for path in replies]
-    for number in range(len(replies) // len(pair) - 1):
-        for i, name in enumerate(pair):
-            table = pd.read_parquet(ratings[number * len(pair) + i] / "ratings.parquet")
-            items = rating_rows(world, dialogues[number], table, weights)
+    rounds = len(replies) // len(models) - 1
+    for number in range(rounds):
+        said = of_round(dialogues, rounds + 1, number)
+        folders = of_round(ratings, rounds + 1, number)
+        tables = pd.concat([pd.read_parquet(folder / "ratings.parquet") for folder in folders])
+        for i, name in enumerate(models):
+            items = rating_rows(world, said, tables[tables["rater"] == name], weights)
             rated.append(items.assign(round=number + 1, rater=name))
             rows.append(
                 {
                     "round": number + 1,
                     "model": name,
                     **agreement(items),
-                    **compare_replies(scores[i], scores[(number + 1) * len(pair) + i]),
+                    **compare_replies(scores[i], scores[(number + 1) * len(models) + i]),
                 }
             )
     return rows, pd.concat(rated, ignore_index=True)

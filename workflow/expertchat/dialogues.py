@@ -1,12 +1,14 @@
 """Stage dialogues: two models talk about each topic, and candidate replies are drawn on the way.
 
-Dialogues are stored speaker-neutral. Candidate replies, several from one context, are what the
-reward model learns from: they differ in nothing but themselves.
+Dialogues are stored speaker-neutral: seats talk, each filled by a model and playing a role. Candidate
+replies, several from one context, are what the reward model learns from: they differ in nothing but
+themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from expertchat.seeds import seed_of
 from expertchat.settings.dialogues import Dialogues
 
 DIALOGUES, CANDIDATES = "dialogues.jsonl", "candidates.jsonl"
+TOPIC_KEYS = ("topic_id", "topic", "subject", "audience", "kind", "split")
 
 
 @dataclass(frozen=True)
@@ -37,20 +40,37 @@ class Context:
         speakers = self.dialogue["speakers"]
         return speakers[self.turn % len(speakers)]
 
+    @property
+    def model(self) -> str:
+        """The model that has the speaker's seat."""
+        return self.dialogue["models"][self.speaker]
+
+
+def seats(pair: Sequence[str]) -> list[str]:
+    """Names of a pair's two seats: the models', numbered where a model talks with itself."""
+    return list(pair) if pair[0] != pair[1] else [f"{name}-{i}" for i, name in enumerate(pair, 1)]
+
 
 def begin_dialogues(
-    topics: Sequence[dict[str, Any]], pair: Sequence[str], seeds_per_topic: int
+    topics: Sequence[dict[str, Any]], pair: Sequence[str], settings: Dialogues
 ) -> list[dict[str, Any]]:
-    """Dialogues without turns: every topic, `seeds_per_topic` times, each model opening every second."""
-    dialogues = []
+    """Dialogues without turns: every topic, `seeds_per_topic` times.
+
+    Seats open in turn, or the first always does where `swap` is off; who opens has the first role.
+    """
+    dialogues, names = [], seats(pair)
+    models = dict(zip(names, pair, strict=True))
     for number, topic in enumerate(topics):
-        for seed in range(seeds_per_topic):
-            swap = (number + seed) % 2
+        for seed in range(settings.seeds_per_topic):
+            swap = (number + seed) % 2 if settings.swap else 0
+            speakers = [names[swap], names[1 - swap]]
             dialogues.append(
                 {
-                    "dialogue_id": f"{topic['topic_id']}/s{seed}",
-                    **{key: topic[key] for key in ("topic_id", "topic", "subject", "split")},
-                    "speakers": [pair[swap], pair[1 - swap]],
+                    "dialogue_id": f"{topic['topic_id']}/{'-'.join(pair)}/s{seed}",
+                    **{key: topic.get(key, "") for key in TOPIC_KEYS},
+                    "speakers": speakers,
+                    "models": models,
+                    "roles": dict(zip(speakers, settings.roles, strict=True)),
                     "turns": [],
                 }
             )
@@ -60,22 +80,28 @@ def begin_dialogues(
 def context_messages(context: Context, texts: Mapping[str, str]) -> list[chat.Message]:
     """The dialogue up to the context's turn, as its speaker sees it.
 
-    `texts` holds the templates `speaker` and `opening`.
+    `texts` holds the roles' templates and `opening`.
     """
     dialogue = context.dialogue
-    values = {"topic": dialogue["topic"], "subject": dialogue["subject"]}
+    values = {key: dialogue.get(key, "") for key in ("topic", "subject", "audience", "kind")}
     turns = [chat.Turn(t["speaker"], t["text"]) for t in dialogue["turns"][: context.turn]]
-    brief = prompts.fill(texts["speaker"], **values)
+    brief = prompts.fill(texts[dialogue["roles"][context.speaker]], **values)
     opening = prompts.fill(texts["opening"], **values)
     return chat.conversation(turns, context.speaker, brief, opening)
 
 
 def contexts_of(
-    dialogues: Sequence[dict[str, Any]], speaker: str, split: str, turns: Sequence[int]
+    dialogues: Iterable[dict[str, Any]], model: str, split: str, turns: Sequence[int]
 ) -> list[Context]:
-    """The contexts of a split in which `speaker` has one of the numbered turns."""
-    found = [Context(d, turn) for d in dialogues if d["split"] == split for turn in turns]
-    return [context for context in found if context.speaker == speaker]
+    """The contexts of a split in which `model` has one of the numbered turns."""
+    found = [
+        Context(d, turn)
+        for d in dialogues
+        if d["split"] == split
+        for turn in turns
+        if turn < len(d["turns"])
+    ]
+    return [context for context in found if context.model == model]
 
 
 def draw_replies(
@@ -88,7 +114,11 @@ def draw_replies(
 ) -> list[dict[str, Any]]:
     """One reply {text, tokens, finish_reason} to each context, drawn with its seed."""
     asked = [
-        Request(context_messages(context, texts), seed, context.dialogue["dialogue_id"])
+        Request(
+            context_messages(context, texts),
+            seed,
+            f"{context.dialogue['dialogue_id']}/{context.speaker}",
+        )
         for context, seed in zip(contexts, seeds, strict=True)
     ]
     return [asdict(reply) for reply in engine.generate(asked, settings.decoding, on_batch)]
@@ -96,31 +126,38 @@ def draw_replies(
 
 def hold_dialogues(
     engines: Mapping[str, Engine],
-    topics: Sequence[dict[str, Any]],
+    dialogues: Sequence[dict[str, Any]],
     settings: Dialogues,
     texts: Mapping[str, str],
     seed: Any,
     checkpoints: Path,
     out: Path,
+    *,
+    side_by_side: bool = False,
 ) -> None:
-    """Writes dialogues.jsonl and candidates.jsonl; goes on from the last finished turn."""
-    dialogues, candidates = _resume(engines, topics, settings, checkpoints)
-    done = len(dialogues[0]["turns"])
+    """Writes dialogues.jsonl and candidates.jsonl; goes on from the last finished turn.
+
+    `dialogues` are those begun. Half of them are opened by each model, so that at every turn each model
+    has its half to speak in: `side_by_side`, where they share no device, both speak at once.
+    """
+    dialogues, candidates, done = _resume(dialogues, settings, checkpoints)
     steps = settings.turns + len(set(settings.candidate_turns)) - done
-    with bar(steps, "dialogues", "turns") as progress:
+    with bar(steps, "dialogues", "turns") as progress, ThreadPoolExecutor(len(engines)) as pool:
 
         def report(replies: int, tokens: int, seconds: float) -> None:
             progress.set_postfix_str(rate(tokens, seconds, "tokens"))
 
+        def speak(name: str, turn: int) -> list[dict[str, Any]]:
+            here = [
+                c for d in dialogues if goes_on(d, settings) and (c := Context(d, turn)).model == name
+            ]
+            return _take_turn(engines[name], here, texts, settings, seed, report)
+
         for turn in range(done, settings.turns):
-            for name, engine in engines.items():
-                here = [c for d in dialogues if (c := Context(d, turn)).speaker == name]
-                if turn in settings.candidate_turns:
-                    candidates += _candidates(engine, here, texts, settings, seed, report)
-                seeds = [seed_of(seed, "turn", c.id) for c in here]
-                replies = draw_replies(engine, here, texts, settings, seeds, report)
-                for context, reply in zip(here, replies, strict=True):
-                    context.dialogue["turns"].append({"speaker": name, **reply})
+            jobs = [(speak, name, turn) for name in engines]
+            found = [pool.submit(*job) for job in jobs] if side_by_side else None
+            for i, (function, *arguments) in enumerate(jobs):
+                candidates += found[i].result() if found else function(*arguments)
             progress.update(1 + (turn in settings.candidate_turns))
             write_records(checkpoints / f"{turn}.{CANDIDATES}", candidates)
             write_records(checkpoints / f"{turn}.{DIALOGUES}", dialogues)
@@ -128,15 +165,34 @@ def hold_dialogues(
     write_records(out / CANDIDATES, candidates)
 
 
-def _resume(engines, topics, settings: Dialogues, checkpoints: Path):
-    """The dialogues and candidates of the last finished turn, or their beginnings."""
+def goes_on(dialogue: dict[str, Any], settings: Dialogues) -> bool:
+    """Whether the dialogue has tokens left to be spoken."""
+    spoken = sum(turn["tokens"] for turn in dialogue["turns"])
+    return settings.max_tokens is None or spoken < settings.max_tokens
+
+
+def _take_turn(engine, contexts, texts, settings: Dialogues, seed: Any, report):
+    """Adds a turn to each context's dialogue; returns the candidates drawn in its place."""
+    found = []
+    if contexts and contexts[0].turn in settings.candidate_turns:
+        found = _candidates(engine, contexts, texts, settings, seed, report)
+    seeds = [seed_of(seed, "turn", c.id) for c in contexts]
+    replies = draw_replies(engine, contexts, texts, settings, seeds, report)
+    for context, reply in zip(contexts, replies, strict=True):
+        context.dialogue["turns"].append({"speaker": context.speaker, **reply})
+    return found
+
+
+def _resume(dialogues, settings: Dialogues, checkpoints: Path):
+    """(dialogues, candidates, turns done) of the last finished turn, or of the beginning."""
     for turn in reversed(range(settings.turns)):
         if (checkpoints / f"{turn}.{DIALOGUES}").exists():
             return (
                 read_records(checkpoints / f"{turn}.{DIALOGUES}"),
                 read_records(checkpoints / f"{turn}.{CANDIDATES}"),
+                turn + 1,
             )
-    return begin_dialogues(topics, list(engines), settings.seeds_per_topic), []
+    return list(dialogues), [], 0
 
 
 def _candidates(engine, contexts, texts, settings: Dialogues, seed: Any, report):
@@ -152,6 +208,7 @@ def _candidates(engine, contexts, texts, settings: Dialogues, seed: Any, report)
             **{key: context.dialogue[key] for key in ("topic_id", "split")},
             "turn": context.turn,
             "speaker": context.speaker,
+            "model": context.model,
             **reply,
         }
         for (context, k), reply in zip(pairs, replies, strict=True)

@@ -120,3 +120,8 @@ def folder_sample(folder: Path, sample_bytes: int = 65536) -> str:
                 file.seek(start)
                 digest.update(file.read(sample_bytes))
     return digest.hexdigest()[:16]
+
+
+def outside_sample(path: Path) -> str:
+    """A fingerprint of the user's file (all of it) or folder (see `folder_sample`)."""
+    return file_sha256(path)[:16] if path.is_file() else folder_sample(path)

@@ -35,7 +35,7 @@ from expertchat.artifacts import (
     write_manifest,
 )
 from expertchat.errors import UserError
-from expertchat.fingerprints import code_fingerprint
+from expertchat.fingerprints import code_fingerprint, outside_sample
 from expertchat.recipes import Recipe
 from expertchat.settings.models import Load
 
@@ -65,6 +65,22 @@ class Job:
     def inputs(self, name: str) -> list[Path]:
         """The folders of a list of input artifacts; empty where the recipe has none of that name."""
         return [artifact_path(self.store, r) for r in self.recipe.inputs.get(name, [])]
+
+    def outside(self, name: str) -> Path | None:
+        """The user's file or folder that the settings name as {path, sample}; None where they do not.
+
+        Raises UserError where it is not what it was when the job was planned.
+        """
+        named = self.settings.get(name)
+        if named is None:
+            return None
+        path = Path(named["path"])
+        if outside_sample(path) != named["sample"]:
+            raise UserError(
+                f"{path} changed after {self.recipe.reference} was planned: "
+                "start the same snakemake command again, which plans it anew"
+            )
+        return path
 
     def load(self, model: str) -> Load:
         """How that model is held in memory."""

@@ -7,17 +7,18 @@ together anywhere else.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from expertchat.artifacts import manifest_path
-from expertchat.fingerprints import code_fingerprint, folder_sample
-from expertchat.prompts import read_prompts
+from expertchat.fingerprints import code_fingerprint, folder_sample, outside_sample
+from expertchat.prompts import read_chat_template, read_prompts
 from expertchat.recipes import Recipe
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.section import Section
+from expertchat.taxonomies import choose_taxonomy
 
 STAGES = (
     "models",
@@ -33,6 +34,9 @@ STAGES = (
     "check",
     "report",
 )
+
+
+LISTED = ("dialogues", "ratings", "rewards", "policies", "replies", "mmlu", "mixture")  # many each
 
 
 @dataclass
@@ -92,8 +96,31 @@ def _links(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _flat(lists: Iterable[list[str]]) -> list[str]:
-    return [item for part in lists for item in part]
+@dataclass(frozen=True)
+class Talk:
+    """The dialogues of one pair in one round, or a shard of them."""
+
+    reference: str
+    pair: tuple[str, str]
+    place: str  # readable name, "" where there is but one
+
+
+@dataclass(frozen=True)
+class Rating:
+    """One rater's ratings of a `Talk`."""
+
+    reference: str
+    rater: str
+    talk: Talk
+
+    def rates(self, name: str) -> bool:
+        """Whether it holds what `name` said: the other's does, its own where it talks with itself."""
+        return self.rater != name or set(self.talk.pair) == {name}
+
+
+def _of(talks: list[Talk], name: str) -> list[str]:
+    """The dialogues in which a model talks."""
+    return [talk.reference for talk in talks if name in talk.pair]
 
 
 def make_plan(experiment: Experiment, root: Path) -> Plan:
@@ -108,7 +135,8 @@ class _Planner:
         self.experiment, self.root = experiment, root
         self.plan = Plan(experiment)
         self.texts = read_prompts(root / experiment.prompts)
-        self.pair = list(experiment.pair)
+        self.names = experiment.talkers
+        self.questions = None
         ratings = experiment.ratings
         self.weights = {category.name: category.weight for category in ratings.categories}
 
@@ -125,8 +153,7 @@ class _Planner:
         inputs = {key: value for key, value in (inputs or {}).items() if value}
         loads = {model: self.experiment.models[model].load for model in uses or []}
         if loads:
-            dumped = {m: load.model_dump(exclude={"batch_size"}) for m, load in loads.items()}
-            settings = {**settings, "load": dumped}
+            settings = {**settings, "load": {m: self.load(m) for m in loads}}
         recipe = Recipe(
             stage=stage,
             settings=settings,
@@ -146,44 +173,44 @@ class _Planner:
         self.plan.views["/".join(place)] = recipe.reference
         return recipe.reference
 
+    def load(self, model: str) -> dict[str, Any]:
+        """How a model is loaded, with the text of its chat template in place of the path."""
+        load = self.experiment.models[model].load.model_dump(exclude={"batch_size"})
+        template = load["chat_template"]
+        if template not in (None, "plain"):
+            where = f"models.{model}.load.chat_template"
+            load["chat_template"] = read_chat_template(self.root / template, where)
+        return load
+
     def play(self) -> Plan:
         """The loop, from models to report."""
-        rounds = range(1, self.experiment.rounds + 1)
-        self.models = {name: self.model(name) for name in self.pair}
-        self.questions = self.add("questions", "", self.question_settings())
+        self.models = {name: self.model(name) for name in self.names}
+        if self.experiment.mmlu is not None:
+            self.questions = self.add("questions", "", self.question_settings())
         self.topics = self.topic_list()
-        base = {name: None for name in self.pair}
-        answers = [self.mmlu(base, None)]
-        first = self.dialogues(base, 1)
-        base_replies = [self.replies(name, None, first, None) for name in self.pair]
-        dialogues, ratings, rewards, policies, replies = [first], [], [], [], []
+        base = {name: None for name in self.names}
+        results: dict[str, list[str]] = {stage: [] for stage in LISTED}
+        self.mmlu(base, None, results)
+        first = talks = self.talks(base, 1)
         tuned = base
-        for round in rounds:
-            ratings.append([self.ratings(name, dialogues[-1], tuned, round) for name in self.pair])
-            rewards.append([self.rewards(name, dialogues[-1], ratings[-1], round) for name in self.pair])
-            policies.append(
-                [
-                    self.policy(name, dialogues[-1], rewards[-1][i], tuned[name], round)
-                    for i, name in enumerate(self.pair)
-                ]
-            )
-            tuned = dict(zip(self.pair, policies[-1], strict=True))
-            replies.append([self.replies(name, tuned[name], first, round) for name in self.pair])
-            answers.append(self.mmlu(tuned, round))
-            # the tuned pair talks again; what it says trains the next round, if there is one
-            dialogues.append(self.dialogues(tuned, round + 1))
-        ratings.append([self.ratings(name, dialogues[-1], tuned, round + 1) for name in self.pair])
-        results = {
-            "topics": self.topics,
-            "dialogues": dialogues,
-            "ratings": _flat(ratings),
-            "rewards": _flat(rewards),
-            "policies": _flat(policies),
-            "replies": [*base_replies, *_flat(replies)],
-            "mmlu": _flat(answer["mmlu"] for answer in answers),
-            "mixture": [answer["mixture"] for answer in answers],
-        }
-        self.report(results)
+        if self.experiment.rounds:
+            results["replies"] += [self.replies(name, None, first, None) for name in self.names]
+        for round in range(1, self.experiment.rounds + 1):
+            results["dialogues"] += [talk.reference for talk in talks]
+            ratings = self.ratings(talks, tuned, round)
+            results["ratings"] += [rating.reference for rating in ratings]
+            rewards = {name: self.rewards(name, talks, ratings, round) for name in self.names}
+            tuned = {n: self.policy(n, talks, rewards[n], tuned[n], round) for n in self.names}
+            results["rewards"] += rewards.values()
+            results["policies"] += tuned.values()
+            results["replies"] += [self.replies(n, tuned[n], first, round) for n in self.names]
+            self.mmlu(tuned, round, results)
+            # the tuned models talk again; what they say trains the next round, if there is one
+            talks = self.talks(tuned, round + 1)
+        results["dialogues"] += [talk.reference for talk in talks]
+        last = self.ratings(talks, tuned, self.experiment.rounds + 1)
+        results["ratings"] += [rating.reference for rating in last]
+        self.report({"topics": self.topics, **results})
         return self.plan
 
     def model(self, name: str) -> str:
@@ -194,7 +221,8 @@ class _Planner:
             folder = (self.root / model.path).resolve()
             settings |= {"path": str(folder), "sample": folder_sample(folder)}
         elif model.source == "demo":
-            settings |= {"world": self.world(), "prompts": self.texts}
+            learned = ("topic", "speaker", "opening", "rating")  # it is trained on these prompts
+            settings |= {"world": self.world(), "prompts": {n: self.texts[n] for n in learned}}
         return self.add("models", name, settings)
 
     def world(self) -> dict[str, Any]:
@@ -212,47 +240,101 @@ class _Planner:
         return questions.model_dump() | {"path": str(folder), "sample": folder_sample(folder)}
 
     def topic_list(self) -> str:
-        """The topics, by both base models."""
-        settings = self.section(self.experiment.topics) | {"prompt": self.texts["topic"]}
-        return self.add("topics", "", settings, {"models": self.model_list()}, self.pair)
+        """The topics: by the base models, or from the user's file alone."""
+        topics = self.experiment.topics
+        settings = self.section(topics) | {"prompt": self.texts["topic"]}
+        settings["taxonomy"] = asdict(choose_taxonomy(topics, self.root))
+        if topics.file is not None:
+            settings["file"] = self.outside(topics.file.path)
+        if topics.embeddings is not None:
+            settings["encoder"] = self.outside(topics.embeddings.path)
+        inputs = {"questions": self.questions} if topics.decontaminate else {}
+        if topics.file is not None and topics.file.mode == "replace":
+            return self.add("topics", "", settings, inputs)
+        return self.add("topics", "", settings, {**inputs, "models": self.model_list()}, self.names)
+
+    def outside(self, path: str) -> dict[str, str]:
+        """A user's file or folder, for `Job.outside`."""
+        place = (self.root / path).resolve()
+        return {"path": str(place), "sample": outside_sample(place)}
 
     def section(self, section: Section) -> dict[str, Any]:
-        """What every drawing stage needs: its section, the seed and the pair's names."""
+        """What a drawing stage needs: its section, the seed and the models' names."""
         return {
             "section": section.model_dump(mode="json"),
             "seed": self.experiment.seed,
-            "pair": self.pair,
+            "models": self.names,
         }
 
     def model_list(self) -> list[str]:
-        return [self.models[name] for name in self.pair]
+        return [self.models[name] for name in self.names]
 
     def speaking(self) -> dict[str, str]:
         """The prompts of those who talk."""
-        return {name: self.texts[name] for name in ("speaker", "opening")}
+        roles = self.experiment.dialogues.roles
+        return {name: self.texts[name] for name in sorted({*roles, "opening"})}
 
-    def dialogues(self, tuned: dict[str, str | None], round: int) -> str:
-        """Dialogues of a round; those after the last round need held-out topics only."""
-        last = round > self.experiment.rounds
-        settings = self.section(self.experiment.dialogues)
-        settings |= {"prompts": self.speaking(), "held_out_only": last, "round": round}
-        policies = [tuned[name] for name in self.pair if tuned[name]]
-        inputs = {"topics": self.topics, "models": self.model_list(), "policies": policies}
-        return self.add("dialogues", "", settings, inputs, self.pair, round)
+    def talks(self, tuned: dict[str, str | None], round: int) -> list[Talk]:
+        """The dialogues of a round, by pair and shard; those after the last round need held-out
+        topics only."""
+        last, found = round > self.experiment.rounds > 0, []
+        shards = self.experiment.dialogues.shards
+        section = self.experiment.dialogues.model_dump(mode="json", exclude={"shards"})
+        for pair in self.experiment.talking_pairs:
+            members = list(dict.fromkeys(pair))
+            for shard in range(shards):
+                settings = {
+                    "section": section,
+                    "seed": self.experiment.seed,
+                    "pair": list(pair),
+                    "models": members,
+                    "shard": [shard, shards],
+                    "prompts": self.speaking(),
+                    "held_out_only": last,
+                    "round": round,
+                }
+                inputs = {
+                    "topics": self.topics,
+                    "models": [self.models[name] for name in members],
+                    "policies": [tuned[name] for name in members if tuned[name]],
+                }
+                place = self.place(pair, shard)
+                reference = self.add("dialogues", place, settings, inputs, members, round)
+                found.append(Talk(reference, pair, place))
+        return found
 
-    def ratings(self, rater: str, dialogues: str, tuned: dict[str, str | None], round: int) -> str:
-        """One rater's ratings of what the other said."""
+    def place(self, pair: tuple[str, str], shard: int) -> str:
+        """The readable name of a pair's shard: nothing where there is but one."""
+        parts = []
+        if len(self.experiment.talking_pairs) > 1:
+            parts.append("-".join(pair))
+        if self.experiment.dialogues.shards > 1:
+            parts.append(f"shard-{shard:02d}")
+        return "/".join(parts)
+
+    def ratings(self, talks: list[Talk], tuned: dict[str, str | None], round: int) -> list[Rating]:
+        """Each partner's ratings of what was said in a round."""
+        found = []
+        for talk in talks:
+            for rater in dict.fromkeys(talk.pair):
+                name = "/".join(filter(None, (rater, talk.place)))
+                reference = self.rating(rater, name, talk, tuned, round)
+                found.append(Rating(reference, rater, talk))
+        return found
+
+    def rating(self, rater: str, name: str, talk: Talk, tuned: dict[str, str | None], round: int) -> str:
+        """One rater's ratings of one shard's dialogues."""
         section = self.experiment.ratings.model_dump(exclude={"tuned_raters"})
         for category in section["categories"]:
             del category["weight"]  # only what is made of the ratings depends on it
         settings = {"section": section, "rater": rater, "prompt": self.texts["rating"]}
-        inputs = {"model": self.models[rater], "dialogues": dialogues}
+        inputs = {"model": self.models[rater], "dialogues": talk.reference}
         if self.experiment.ratings.tuned_raters:
             inputs["policy"] = tuned[rater]
-        return self.add("ratings", rater, settings, inputs, [rater], round)
+        return self.add("ratings", name, settings, inputs, [rater], round)
 
-    def rewards(self, name: str, dialogues: str, ratings: list[str], round: int) -> str:
-        """The reward model of `name`, from the other's ratings."""
+    def rewards(self, name: str, talks: list[Talk], ratings: list[Rating], round: int) -> str:
+        """The reward model of `name`, from its partners' ratings."""
         settings = {
             "section": self.experiment.rewards.model_dump(),
             "seed": self.experiment.seed,
@@ -261,11 +343,11 @@ class _Planner:
             "prompts": self.speaking(),
             "shuffled": self.experiment.control == "shuffled",
         }
-        others = [r for rater, r in zip(self.pair, ratings, strict=True) if rater != name]
-        inputs = {"model": self.models[name], "dialogues": dialogues, "ratings": others}
+        partners = [r.reference for r in ratings if name in r.talk.pair and r.rates(name)]
+        inputs = {"model": self.models[name], "dialogues": _of(talks, name), "ratings": partners}
         return self.add("rewards", name, settings, inputs, [name], round)
 
-    def policy(self, name: str, dialogues: str, rewards: str, before: str | None, round: int) -> str:
+    def policy(self, name: str, talks: list[Talk], rewards: str, before: str | None, round: int) -> str:
         """The adapter of `name` after this round's PPO."""
         settings = {
             "section": self.experiment.ppo.model_dump(),
@@ -277,29 +359,34 @@ class _Planner:
         }
         inputs = {
             "model": self.models[name],
-            "dialogues": dialogues,
+            "dialogues": _of(talks, name),
             "rewards": rewards,
             "policy": before,
         }
         return self.add("policies", name, settings, inputs, [name], round)
 
-    def replies(self, name: str, policy: str | None, dialogues: str, round: int | None) -> str:
+    def replies(self, name: str, policy: str | None, talks: list[Talk], round: int | None) -> str:
         """Replies of `name`, base or tuned, to the held-out contexts of the base dialogues."""
+        dialogues = self.experiment.dialogues
         settings = {
             "section": self.experiment.replies.model_dump(),
-            "dialogues": self.experiment.dialogues.model_dump(mode="json"),
+            "dialogues": dialogues.model_dump(mode="json", exclude={"shards"}),
             "seed": self.experiment.seed,
             "speaker": name,
             "prompts": self.speaking(),
         }
-        inputs = {"model": self.models[name], "dialogues": dialogues, "policy": policy}
+        inputs = {"model": self.models[name], "dialogues": _of(talks, name), "policy": policy}
         return self.add("replies", name, settings, inputs, [name], round)
 
-    def mmlu(self, tuned: dict[str, str | None], round: int | None) -> dict[str, Any]:
-        """Answers of each model of the pair, and their mixture."""
+    def mmlu(
+        self, tuned: dict[str, str | None], round: int | None, results: dict[str, list[str]]
+    ) -> None:
+        """Adds each model's answers, and their mixture, to the results."""
+        if self.experiment.mmlu is None:
+            return
         section = self.experiment.mmlu.model_dump(exclude={"questions"})
         answers = []
-        for name in self.pair:
+        for name in self.names:
             inputs = {
                 "questions": self.questions,
                 "model": self.models[name],
@@ -307,8 +394,9 @@ class _Planner:
             }
             settings = {"section": section, "name": name}
             answers.append(self.add("mmlu", name, settings, inputs, [name], round))
-        mixture = self.add("mixture", "", {"models": self.pair}, {"mmlu": answers}, round=round)
-        return {"mmlu": answers, "mixture": mixture}
+        results["mmlu"] += answers
+        settings = {"models": self.names}
+        results["mixture"].append(self.add("mixture", "", settings, {"mmlu": answers}, round=round))
 
     def report(self, results: dict[str, Any]) -> None:
         """The report, with the check against the truth where there is a demo world."""
@@ -316,10 +404,10 @@ class _Planner:
             "name": self.experiment.name,
             "control": self.experiment.control,
             "rounds": self.experiment.rounds,
-            "pair": self.pair,
+            "models": self.names,
             "weights": self.weights,
         }
-        if self.experiment.world is not None:
+        if self.experiment.world is not None and self.experiment.rounds:
             read = ("dialogues", "ratings", "replies")
             results["check"] = self.add(
                 "check",

@@ -5,12 +5,15 @@ The files' texts are part of a stage's settings, so that a changed word makes ne
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
-NAMES = ("topic", "speaker", "opening", "rating")
+from expertchat.errors import UserError
+
+NAMES = ("topic", "opening", "rating")  # beside the roles'
 
 _environment = SandboxedEnvironment(
     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
@@ -18,13 +21,31 @@ _environment = SandboxedEnvironment(
 
 
 def read_prompts(folder: Path) -> dict[str, str]:
-    """The texts of the folder's `<name>.jinja` files, by name."""
-    return {name: (folder / f"{name}.jinja").read_text(encoding="utf-8") for name in NAMES}
+    """The texts of the folder's `<name>.jinja` files, by name: `NAMES` and the roles."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
+
+
+def read_chat_template(path: Path, where: str) -> str:
+    """The text of a chat template's file. Raises UserError, naming the setting `where`.
+
+    It is not parsed here: transformers knows more tags than Jinja.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{where}: {path} cannot be read ({error.strerror}); say plain, or name a Jinja file"
+        ) from None
 
 
 def fill(template: str, **values: object) -> str:
     """`template` with `values` filled in, without outer white space. Unknown names are an error."""
-    return _environment.from_string(template).render(**values).strip()
+    return _compiled(template).render(**values).strip()
+
+
+@lru_cache(maxsize=64)
+def _compiled(template: str) -> Template:
+    return _environment.from_string(template)
 
 
 def rating_prompt(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,13 @@ def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
     os.replace(beside, path)
+
+
+def read_all(folders: Iterable[Path], name: str) -> Iterator[dict[str, Any]]:
+    """The records of the files `name` in several folders, one after the other, a line at a time."""
+    for folder in folders:
+        with (folder / name).open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from expertchat.errors import UserError
 from expertchat.preferences import build_pairs, shuffle_within_contexts
 from expertchat.progress import bar
 from expertchat.ratings import REPLY, overall
-from expertchat.records import read_records
+from expertchat.records import read_all
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
@@ -32,11 +32,10 @@ from expertchat.topics import HELD_OUT, TRAIN
 
 
 def rated_candidates(
-    folder: Path, ratings: Sequence[Path], speaker: str, weights: Mapping[str, float]
+    folders: Sequence[Path], ratings: Sequence[Path], speaker: str, weights: Mapping[str, float]
 ) -> pd.DataFrame:
-    """The speaker's candidate replies with their overall ratings."""
-    candidates = pd.DataFrame(read_records(folder / CANDIDATES))
-    candidates = candidates[candidates["speaker"] == speaker]
+    """The candidate replies of the model `speaker` with their overall ratings."""
+    candidates = pd.DataFrame(c for c in read_all(folders, CANDIDATES) if c["model"] == speaker)
     table = pd.concat([pd.read_parquet(path / "ratings.parquet") for path in ratings])
     scores = overall(table[table["scope"] == REPLY], weights)
     scores = scores.rename(columns={"item_id": "candidate_id"})
@@ -44,17 +43,18 @@ def rated_candidates(
 
 
 def encode_candidates(
-    tokenizer, folder: Path, candidates: pd.DataFrame, texts: Mapping[str, str]
+    tokenizer, folders: Sequence[Path], candidates: pd.DataFrame, texts: Mapping[str, str]
 ) -> dict[str, list[int]]:
     """Token ids by candidate id: the prompt as the speaker saw it, its reply, and the end token."""
-    dialogues = {d["dialogue_id"]: d for d in read_records(folder / DIALOGUES)}
+    dialogues = {d["dialogue_id"]: d for d in read_all(folders, DIALOGUES)}
     prompts: dict[str, list[int]] = {}
     encoded = {}
     for row in candidates.to_dict("records"):
         if row["context_id"] not in prompts:
             context = Context(dialogues[row["dialogue_id"]], row["turn"])
             prompts[row["context_id"]] = chat.encode(tokenizer, context_messages(context, texts))
-        reply = tokenizer.encode(row["text"], add_special_tokens=False)
+        text = chat.reply_lead(tokenizer) + row["text"]
+        reply = tokenizer.encode(text, add_special_tokens=False)
         encoded[row["candidate_id"]] = [*prompts[row["context_id"]], *reply, tokenizer.eos_token_id]
     return encoded
 
@@ -110,7 +110,7 @@ def train(
     from trl import RewardConfig, RewardTrainer
 
     torch.manual_seed(seed)
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_folder, load)
     model = load_model(model_folder, load, AutoModelForSequenceClassification, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
     torch.nn.init.normal_(model.score.weight, std=1 / (model.config.hidden_size + 1) ** 0.5)
@@ -237,7 +237,7 @@ def make_reward_model(
     *,
     model_folder: Path,
     load: Load,
-    dialogues: Path,
+    dialogues: Sequence[Path],
     ratings: Sequence[Path],
     speaker: str,
     weights: Mapping[str, float],
@@ -271,7 +271,7 @@ def make_reward_model(
                 f"no {split} pairs are left ({fates}, held out {held_out_fates}): lower "
                 "rewards.min_margin, or draw more candidates on more topics"
             )
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_folder, load)
     encoded = encode_candidates(tokenizer, dialogues, candidates, texts)
     model, tokenizer, log = train(model_folder, load, pairs, encoded, settings, seed, checkpoints)
     ids = list(encoded)

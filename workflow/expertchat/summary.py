@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from expertchat.artifacts import read_manifest
+from expertchat.artifacts import of_round, read_manifest
 from expertchat.ratings import DIALOGUE, overall
 from expertchat.records import read_records
 from expertchat.statistics import cluster_bootstrap
-from expertchat.topics import HELD_OUT
+from expertchat.topics import DIVERSITY, HELD_OUT, MEASURES
 
 SCHEMA = 1
 
@@ -28,14 +28,14 @@ def summarise(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> dict
     rows = [
         round_row(settings, artifacts, number, i)
         for number in range(settings["rounds"])
-        for i in range(len(settings["pair"]))
+        for i in range(len(settings["models"]))
     ]
     found = {
         "schema": SCHEMA,
         "name": settings["name"],
         "control": settings["control"],
         "rounds": settings["rounds"],
-        "pair": list(settings["pair"]),
+        "models": list(settings["models"]),
         "topics": topic_counts(artifacts["topics"]),
         "rows": rows,
         "mixture": mixture_rows(settings, artifacts),
@@ -59,9 +59,9 @@ def round_row(
     settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, i: int
 ) -> dict[str, Any]:
     """The figures of one model in one round; `number` and `i` count from 0."""
-    pair = settings["pair"]
-    place = number * len(pair) + i
-    name = pair[i]
+    models = settings["models"]
+    place = number * len(models) + i
+    name = models[i]
     row: dict[str, Any] = {"round": number + 1, "model": name}
     trained = _json(artifacts["rewards"][place] / "metrics.json")
     metrics = trained["held_out"]
@@ -99,9 +99,8 @@ def with_interval(name: str, values: Sequence[float], clusters: Sequence[str]) -
 def held_out_ratings(
     settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
 ) -> pd.DataFrame:
-    """One row a held-out dialogue of the pair after `number` rounds (0: base): its overall rating."""
-    count = len(settings["pair"])
-    folders = artifacts["ratings"][number * count : (number + 1) * count]
+    """One row a held-out dialogue after `number` rounds (0: base): the overall rating of `name`."""
+    folders = of_round(artifacts["ratings"], settings["rounds"] + 1, number)
     table = pd.concat([pd.read_parquet(folder / "ratings.parquet") for folder in folders])
     chosen = (table["scope"] == DIALOGUE) & (table["split"] == HELD_OUT) & (table["ratee"] == name)
     return overall(table[chosen], settings["weights"])
@@ -157,7 +156,7 @@ def mmlu_change(
 ) -> dict[str, Any]:
     """Accuracy of the base model and after the round: on the subjects that a demo model knows, and
     on all."""
-    count, folders = len(settings["pair"]), artifacts["mmlu"]
+    count, folders = len(settings["models"]), artifacts["mmlu"]
     found = {}
     for key, subjects in (("mmlu", settings["knows"].get(name)), ("mmlu_all", None)):
         before = read_answers(folders[place % count], subjects)
@@ -172,10 +171,10 @@ def mmlu_change(
 
 def mixture_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The uniform mixture beside its members, on all subjects, by round (0: base)."""
-    count, rows = len(settings["pair"]), []
+    count, rows = len(settings["models"]), []
     for number, folder in enumerate(artifacts["mixture"]):
         folders = artifacts["mmlu"][number * count : (number + 1) * count]
-        members = dict(zip(settings["pair"], folders, strict=True))
+        members = dict(zip(settings["models"], folders, strict=True))
         accuracies = {name: accuracy(member) for name, member in members.items()}
         best = max(accuracies, key=accuracies.__getitem__)
         row = {"round": number, "uniform": accuracy(folder), "members": accuracies, "best": best}
@@ -185,14 +184,16 @@ def mixture_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> l
 
 
 def topic_counts(folder: Path) -> dict[str, Any]:
-    """Topics kept by split, and rejected by reason."""
+    """Topics kept by split, rejected by reason, and how diverse the kept ones are."""
+    diversity = _json(folder / DIVERSITY)
     topics = pd.DataFrame(read_records(folder / "topics.jsonl"))
     rejected = pd.DataFrame(read_records(folder / "rejected.jsonl"), columns=["reason"])
     counts = {"kept": topics["split"], "rejected": rejected["reason"]}
-    return {
+    found = {
         name: {str(k): int(v) for k, v in column.value_counts().items()}
         for name, column in counts.items()
     }
+    return found | {"diversity": {key: diversity[key] for key in MEASURES}}
 
 
 def costs(artifacts: Mapping[str, Any], key: str, combine) -> dict[str, float]:
@@ -208,6 +209,8 @@ def costs(artifacts: Mapping[str, Any], key: str, combine) -> dict[str, float]:
 
 def verdict(rows: list[dict[str, Any]], control: str) -> list[str]:
     """What the loop showed after its last round, a sentence or two a model."""
+    if not rows:
+        return ["Nothing was tuned: the models talked and rated each other."]
     last = max(row["round"] for row in rows)
     sentences = []
     for row in rows:

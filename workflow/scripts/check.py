@@ -15,7 +15,7 @@ def main() -> None:
             job.inputs("dialogues"),
             job.inputs("ratings"),
             job.inputs("replies"),
-            job.settings["pair"],
+            job.settings["models"],
             job.settings["weights"],
         )
         items.to_parquet(job.out / "items.parquet")

@@ -13,7 +13,7 @@ def main() -> None:
         from expertchat.engine.loading import load_model, load_tokenizer
         from expertchat.learner import Learner
         from expertchat.policies import Tuner, tune
-        from expertchat.records import read_records
+        from expertchat.records import read_all
         from expertchat.rewards import lora_config
         from expertchat.topics import TRAIN
 
@@ -24,8 +24,8 @@ def main() -> None:
             job.input("policy"),
         )
         torch.manual_seed(settings["seed"])
-        tokenizer = load_tokenizer(folder)
-        dialogues = read_records(job.input("dialogues") / DIALOGUES)
+        tokenizer = load_tokenizer(folder, job.load(speaker))
+        dialogues = read_all(job.inputs("dialogues"), DIALOGUES)
         contexts = contexts_of(dialogues, speaker, TRAIN, settings["turns"])
         learner = Learner(
             load_model(folder, job.load(speaker)),

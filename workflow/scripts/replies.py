@@ -8,13 +8,13 @@ from expertchat.settings.replies import Replies
 def main() -> None:
     with open_job("replies", __doc__) as job:
         from expertchat.dialogues import DIALOGUES, contexts_of
-        from expertchat.records import read_records
+        from expertchat.records import read_all
         from expertchat.replies import write_replies
         from expertchat.topics import HELD_OUT
 
         settings, speaker = job.settings, job.settings["speaker"]
         section = Dialogues(**settings["dialogues"])
-        dialogues = read_records(job.input("dialogues") / DIALOGUES)
+        dialogues = read_all(job.inputs("dialogues"), DIALOGUES)
         write_replies(
             job.engine(speaker, job.input("model"), job.input("policy")),
             contexts_of(dialogues, speaker, HELD_OUT, section.candidate_turns),

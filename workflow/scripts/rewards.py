@@ -12,7 +12,7 @@ def main() -> None:
         make_reward_model(
             model_folder=job.input("model") / "model",
             load=job.load(settings["speaker"]),
-            dialogues=job.input("dialogues"),
+            dialogues=job.inputs("dialogues"),
             ratings=job.inputs("ratings"),
             speaker=settings["speaker"],
             weights=settings["weights"],

@@ -1,18 +1,28 @@
-"""Let the models write the topics that will be talked about."""
+"""Let the models write the topics that will be talked about, or take the user's own."""
 
 from expertchat.jobs import open_job
 from expertchat.settings.topics import Topics
+from expertchat.taxonomies import Taxonomy
 
 
 def main() -> None:
     with open_job("topics", __doc__) as job:
+        from expertchat.topic_files import read_topic_file
+        from expertchat.topic_pool import TopicPool
         from expertchat.topics import write_topics
 
+        settings = Topics(**job.settings["section"])
+        file, encoder = job.outside("file"), job.outside("encoder")
+        authors = job.settings["models"] if job.inputs("models") else []
         write_topics(
-            job.engines(job.settings["pair"], job.inputs("models")),
-            Topics(**job.settings["section"]),
+            job.engines(authors, job.inputs("models")),
+            settings,
+            Taxonomy(**job.settings["taxonomy"]),
             job.settings["prompt"],
             job.settings["seed"],
+            TopicPool.open(settings, job.input("questions"), encoder),
+            read_topic_file(file) if file else [],
+            job.checkpoints,
             job.out,
         )
 

@@ -6,9 +6,11 @@ row of it, without padding, to be taken up again later.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -57,6 +59,14 @@ class GrowingLayer(DynamicLayer):
         """Forgets the last slots: as many as the number below zero says."""
         self.length -= abs(tokens_to_remove)
 
+    def keep(self, choice: Tensor, count: int) -> None:
+        """Of the last `count` slots keeps one a row, the `choice`-th [rows], and forgets the others."""
+        rows, first = torch.arange(len(choice), device=self.device), self.length - count
+        chosen = first + choice.to(self.device)
+        self.keys[:, :, first] = self.keys[rows, :, chosen]
+        self.values[:, :, first] = self.values[rows, :, chosen]
+        self.length = first + 1
+
     def select(self, rows: Tensor) -> None:
         """Keeps these rows, in this order; a row may be named several times."""
         self.keys = self.keys.index_select(0, rows.to(self.keys.device))
@@ -65,15 +75,20 @@ class GrowingLayer(DynamicLayer):
 
 @dataclass(frozen=True)
 class Held:
-    """What was read of one conversation: token ids, and keys and values [heads, tokens, dim] a layer."""
+    """What was read of one conversation: token ids, and keys and values [heads, tokens, dim] a layer.
+
+    `states` [tokens, hidden]: the last hidden states at length 1, where contrastive search read it.
+    """
 
     ids: list[int]
     keys: list[Tensor]
     values: list[Tensor]
+    states: Tensor | None = None
 
     def bytes(self) -> int:
         """Memory that it takes."""
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        states = [] if self.states is None else [self.states]
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values, *states))
 
 
 class KVCache(Cache):
@@ -86,6 +101,11 @@ class KVCache(Cache):
         """Keeps these rows, in this order; a row may be named several times."""
         for layer in self.layers:
             layer.select(rows)
+
+    def keep(self, choice: Tensor, count: int) -> None:
+        """Of the last `count` slots keeps one a row, the `choice`-th [rows], and forgets the others."""
+        for layer in self.layers:
+            layer.keep(choice, count)
 
     def hold(self, row: int, slots: Tensor, ids: list[int]) -> Held:
         """A copy of what one row has in `slots` (indices), which are those of `ids`."""
@@ -144,22 +164,31 @@ class Sessions:
         self.used = 0
 
 
-# Position is a matter of the slot, or of a state that cannot be cut: such caches can be neither shared
-# nor have gaps.
-BY_SLOT = {"mpt", "bloom", "falcon"}
+BY_SLOT = {"mpt", "bloom"}  # position is a matter of the slot (ALiBi), so slots may have no gaps
+BY_LENGTH = {"dynamic", "longrope"}  # rotations of what was read change as the text grows
 
 
-def shareable(model) -> bool:
-    """Whether parts of what the model has read can be reused: full attention, explicit positions."""
-    import inspect
+def why_unshared(model) -> str | None:
+    """Why no part of what the model has read can be reused, in words; None where it can.
 
+    Reuse needs full attention and positions that are given, not counted, and never change.
+    """
     config = model.config.get_text_config()
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return (
-        config.model_type not in BY_SLOT
-        and kinds <= {"full_attention"}
-        and not windows
-        and "position_ids" in inspect.signature(base.forward).parameters
-    )
+    rope = getattr(config, "rope_parameters", None) or {}
+    if config.model_type in BY_SLOT or getattr(config, "alibi", False):
+        return "its positions are those of the cache's slots"
+    if windows or kinds - {"full_attention"}:
+        return "not all of its layers attend to the whole text"
+    if rope.get("rope_type") in BY_LENGTH:
+        return "its positions depend on the text's length"
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        return "it counts positions itself"
+    return None
+
+
+def shareable(model) -> bool:
+    """Whether parts of what the model has read can be reused."""
+    return why_unshared(model) is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,20 +71,28 @@ class Read:
     cache: KVCache | DynamicCache
     mask: Tensor  # [rows, slots]
     logits: Tensor  # [rows, V], of the next token
-    states: Tensor | None = None  # [rows, slots, hidden], where asked for
+    states: Tensor | None = None  # [rows, slots and room, hidden] at length 1, for contrastive search
+
+    def hold(self, row: int, ids: Sequence[int]) -> Held:
+        """A copy of what was read of one row; its tokens are the first of `ids`."""
+        slots = self.mask[row].nonzero().squeeze(-1)
+        held = self.cache.hold(row, slots, list(ids[: len(slots)]))
+        return held if self.states is None else replace(held, states=self.states[row, slots])
 
 
-def read_prompts(
-    model, prompts: Sequence[list[int]], pad: int, held: Sequence[Held | None], room: int, share: bool
-) -> Read:
-    """Reads prompts; of each, what `held` has of its beginning is taken from there.
-
-    `room`: tokens that will follow. `share`: whether the model's cache can be shared.
-    """
-    lengths = [
+def held_lengths(prompts: Sequence[list[int]], held: Sequence[Held | None]) -> list[int]:
+    """Tokens of each prompt's beginning that need not be read again; its last one must be."""
+    return [
         min(common_prefix([prompt, h.ids]), len(prompt) - 1) if h is not None else 0
         for prompt, h in zip(prompts, held, strict=True)
     ]
+
+
+def resume(
+    model, prompts: Sequence[list[int]], pad: int, held: Sequence[Held | None], room: int, share: bool
+) -> tuple[Tensor, Tensor, KVCache | DynamicCache]:
+    """What is to be read: (ids [rows, new], mask [rows, slots], cache of what is held)."""
+    lengths = held_lengths(prompts, held)
     longest = max(lengths)
     news = [prompt[n:] for prompt, n in zip(prompts, lengths, strict=True)]
     ids, new_mask = padded(news, pad, model.device, side="left")
@@ -95,6 +103,17 @@ def read_prompts(
         cache = KVCache.of(held, lengths, layers, mask.shape[1] + room)
     else:
         cache = DynamicCache(config=model.config)
+    return ids, mask, cache
+
+
+def read_prompts(
+    model, prompts: Sequence[list[int]], pad: int, held: Sequence[Held | None], room: int, share: bool
+) -> Read:
+    """Reads prompts; of each, what `held` has of its beginning is taken from there.
+
+    `room`: tokens that will follow. `share`: whether the model's cache can be shared.
+    """
+    ids, mask, cache = resume(model, prompts, pad, held, room, share)
     output = forward(model, ids, mask, cache, logits_to_keep=1)
     return Read(output.past_key_values, mask, output.logits[:, -1])
 
@@ -107,7 +126,8 @@ def expand(read: Read, rows: Tensor) -> Read:
         read.cache.select(rows)
     else:
         read.cache.batch_select_indices(rows)
-    return Read(read.cache, read.mask[rows], read.logits[rows])
+    states = None if read.states is None else read.states[rows]
+    return Read(read.cache, read.mask[rows], read.logits[rows], states)
 
 
 class _Row:
@@ -115,6 +135,39 @@ class _Row:
 
     def __init__(self, place: int, prompt: Sequence[int]):
         self.place, self.prompt, self.ids = place, prompt, []
+
+
+class Continuations:
+    """The rows of a batch, in the order in which it has them now, and what came of all of them."""
+
+    def __init__(self, prompts: Sequence[list[int]], endings: Endings, hold: Sequence[bool]):
+        """`hold`: rows whose cache is wanted back; empty for none."""
+        self.rows = [_Row(place, prompt) for place, prompt in enumerate(prompts)]
+        self.endings, self.hold = endings, hold or [False] * len(prompts)
+        self.done: list[Completion | None] = [None] * len(prompts)
+        self.held: list[Held | None] = [None] * len(prompts)
+
+    def add(self, tokens: Tensor) -> None:
+        """Takes the next token [rows] of each row that has not ended."""
+        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+            if self.done[row.place] is None:
+                row.ids.append(token)
+                self.done[row.place] = self.endings.check(row.ids)
+
+    def alive(self, device) -> Tensor:
+        """[rows, 1] of 1, and of 0 where the row has ended."""
+        return torch.tensor([[int(self.done[row.place] is None)] for row in self.rows], device=device)
+
+    def leave(self, read: Read) -> list[int] | None:
+        """The numbers of the rows that stay, where enough have ended for the others to leave."""
+        going = [i for i, row in enumerate(self.rows) if self.done[row.place] is None]
+        if len(going) > LEAVE_AT * len(self.rows):
+            return None
+        for i, row in enumerate(self.rows):
+            if self.done[row.place] is not None and self.hold[row.place]:
+                self.held[row.place] = read.hold(i, [*row.prompt, *row.ids])
+        self.rows = [self.rows[i] for i in going]
+        return going
 
 
 def continue_read(
@@ -133,11 +186,9 @@ def continue_read(
     completions and what is held, both in the order of the rows.
     """
     device = model.device
-    rows = [_Row(place, prompt) for place, prompt in enumerate(prompts)]
+    rows = Continuations(prompts, endings, hold)
     numbers = torch.from_numpy(uniform).to(device)
-    done: list[Completion | None] = [None] * len(rows)
-    held: list[Held | None] = [None] * len(rows)
-    seen = _seen(prompts, read.logits) if decoding.repetition_penalty != 1 else None
+    seen = seen_tokens(prompts, read.logits) if decoding.repetition_penalty != 1 else None
     step = 0
     while True:
         logits = (
@@ -145,25 +196,16 @@ def continue_read(
         )
         tokens = draw(logits, numbers[:, step], decoding)
         if seen is not None:
-            seen[torch.arange(len(rows), device=device), tokens] = True
-        for row, token in zip(rows, tokens.tolist(), strict=True):
-            if done[row.place] is None:
-                row.ids.append(token)
-                done[row.place] = endings.check(row.ids)
-        going = [i for i, row in enumerate(rows) if done[row.place] is None]
-        if len(going) <= LEAVE_AT * len(rows):
-            for i, row in enumerate(rows):
-                if done[row.place] is not None and hold and hold[row.place]:
-                    slots = read.mask[i].nonzero().squeeze(-1)
-                    fed = [*row.prompt, *row.ids][: len(slots)]  # the last token drawn was never read
-                    held[row.place] = read.cache.hold(i, slots, fed)
+            seen.scatter_(1, tokens.unsqueeze(1), True)
+        rows.add(tokens)
+        going = rows.leave(read)
+        if going is not None:
             if not going:
-                return done, held
+                return rows.done, rows.held
             keep = torch.tensor(going, device=device)
-            read, rows = expand(read, keep), [rows[i] for i in going]
-            tokens, numbers = tokens[keep], numbers[keep]
+            read, tokens, numbers = expand(read, keep), tokens[keep], numbers[keep]
             seen = None if seen is None else seen[keep]
-        alive = torch.tensor([[int(done[row.place] is None)] for row in rows], device=device)
+        alive = rows.alive(device)
         mask = torch.cat([read.mask, alive], 1)
         tokens = torch.where(alive.squeeze(1) > 0, tokens, pad)
         output = forward(model, tokens.unsqueeze(-1), mask, read.cache, logits_to_keep=1)
@@ -171,7 +213,7 @@ def continue_read(
         step += 1
 
 
-def _seen(prompts: Sequence[list[int]], logits: Tensor) -> Tensor:
+def seen_tokens(prompts: Sequence[list[int]], logits: Tensor) -> Tensor:
     """[rows, V] bool: the tokens of each prompt."""
     seen = torch.zeros_like(logits, dtype=torch.bool)
     for row, prompt in enumerate(prompts):

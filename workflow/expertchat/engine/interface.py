@@ -47,8 +47,8 @@ class Reply:
 class Question:
     """A prompt and the answers whose probabilities after it are asked.
 
-    A prompt of messages is rendered by the model's chat template up to the assistant's reply; a text
-    is taken as it is, after the model's BOS where it has one.
+    A prompt of messages is rendered by the model's chat template up to the assistant's reply, which the
+    answers begin; a text is taken as it is, after the model's BOS where it has one.
     """
 
     prompt: Sequence[Message] | str

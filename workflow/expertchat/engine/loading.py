@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
+from expertchat import chat
 from expertchat.engine.memory import (
     block_bytes,
     check_footprint,
@@ -134,7 +136,7 @@ def load_model(
             state_dict=weights,
             generation_config=generation_config(folder),
             dtype=dtype,
-            attn_implementation=load.attention,
+            attn_implementation=None if load.attention == "auto" else load.attention,
             quantization_config=quantization_config(load, dtype),
             device_map=device_map(skeleton, placement),
             output_loading_info=True,
@@ -160,13 +162,28 @@ def generation_config(folder: Path) -> GenerationConfig | None:
     return GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
-def load_tokenizer(folder: Path):
-    """The tokenizer of the model in `folder`, with a pad token that is not its end token."""
+def load_tokenizer(folder: Path, load: Load):
+    """The tokenizer of the model in `folder`, with the chat template that `load` asks for and a pad
+    token that is not its end token."""
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if load.chat_template is not None:
+        tokenizer.chat_template = chat.PLAIN if load.chat_template == "plain" else load.chat_template
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        # unk is the usual stand-in; else any special token that never ends a text
-        others = [t for t in tokenizer.all_special_ids if t != tokenizer.eos_token_id]
-        if not others:
-            raise UserError(f"{folder}: the tokenizer has no token that could serve as padding")
-        tokenizer.pad_token_id = others[-1]
+        tokenizer.pad_token_id = spare_token(tokenizer)
     return tokenizer
+
+
+def spare_token(tokenizer) -> int:
+    """A token to pad with, that ends no text and stands in none where that can be had.
+
+    The unknown token is the usual stand-in; then come tokens that are reserved, and the byte 0xFF, which
+    UTF-8 never holds: GPT-2's only special token is its end token.
+    """
+    added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    vocabulary = tokenizer.get_vocab()
+    reserved = [i for name, i in added.items() if re.search("pad|reserved|unused", name)]
+    bytes_ = [vocabulary.get("ÿ"), vocabulary.get("<0xFF>")]  # byte-level spelling, byte fallback
+    for token in [tokenizer.unk_token_id, *reserved, *bytes_, *added.values()]:
+        if token not in (None, tokenizer.eos_token_id):
+            return token
+    raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no token that could serve as padding")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,18 +15,21 @@ from transformers import PreTrainedModel
 
 from expertchat import chat
 from expertchat.engine.batches import Batches, free_bytes, planned_rows
-from expertchat.engine.cache import Sessions, shareable
+from expertchat.engine.cache import Sessions, why_unshared
+from expertchat.engine.contrastive import check_contrastive, continue_contrastive, read_states
 from expertchat.engine.endings import Completion, Endings, cut
 from expertchat.engine.generation import continue_read, expand, read_prompts
 from expertchat.engine.interface import Question, Reply, Request, ignore
 from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.engine.next_token import uniforms
 from expertchat.engine.scoring import Lane, prepare, score_lanes, score_whole
+from expertchat.errors import UserError
 from expertchat.probes import Probe, answer_ids
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
 SESSION_SHARE = 0.3  # of the free memory after loading: what conversations may hold between calls
+TAIL, TAIL_TOKENS = 64, 8  # characters and tokens of a prompt's end that an answer can join with
 
 
 def end_ids(model: PreTrainedModel, tokenizer) -> list[int]:
@@ -39,14 +43,19 @@ class LocalEngine:
     """An `Engine` on the model in a folder."""
 
     def __init__(self, folder: Path, load: Load, batch_size: int):
-        self.tokenizer = load_tokenizer(folder)
+        self.folder = folder
+        self.tokenizer = load_tokenizer(folder, load)
         self.model = load_model(folder, load)
         self.batches = Batches(batch_size)
         self.pad = self.tokenizer.pad_token_id
         self.ends = end_ids(self.model, self.tokenizer)
-        self.share = shareable(self.model)
+        unshared = why_unshared(self.model)
+        self.share = unshared is None
+        if unshared:
+            print(f"{folder}: each prompt is read anew, as {unshared}", file=sys.stderr)
         self.sessions = Sessions(int(SESSION_SHARE * free_bytes(self.model.device)))
         self._adapters: dict[Path, str] = {}
+        self._answers: dict[tuple, list[list[int]]] = {}
 
     def use(self, adapter: Path | None) -> None:
         """Switches to the adapter in this folder, reading it where it is new; None: to none."""
@@ -85,12 +94,17 @@ class LocalEngine:
         on_batch: Callable[[int, int, float], None] = ignore,
     ) -> list[Reply]:
         """One reply to each request, drawn with its seed. `on_batch`: (replies, tokens, seconds)."""
+        if decoding.strategy == "contrastive":
+            check_contrastive(self.model, self.share)
+        stop = [*decoding.stop, *chat.stop_texts(self.tokenizer)]
+        decoding = decoding.model_copy(update={"stop": stop})
         prompts = [chat.encode(self.tokenizer, request.messages) for request in requests]
         # equal prompts stand together, to be read once; the longest come first, so that a batch that
         # memory cannot hold shows at once
         order = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i]))
         often = Counter(request.session for request in requests if request.session)
         longest = max(map(len, prompts), default=0) + decoding.max_new_tokens + decoding.grace_tokens
+        self._check_length(longest)
         found: dict[int, Reply] = {}
 
         def reply_to(places: Sequence[int]) -> list[Completion]:
@@ -122,23 +136,38 @@ class LocalEngine:
         sessions = {place[tuple(p)]: r.session for p, r in zip(prompts, requests, strict=True)}
         held = [self.sessions.find(sessions[i]) if self.share else None for i in range(len(unique))]
         endings = Endings(decoding, self.ends, self.tokenizer)
-        read = read_prompts(
-            self.model, list(map(list, unique)), self.pad, held, endings.last, self.share
-        )
+        contrastive = decoding.strategy == "contrastive"
+        distinct = list(map(list, unique))
+        if contrastive:
+            read = read_states(self.model, distinct, self.pad, held, decoding, endings)
+        else:
+            read = read_prompts(self.model, distinct, self.pad, held, endings.last, self.share)
         if self.share:
             for i, session in sessions.items():
                 if session and often[session] > 1:  # what its replies share is the prompt
-                    slots = read.mask[i].nonzero().squeeze(-1)
-                    self.sessions.keep(session, read.cache.hold(i, slots, list(unique[i])))
-        uniform = np.stack([uniforms(r.seed, endings.last) for r in requests])
+                    self.sessions.keep(session, read.hold(i, distinct[i]))
         hold = [bool(self.share and r.session and often[r.session] == 1) for r in requests]
-        completions, kept = continue_read(
-            self.model, expand(read, rows), prompts, uniform, decoding, endings, self.pad, hold
-        )
+        read = expand(read, rows)
+        if contrastive:
+            completions, kept = continue_contrastive(self.model, read, prompts, decoding, endings, hold)
+        else:
+            uniform = np.stack([uniforms(r.seed, endings.last) for r in requests])
+            completions, kept = continue_read(
+                self.model, read, prompts, uniform, decoding, endings, self.pad, hold
+            )
         for request, row in zip(requests, kept, strict=True):
             if row is not None:
                 self.sessions.keep(request.session, row)
         return completions
+
+    def _check_length(self, tokens: int) -> None:
+        """Stops where a sequence is longer than the model was made for: its answers would be noise."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and tokens > limit:
+            raise UserError(
+                f"{self.folder}: {tokens} tokens are asked for, and the model takes {limit}: "
+                "lower turns, max_new_tokens or max_tokens, or take a model of longer context"
+            )
 
     @torch.inference_mode()
     def answer_logprobs(
@@ -152,12 +181,17 @@ class LocalEngine:
 
     def _probe(self, question: Question) -> Probe:
         if isinstance(question.prompt, str):
-            text, bos = question.prompt, self.tokenizer.bos_token_id
+            text, bos, lead = question.prompt, self.tokenizer.bos_token_id, ""
         else:
             text, bos = chat.render(self.tokenizer, question.prompt), None
+            lead = chat.reply_lead(self.tokenizer)
+        answers = [lead + answer for answer in question.answers]
         ids = self.tokenizer.encode(text, add_special_tokens=False)
-        answers = answer_ids(self.tokenizer, ids, text, question.answers)
-        return Probe(ids if bos is None else [bos, *ids], answers)
+        # prompts of a kind end alike, and how an answer is encoded depends on that end only
+        key = text[-TAIL:], tuple(ids[-TAIL_TOKENS:]), tuple(answers)
+        if key not in self._answers:
+            self._answers[key] = answer_ids(self.tokenizer, ids, text, answers)
+        return Probe(ids if bos is None else [bos, *ids], self._answers[key])
 
     @torch.inference_mode()
     def score(
@@ -175,6 +209,7 @@ class LocalEngine:
             return score_lanes(self.model, starts, part, groups, self.pad)
 
         longest = max((len(starts[lane.group]) + lane.tokens for lane in lanes), default=0)
+        self._check_length(max((len(p.prompt) for group in groups for p in group), default=0))
         for part, results in self.batches.run(lanes, score, planned_rows(self.model, longest)):
             before = sum(count > 0 for count in left.values())
             for lane, scored in zip(part, results, strict=True):

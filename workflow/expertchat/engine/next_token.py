@@ -61,7 +61,9 @@ def distribution(logits: Tensor, decoding: Decoding) -> Tensor:
 
 def draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
     """Token ids [rows] from logits [rows, V]: by inverting the distribution at uniform [rows], or the
-    likeliest ones where decoding is greedy."""
+    likeliest ones where decoding is greedy. Contrastive search needs more than logits: ValueError."""
+    if decoding.strategy == "contrastive":
+        raise ValueError("contrastive search cannot choose by logits alone")
     if decoding.strategy == "greedy":
         return logits.argmax(-1)
     cumulative = distribution(logits, decoding).cumsum(-1, dtype=torch.float64)

@@ -83,7 +83,7 @@ def truth_cautions(row: dict[str, Any]) -> Iterator[str]:
 
 def reply_cautions(results: Results, row: dict[str, Any]) -> Iterator[str]:
     """Of replies that do not end, or that are all the same."""
-    place = results.pair.index(row["model"])
+    place = results.models.index(row["model"])
     steps = results.table("policies", results.rounds - 1, place, "steps.parquet")
     cut = 1 - ends(steps["ended"])[1]
     if cut > CUT_OFF:

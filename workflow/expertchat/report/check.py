@@ -66,7 +66,7 @@ def win_plot(results: Results):
 
     def paint(ax) -> None:
         for y, row in enumerate(results.rows):
-            place = results.pair.index(row["model"])
+            place = results.models.index(row["model"])
             value = row["oracle_win_rate"]
             interval_row(ax, y, value, row["oracle_win_rate_interval"], place, percent(value))
         reference_line(ax, 0.5, "no difference")
@@ -106,7 +106,7 @@ def win_table(results: Results) -> Table:
 
 def marks_plot(results: Results, row: dict):
     """A dumbbell a mark, base to tuned."""
-    place = results.pair.index(row["model"])
+    place = results.models.index(row["model"])
     before, after = row["oracle_before"], row["oracle_after"]
     names = sorted(before, key=lambda mark: mark != "total")
 
@@ -144,7 +144,7 @@ def agreement(results: Results) -> list:
     items = pd.read_parquet(path)
     items = items[items["round"] == 1]
     figures = []
-    for place, name in enumerate(results.pair):
+    for place, name in enumerate(results.models):
         for scope, what in (("dialogue", "whole dialogues"), ("reply", "candidate replies")):
             chosen = items[(items["rater"] == name) & (items["scope"] == scope)]
             if chosen.empty:

@@ -7,9 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from expertchat.dialogues import DIALOGUES
 from expertchat.ratings import DIALOGUE, overall
-from expertchat.records import read_records
 from expertchat.report.blocks import Comparison, Comparisons, Fold, Section, Side, Table, Turn
 from expertchat.report.results import Results, spread
 from expertchat.report.wording import number, percent
@@ -23,7 +21,7 @@ Dialogue = Mapping[str, Any]
 
 def section(results: Results) -> Section:
     """A table of turns, and dialogues before and after side by side."""
-    rounds = [read_records(folder / DIALOGUES) for folder in results.artifacts["dialogues"]]
+    rounds = [results.dialogues(number) for number in range(results.rounds + 1)]
     before, after = (
         {d["dialogue_id"]: d for d in ds if d["split"] == HELD_OUT} for ds in (rounds[0], rounds[-1])
     )
@@ -59,11 +57,12 @@ def comparison(results: Results, pair: tuple[Dialogue, Dialogue], scores) -> Com
     sides = []
     for title, dialogue, rated in zip(("before", "after"), pair, scores, strict=True):
         turns = [
-            Turn(results.name(t["speaker"]), t["text"], t["finish_reason"] == CUT)
+            Turn(results.name(dialogue["models"][t["speaker"]]), t["text"], t["finish_reason"] == CUT)
             for t in dialogue["turns"]
         ]
         notes = [
-            f"{name} rated {number(rated.get((dialogue['dialogue_id'], name)))}" for name in results.pair
+            f"{name} rated {number(rated.get((dialogue['dialogue_id'], name)))}"
+            for name in results.models
         ]
         sides.append(Side(title, turns, notes))
     return Comparison(pair[0]["topic"], pair[0]["subject"], sides)
@@ -73,9 +72,10 @@ def turn_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
     """Turns, their length and how many were cut off, by stage of the loop and model."""
     rows = []
     for played, dialogues in enumerate(rounds):
-        turns = pd.DataFrame([turn for d in dialogues for turn in d["turns"]])
-        for name in results.pair:
-            own = turns[turns["speaker"] == name]
+        said = [turn | {"model": d["models"][turn["speaker"]]} for d in dialogues for turn in d["turns"]]
+        turns = pd.DataFrame(said)
+        for name in results.models:
+            own = turns[turns["model"] == name]
             cut = (own["finish_reason"] == CUT).mean()
             distinct = own["text"].nunique() / max(1, len(own))
             rows.append(

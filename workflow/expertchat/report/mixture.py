@@ -25,7 +25,7 @@ def section(results: Results) -> Section:
         "same questions as they are, over all subjects."
     )
     title = "Accuracy by subject, " + ("after tuning" if results.rounds == 1 else "after the last round")
-    legend = [("dot-0", results.pair[0]), ("dot-1", results.pair[1]), ("dot-mixture", "mixture")]
+    legend = [("dot-0", results.models[0]), ("dot-1", results.models[1]), ("dot-mixture", "mixture")]
     figures = Figures([Figure(subject_plot(results), title)], legend)
     return Section("mixture", lead, [figures, table(results)])
 
@@ -55,14 +55,14 @@ def table(results: Results) -> Table:
     rows = [
         [
             "base" if row["round"] == 0 else f"after round {row['round']}",
-            *(percent(row["members"][name], 1) for name in results.pair),
+            *(percent(row["members"][name], 1) for name in results.models),
             percent(row["uniform"], 1),
             number(scaled(row["uniform_over_best"]), 1, sign=True),
             interval(row["uniform_over_best_interval"], 1, 100, sign=True),
         ]
         for row in results.summary["mixture"]
     ]
-    head = ["", *results.pair, "mixture", "over the better one", "interval"]
+    head = ["", *results.models, "mixture", "over the better one", "interval"]
     note = (
         "Gain in points over the member with the higher accuracy; interval: 95 % paired bootstrap by "
         "subject. The better member is chosen on these same questions, which favours it."

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import pandas as pd
 
+from expertchat.records import read_records
 from expertchat.report.blocks import Figure, Figures, Section, Table
 from expertchat.report.plots import (
     MARKERS,
@@ -20,6 +21,7 @@ from expertchat.report.plots import (
 from expertchat.report.results import Results
 from expertchat.report.wording import counted, interval, number, percent
 from expertchat.summary import read_answers
+from expertchat.topics import HELD_OUT
 
 CHANCE = 0.25
 
@@ -38,7 +40,7 @@ def section(results: Results) -> Section:
         lead += " A demo model was taught some subjects well; its headline accuracy is over those."
     figures = [
         Figure(subject_plot(results, place), f"{name}, by subject", model=results.name(name))
-        for place, name in enumerate(results.pair)
+        for place, name in enumerate(results.models)
     ]
     legend = [("dot-hollow", "before"), ("dot-full", "after"), ("line-dashed", "guessing")]
     return Section("mmlu", lead, [Figures(figures, legend), change_table(results)])
@@ -53,7 +55,7 @@ def subject_accuracy(folder) -> pd.Series:
 
 def subject_plot(results: Results, place: int):
     """A dumbbell a subject; beside it whether the model was taught it, or its topics were held out."""
-    name = results.pair[place]
+    name = results.models[place]
     before, after = (subject_accuracy(results.of_round("mmlu", n)[place]) for n in (0, results.rounds))
     knows = set(results.settings["knows"].get(name) or [])
     order = sorted(before.index, key=lambda subject: (subject not in knows, subject))
@@ -80,8 +82,8 @@ def subject_plot(results: Results, place: int):
 
 def held_out_subjects(results: Results) -> set[str]:
     """The subjects whose topics were held out."""
-    topics = results.stage_settings("topics")
-    return set(topics["subjects"][len(topics["subjects"]) - topics["held_out_subjects"] :])
+    topics = read_records(results.artifacts["topics"] / "topics.jsonl")
+    return {topic["subject"] for topic in topics if topic["split"] == HELD_OUT}
 
 
 def tags(subject: str, knows: Collection[str], held_out: Collection[str]) -> list[str]:

@@ -44,7 +44,7 @@ def write_report(
     page = environment().get_template("page.html.jinja")
     html = page.render(
         summary=summary,
-        models=[results.name(name) for name in results.pair],
+        models=[results.name(name) for name in results.models],
         panels=panels(results),
         cautions=cautions(results),
         sections=sections(results),
@@ -54,22 +54,15 @@ def write_report(
 
 
 def sections(results: Results) -> list[Section]:
-    """All sections; that of the rounds only where there are several."""
-    stages = (
-        topics,
-        dialogues,
-        ratings,
-        rewards,
-        policies,
-        replies,
-        mmlu,
-        mixture,
-        check,
-        cost,
-        provenance,
-    )
+    """The sections of all stages that took part; that of the rounds only where there are several."""
     played = [rounds] if results.rounds > 1 else []
-    return [module.section(results) for module in (*played, *stages)]
+    stages = [
+        module
+        for module in (topics, dialogues, ratings, rewards, policies, replies, mmlu, mixture)
+        if results.artifacts[module.__name__.rpartition(".")[2]]
+    ]
+    truth = [check] if results.rounds else []
+    return [module.section(results) for module in (*played, *stages, *truth, cost, provenance)]
 
 
 def environment() -> Environment:

@@ -31,7 +31,7 @@ CURVES = (  # (column, title, note)
 
 def section(results: Results) -> Section:
     """Curves of both models over all rounds, and their ends as numbers."""
-    tables = [model_steps(results, i) for i in range(len(results.pair))]
+    tables = [model_steps(results, i) for i in range(len(results.models))]
     ppo = results.stage_settings("ppo")
     lead = (
         f"PPO tuned each model's adapter for {ppo['steps']} steps of {ppo['batch_size']} replies"
@@ -42,7 +42,7 @@ def section(results: Results) -> Section:
         Figure(curve(column, tables, ppo["kl_target"] if column == "kl" else None), title, note)
         for column, title, note in CURVES
     ]
-    legend = [("line-0", results.pair[0]), ("line-1", results.pair[1])]
+    legend = [("line-0", results.models[0]), ("line-1", results.models[1])]
     return Section("policies", lead, [Figures(figures, legend), ends_table(results)])
 
 
@@ -89,7 +89,7 @@ def ends_table(results: Results) -> Table:
     rows = []
     for row in results.rows:
         steps = results.table(
-            "policies", row["round"] - 1, results.pair.index(row["model"]), "steps.parquet"
+            "policies", row["round"] - 1, results.models.index(row["model"]), "steps.parquet"
         )
         lengths = ends(steps["reply_tokens"])
         rows.append(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from expertchat.dialogues import CANDIDATES
 from expertchat.ratings import DIALOGUE, REPLY, overall
-from expertchat.records import read_records
 from expertchat.report.blocks import (
     Comparison,
     Comparisons,
@@ -46,7 +44,7 @@ def section(results: Results) -> Section:
             f"Ratings of {name}",
             model=results.name(name),
         )
-        for place, name in enumerate(results.pair)
+        for place, name in enumerate(results.models)
     ]
     legend = [("bar-muted", "before"), ("bar-models", "after")]
     blocks = [Figures(figures, legend), category_table(results, before, after), usable_table(results)]
@@ -69,7 +67,7 @@ def histograms(
     results: Results, place: int, before: pd.DataFrame, after: pd.DataFrame, bins: np.ndarray
 ):
     """A row a category: the ratings that a model got, before in grey and after in its colour."""
-    name, categories = results.pair[place], list(results.settings["weights"])
+    name, categories = results.models[place], list(results.settings["weights"])
 
     def paint(axes) -> None:
         for ax, category in zip(np.atleast_1d(axes), categories, strict=True):
@@ -93,7 +91,7 @@ def category_table(results: Results, before: pd.DataFrame, after: pd.DataFrame) 
     rows = []
     keys = ["item_id", "topic_id", "category", "ratee"]
     both = before.merge(after, on=keys, suffixes=("_before", "_after"))
-    for name in results.pair:
+    for name in results.models:
         for category in results.settings["weights"]:
             own = both[(both["ratee"] == name) & (both["category"] == category)]
             change = with_interval(
@@ -137,18 +135,17 @@ def usable_table(results: Results) -> Table:
 
 def candidate_samples(results: Results) -> list[Comparison]:
     """For each model, contexts with the reply rated best and the one rated worst."""
-    folder = results.artifacts["dialogues"][0]
-    candidates = pd.DataFrame(read_records(folder / CANDIDATES))
+    candidates = pd.DataFrame(results.candidates(0))
     ratings = results.ratings(0)
     scores = overall(ratings[ratings["scope"] == REPLY], results.settings["weights"])
     if candidates.empty or scores.empty:
         return []
     scores = scores.rename(columns={"item_id": "candidate_id"})[["candidate_id", "overall"]]
     rated = candidates[candidates["split"] == HELD_OUT].merge(scores, on="candidate_id")
-    said = {d["dialogue_id"]: d for d in read_records(folder / "dialogues.jsonl")}
+    said = {d["dialogue_id"]: d for d in results.dialogues(0)}
     found = []
-    for name in results.pair:
-        groups = list(rated[rated["speaker"] == name].groupby("context_id", sort=False))
+    for name in results.models:
+        groups = list(rated[rated["model"] == name].groupby("context_id", sort=False))
         for _, group in spread(groups, CONTEXTS_SHOWN):
             group = group.sort_values("overall", ascending=False)
             found.append(best_and_worst(results, said[group["dialogue_id"].iloc[0]], group))
@@ -160,8 +157,11 @@ def best_and_worst(results: Results, dialogue: dict, group: pd.DataFrame) -> Com
     sides = []
     for title, row in (("rated best", group.iloc[0]), ("rated worst", group.iloc[-1])):
         cut = row["finish_reason"] == "length"
-        turn = Turn(results.name(row["speaker"]), row["text"], cut, [f"rating {number(row['overall'])}"])
+        turn = Turn(results.name(row["model"]), row["text"], cut, [f"rating {number(row['overall'])}"])
         sides.append(Side(f"{title} of {len(group)}", [turn]))
     turns = dialogue["turns"][: group["turn"].iloc[0]]
-    before = [Turn(results.name(t["speaker"]), t["text"], t["finish_reason"] == "length") for t in turns]
+    before = [
+        Turn(results.name(dialogue["models"][t["speaker"]]), t["text"], t["finish_reason"] == "length")
+        for t in turns
+    ]
     return Comparison(dialogue["topic"], dialogue["subject"], sides, before)

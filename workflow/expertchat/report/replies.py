@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from expertchat.dialogues import DIALOGUES
 from expertchat.records import read_records
 from expertchat.report.blocks import Comparison, Comparisons, Section, Side, Table, Turn
 from expertchat.report.results import Results, spread
@@ -51,7 +50,7 @@ def variety_table(results: Results, tables: list[list[pd.DataFrame]]) -> Table:
     """Length, cut-off share and variety of the replies."""
     rows = []
     for played, both in enumerate(tables):
-        for name, table in zip(results.pair, both, strict=True):
+        for name, table in zip(results.models, both, strict=True):
             rows.append(
                 [
                     results.name(name),
@@ -70,9 +69,9 @@ def variety_table(results: Results, tables: list[list[pd.DataFrame]]) -> Table:
 
 def samples(results: Results, tables: list[list[pd.DataFrame]]) -> list[Comparison]:
     """The first reply before and after to a few contexts of each model."""
-    said = {d["dialogue_id"]: d for d in read_records(results.artifacts["dialogues"][0] / DIALOGUES)}
+    said = {d["dialogue_id"]: d for d in results.dialogues(0)}
     found = []
-    for name, base, tuned in zip(results.pair, tables[0], tables[-1], strict=True):
+    for name, base, tuned in zip(results.models, tables[0], tables[-1], strict=True):
         first = [table.drop_duplicates("context_id").set_index("context_id") for table in (base, tuned)]
         common = [key for key in first[0].index if key in first[1].index]
         for key in spread(common, SHOWN):

@@ -10,6 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from expertchat.artifacts import of_round
+from expertchat.dialogues import CANDIDATES, DIALOGUES
+from expertchat.records import read_all
 from expertchat.report.blocks import ModelName
 
 
@@ -22,9 +25,9 @@ class Results:
     artifacts: Mapping[str, Any]
 
     @property
-    def pair(self) -> list[str]:
-        """The two models' names, in the order that decides their colours."""
-        return list(self.summary["pair"])
+    def models(self) -> list[str]:
+        """The models' names, in the order that decides their colours."""
+        return list(self.summary["models"])
 
     @property
     def rounds(self) -> int:
@@ -38,7 +41,7 @@ class Results:
 
     @property
     def last_rows(self) -> list[dict[str, Any]]:
-        """The rows of the last round, in the pair's order."""
+        """The rows of the last round, in the order of the models."""
         return [row for row in self.rows if row["round"] == self.rounds]
 
     @property
@@ -52,17 +55,27 @@ class Results:
 
     def name(self, model: str) -> ModelName:
         """The model's name with its colour."""
-        return ModelName(model, self.pair.index(model))
+        return ModelName(model, self.models.index(model))
 
     def of_round(self, stage: str, number: int) -> list[Path]:
         """One artifact a model: the stage's folders in its place `number`, from 0."""
-        count = len(self.pair)
+        count = len(self.models)
         return self.artifacts[stage][number * count : (number + 1) * count]
 
     def ratings(self, number: int) -> pd.DataFrame:
-        """Both raters' table after `number` rounds (0: the base pair's dialogues)."""
-        folders = self.of_round("ratings", number)
+        """All raters' table after `number` rounds (0: the base models' dialogues)."""
+        folders = of_round(self.artifacts["ratings"], self.rounds + 1, number)
         return pd.concat([pd.read_parquet(folder / "ratings.parquet") for folder in folders])
+
+    def dialogues(self, number: int) -> list[dict[str, Any]]:
+        """All dialogues after `number` rounds (0: the base models')."""
+        folders = of_round(self.artifacts["dialogues"], self.rounds + 1, number)
+        return list(read_all(folders, DIALOGUES))
+
+    def candidates(self, number: int) -> list[dict[str, Any]]:
+        """All candidate replies after `number` rounds."""
+        folders = of_round(self.artifacts["dialogues"], self.rounds + 1, number)
+        return list(read_all(folders, CANDIDATES))
 
     def metrics(self, number: int, i: int) -> dict[str, Any]:
         """metrics.json of a reward model."""

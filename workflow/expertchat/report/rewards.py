@@ -65,7 +65,7 @@ def accuracy_plot(results: Results):
 
     def paint(ax) -> None:
         for y, row in enumerate(results.rows):
-            place = results.pair.index(row["model"])
+            place = results.models.index(row["model"])
             accuracy = row["reward_pair_accuracy"]
             interval_row(ax, y, accuracy, row["reward_pair_accuracy_interval"], place, percent(accuracy))
             ax.plot([row["reward_length_accuracy"]], [y], "x", color=MUTED, markersize=6)
@@ -80,7 +80,7 @@ def accuracy_plot(results: Results):
 def pair_tables(results: Results) -> list[pd.DataFrame]:
     """Held-out pairs of the last round's reward models, empty where their scores were not kept."""
     tables = []
-    for i in range(len(results.pair)):
+    for i in range(len(results.models)):
         pairs = results.table("rewards", results.rounds - 1, i, "pairs.parquet")
         tables.append(pairs[pairs["split"] == HELD_OUT])
     return tables if all(set(SCORES) <= set(table.columns) for table in tables) else []
@@ -124,7 +124,7 @@ def accuracy_table(results: Results) -> Table:
     """The exact figures."""
     rows = []
     for row in results.rows:
-        i = results.pair.index(row["model"])
+        i = results.models.index(row["model"])
         metrics = results.metrics(row["round"] - 1, i)
         rows.append(
             [
@@ -164,7 +164,7 @@ def fate_table(results: Results) -> Table:
     """How many pairs were kept and why others were dropped, by split."""
     found = {}
     for row in results.rows:
-        metrics = results.metrics(row["round"] - 1, results.pair.index(row["model"]))
+        metrics = results.metrics(row["round"] - 1, results.models.index(row["model"]))
         for split in ("training", "held_out"):
             found[row["round"], row["model"], split] = metrics[split]["fates"]
     fates = list(dict.fromkeys(fate for counts in found.values() for fate in counts))

@@ -26,7 +26,7 @@ def section(results: Results) -> Section:
         Figure(curve(results, title, read, reference, share), title)
         for title, read, reference, share in curves
     ]
-    legend = [("dot-0", results.pair[0]), ("dot-1", results.pair[1])]
+    legend = [("dot-0", results.models[0]), ("dot-1", results.models[1])]
     lead = (
         f"{results.rounds} rounds, each from the adapters of the last. Round 0 is the base; bars are "
         "95 % intervals."
@@ -60,7 +60,7 @@ def curve(results: Results, title: str, read, reference: float | None, share: bo
     """One number of both models by round."""
 
     def paint(ax) -> None:
-        for place, name in enumerate(results.pair):
+        for place, name in enumerate(results.models):
             found = [
                 p for p in read([r for r in results.rows if r["model"] == name]) if p[1] is not None
             ]

@@ -69,8 +69,14 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in typing.get_args(annotation))
     if typing.get_origin(annotation) in (list, tuple):
         return "list of " + {str: "texts", int: "whole numbers"}[typing.get_args(annotation)[0]]
+    if typing.get_args(annotation)[1:] == (typing.Literal["round_robin"],):
+        return "list of pairs of texts, or `round_robin`"
+    if annotation == str | None:
+        return "text or null"
     if annotation == int | None:
         return "whole number or null"
+    if annotation == list[str] | str:
+        return "list of texts, or text"
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
 from expertchat.errors import UserError
+from expertchat.prompts import NAMES
 from expertchat.settings.dialogues import Dialogues
 from expertchat.settings.mmlu import MMLU
 from expertchat.settings.models import Model
@@ -19,6 +21,7 @@ from expertchat.settings.replies import Replies
 from expertchat.settings.rewards import Rewards
 from expertchat.settings.section import Section
 from expertchat.settings.topics import Topics
+from expertchat.taxonomies import choose_taxonomy
 
 
 class World(Section):
@@ -29,29 +32,31 @@ class World(Section):
 
 
 class Experiment(Section):
-    """One experiment: two models, the loop's settings, and how many rounds are played."""
+    """One experiment: models, who talks with whom, each stage's settings, and the number of rounds."""
 
     name: str = Field(pattern=r"^[\w][\w.-]*$")
     """Name of the experiment: its results are linked under results/experiments/<name>/."""
     seed: int = 0
     """Seed of all that is drawn; the same seed gives the same experiment."""
-    rounds: int = Field(1, ge=1)
-    """Times the loop is played, each from the adapters of the last."""
+    rounds: int = Field(1, ge=0)
+    """Times the loop is played, each from the adapters of the last; 0: the models talk and rate, and
+    nothing is tuned."""
     control: Literal["none", "shuffled"] = "none"
     """`shuffled`: ratings are shuffled within each context before reward training, so that nothing
     can be learned from them; what still moves is not due to the ratings."""
     threads: int = Field(1, ge=1)
     """CPU threads of each job that runs a model."""
     prompts: str = "config/prompts"
-    """Folder of the prompts: topic, speaker, opening and rating, as .jinja files."""
+    """Folder of the prompts: topic, opening, rating and the roles, as .jinja files."""
     models: dict[str, Model] = Field(min_length=1)
     """The models, by name."""
-    pair: tuple[str, str]
-    """Names of the two models that talk with each other."""
+    pairs: list[tuple[str, str]] | Literal["round_robin"] = []
+    """Who talks with whom: pairs of model names; a model may talk with itself. `round_robin`: each with
+    each other. Needed but for transcripts, which all models rate."""
     world: World | None = None
     """The demo world, for demo models and questions and for the check against its truth."""
-    topics: Topics
-    """Stage topics."""
+    topics: Topics | None = None
+    """Stage topics. Needed but for transcripts."""
     dialogues: Dialogues = Dialogues()
     """Stage dialogues."""
     ratings: Ratings = Ratings()
@@ -62,8 +67,18 @@ class Experiment(Section):
     """Stage policies."""
     replies: Replies = Replies()
     """Stage replies."""
-    mmlu: MMLU
-    """Stages questions, mmlu and mixture."""
+    mmlu: MMLU | None = None
+    """Stages questions, mmlu and mixture; null: no questions are asked."""
+
+    @property
+    def talking_pairs(self) -> list[tuple[str, str]]:
+        """The pairs, by name."""
+        return list(combinations(self.models, 2)) if self.pairs == "round_robin" else list(self.pairs)
+
+    @property
+    def talkers(self) -> list[str]:
+        """The models that talk, and are tuned, in the order in which the pairs name them."""
+        return list(dict.fromkeys(name for pair in self.talking_pairs for name in pair))
 
 
 def read_experiment(config: Mapping[str, Any], root: Path = Path(".")) -> Experiment:
@@ -84,7 +99,7 @@ def read_experiment(config: Mapping[str, Any], root: Path = Path(".")) -> Experi
 
 def _sentence(fault: Mapping[str, Any]) -> str:
     """One pydantic fault as "key: value; what is allowed"."""
-    tags = {"demo", "path", "hub", "folder"}
+    tags = {"demo", "path", "hub", "folder", "list[str]", "str"}
     place = [p for i, p in enumerate(fault["loc"]) if not (p in tags and _is_tag(fault["loc"], i))]
     key = ".".join(str(part) for part in place)
     if fault["type"] == "extra_forbidden":
@@ -104,7 +119,7 @@ def _sentence(fault: Mapping[str, Any]) -> str:
 
 def _is_tag(place: tuple, index: int) -> bool:
     """Whether a part of pydantic's location names a member of a union and not a key."""
-    return (index == 2 and place[0] == "models") or place[index - 1] == "questions"
+    return (index == 2 and place[0] == "models") or place[index - 1] in ("questions", "subjects")
 
 
 def known_keys(place: list) -> list[str]:
@@ -130,25 +145,48 @@ def section_classes(annotation: Any) -> list[type[BaseModel]]:
 
 def _cross_faults(experiment: Experiment, root: Path):
     """Faults that no single key shows."""
-    for name in sorted(set(experiment.pair) - set(experiment.models)):
-        yield f"pair: {name!r} is no model; known are {', '.join(sorted(experiment.models))}"
-    if len(set(experiment.pair)) == 1:
-        yield f"pair: {experiment.pair[0]!r} stands twice; two different models are needed"
-    topics = experiment.topics
-    if topics.held_out_subjects >= len(topics.subjects):
-        yield (
-            f"topics.held_out_subjects: {topics.held_out_subjects}; must be less than the number of "
-            f"subjects, {len(topics.subjects)}, so that some are left to train on"
-        )
-    if len(set(topics.subjects)) < len(topics.subjects):
-        yield "topics.subjects: a subject stands twice"
+    for name in sorted(set(experiment.talkers) - set(experiment.models)):
+        yield f"pairs: {name!r} is no model; known are {', '.join(sorted(experiment.models))}"
+    pairs = [tuple(sorted(pair)) for pair in experiment.talking_pairs]
+    for first, second in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
+        yield f"pairs: {first} and {second} stand twice; seeds_per_topic makes more dialogues of a pair"
+    yield from _talk_faults(experiment)
+    if experiment.topics is not None:
+        yield from _topic_faults(experiment.topics, root)
     yield from _missing_files(experiment, root)
-    yield from _world_faults(experiment)
+    yield from _world_faults(experiment, root)
+
+
+def _talk_faults(experiment: Experiment):
+    """What is needed where models talk, and what makes no sense where transcripts are rated."""
+    if experiment.dialogues.transcripts is not None:
+        if experiment.rounds:
+            yield (
+                f"rounds: {experiment.rounds}; models cannot be tuned on dialogues.transcripts, which "
+                "hold no candidate replies: set rounds to 0"
+            )
+        return
+    if not experiment.talking_pairs:
+        yield "pairs: empty; name the pairs of models that talk, or round_robin for two models or more"
+    if experiment.topics is None:
+        yield "topics: missing; it must be given where models talk"
+
+
+def _topic_faults(topics: Topics, root: Path):
+    """Faults of the taxonomy's and the topics' own files, and of the encoder's folder."""
+    try:
+        choose_taxonomy(topics, root)
+    except UserError as error:
+        yield str(error)
+    for pattern in ("config.json", "*.safetensors") if topics.embeddings else ():
+        path = topics.embeddings.path
+        if not list((root / path).glob(pattern)):
+            yield f"topics.embeddings.path: {path}; no such encoder: it holds no {pattern}"
 
 
 def _missing_files(experiment: Experiment, root: Path):
     """Prompts, model folders and question files that are named but not there."""
-    for name in ("topic", "speaker", "opening", "rating"):
+    for name in dict.fromkeys((*NAMES, *experiment.dialogues.roles)):
         if not (root / experiment.prompts / f"{name}.jinja").is_file():
             yield f"prompts: {experiment.prompts}; there is no {name}.jinja in it"
     for name, model in experiment.models.items():
@@ -156,8 +194,11 @@ def _missing_files(experiment: Experiment, root: Path):
             yield f"models.{name}.path: {model.path}; no such model: config.json is not there"
         elif model.source == "path" and not list((root / model.path).glob("*.safetensors")):
             yield f"models.{name}.path: {model.path}; it holds no *.safetensors, the only format read"
-    questions = experiment.mmlu.questions
-    if questions.source == "folder":
+    transcripts = experiment.dialogues.transcripts
+    if transcripts is not None and not (root / transcripts).is_file():
+        yield f"dialogues.transcripts: {transcripts}; there is no such file"
+    questions = experiment.mmlu.questions if experiment.mmlu else None
+    if questions is not None and questions.source == "folder":
         folder = root / questions.path
         tests = {p.name.removesuffix("_test.csv") for p in folder.glob("test/*_test.csv")}
         if not tests:
@@ -169,10 +210,10 @@ def _missing_files(experiment: Experiment, root: Path):
                 yield f"mmlu.questions.path: {questions.path}; dev/{subject}_dev.csv is missing"
 
 
-def _world_faults(experiment: Experiment):
+def _world_faults(experiment: Experiment, root: Path):
     """Demo models and questions need the demo world, and its subjects."""
     demo = [f"models.{name}" for name, m in experiment.models.items() if m.source == "demo"]
-    if experiment.mmlu.questions.source == "demo":
+    if experiment.mmlu and experiment.mmlu.questions.source == "demo":
         demo.append("mmlu.questions")
     if experiment.world is None:
         for key in demo:
@@ -181,11 +222,22 @@ def _world_faults(experiment: Experiment):
     from expertchat.demo.world import build_world
 
     subjects = set(build_world(experiment.world.seed).names)
-    named = {"topics.subjects": experiment.topics.subjects}
+    named = {"topics.subjects": _listed_subjects(experiment.topics, root)}
     for name, model in experiment.models.items():
         if model.source == "demo":
             named[f"models.{name}.knows"] = model.knows
     for key, values in named.items():
-        for value in values:
-            if value not in subjects:
-                yield f"{key}: {value!r}; the demo world has {', '.join(sorted(subjects))}"
+        unknown = [value for value in values if value not in subjects]
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            yield f"{key}: {unknown[0]!r}{more}; the demo world has {', '.join(sorted(subjects))}"
+
+
+def _listed_subjects(topics: Topics | None, root: Path) -> list[str]:
+    """The subjects that topics have, as far as they can be told."""
+    if topics is None:
+        return []
+    try:
+        return choose_taxonomy(topics, root).subjects
+    except UserError:  # told by _topic_faults
+        return topics.subjects if isinstance(topics.subjects, list) else []

@@ -15,9 +15,13 @@ class Load(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights; `auto`: float32 on a CPU, bfloat16 on a GPU that has it, else float16."""
     quantization: Literal["none", "int8", "nf4"] = "none"
-    """Weights in fewer bits by bitsandbytes: 8, or 4 with double quantization; Mixtral's experts too."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Implementation of attention; flash_attention_2 needs the package flash-attn and a fitting GPU."""
+    """Weights in fewer bits, by bitsandbytes: 8, or 4 with double quantization; Mixtral's
+    experts too."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Implementation of attention; `auto`: sdpa where the architecture has it, else eager."""
+    chat_template: str | None = None
+    """How messages become text; null: by the tokenizer's own template, `plain`: lines that begin with
+    System, User or Assistant, for models without one, else the path of a Jinja file."""
     batch_size: int = Field(64, gt=0)
     """Most sequences in one forward pass. It changes speed and memory, not results."""
 

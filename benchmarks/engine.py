@@ -1,0 +1,242 @@
+"""The engine against how it is done by hand, on the demo pair: dialogues and ratings, ratios in one run.
+
+Dialogues: a pair talks for some turns in a batch of dialogues, by the engine with its caches; by
+transformers' generate one dialogue at a time, reading everything again each turn; and by generate on
+the same batches. Ratings: a dialogue's categories asked together, and each by a prompt of its own.
+Speeds count tokens up to the end of each reply. Every plain baseline is transformers at its default
+cache, on the same threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from expertchat import chat
+from expertchat.demo.world import build_world, halves
+from expertchat.dialogues import begin_dialogues, context_messages, contexts_of, hold_dialogues
+from expertchat.engine.generation import padded, position_ids
+from expertchat.engine.interface import Question
+from expertchat.engine.local import LocalEngine
+from expertchat.prompts import rating_prompt, read_prompts
+from expertchat.records import read_records
+from expertchat.settings.decoding import Decoding
+from expertchat.settings.dialogues import Dialogues
+from expertchat.settings.models import Load
+from record import markdown_table, record
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPTS = ROOT / "config/prompts/demo"
+CATEGORIES = ("expertise", "human-likeness", "factual accuracy", "coherence", "persuasiveness", "wit")
+SCORES = [str(score) for score in range(10)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", type=Path, help="folders of two models; none: demo ones")
+    parser.add_argument("--dialogues", type=int, default=64)
+    parser.add_argument("--alone", type=int, default=6, help="dialogues held one at a time")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    texts = read_prompts(PROMPTS)
+    folders = arguments.models or build(texts)
+    engines = {f"model-{i}": LocalEngine(folder, Load(), 128) for i, folder in enumerate(folders, 1)}
+    rows = [
+        talking(engines, texts, 8, arguments.dialogues, arguments.alone, arguments.repeats, alone=True),
+        talking(engines, texts, 12, arguments.dialogues, arguments.dialogues, arguments.repeats),
+        rating(engines, texts, arguments.dialogues, arguments.repeats),
+    ]
+    body = markdown_table(
+        ["what", "engine", "baseline", "ratio, median of runs", "lowest to highest"],
+        [[str(cell) for cell in row] for row in rows],
+    )
+    body += (
+        f"\n\n{arguments.dialogues} dialogues, {arguments.threads} threads, {arguments.repeats} runs of "
+        f"each side in turn; one at a time: {arguments.alone} dialogues. Demo models of "
+        + " and ".join(f"{count(engine):,} parameters" for engine in engines.values())
+        + "."
+    )
+    print(body)
+    if arguments.record:
+        record("Engine", "benchmarks/engine.py", body)
+
+
+def count(engine: LocalEngine) -> int:
+    return sum(p.numel() for p in engine.model.parameters())
+
+
+def build(texts: dict[str, str]) -> list[Path]:
+    """The demo pair, trained in a temporary folder."""
+    from expertchat.demo.build import ARCHITECTURES, build_model
+
+    out, folders = Path(tempfile.mkdtemp()), []
+    learned = {name: texts[name] for name in ("topic", "speaker", "opening", "rating")}
+    for i, (name, knows) in enumerate(zip(ARCHITECTURES, halves(build_world(0)), strict=True)):
+        folders.append(out / name)
+        build_model(folders[-1], architecture=name, knows=knows, seed=i, prompts=learned, steps=650)
+    return folders
+
+
+def topics(number: int) -> list[dict]:
+    """Topics of the demo world; each is talked about in one dialogue."""
+    world = build_world(0)
+    names = [(s, f"{s} {k}") for k in range(number) for s in world.names][:number]
+    return [
+        {"topic_id": f"t{i}", "topic": topic, "subject": subject, "split": "train"}
+        for i, (subject, topic) in enumerate(names)
+    ]
+
+
+def compare(ours: Callable[[], float], theirs: Callable[[], float], repeats: int) -> list:
+    """[ours, theirs, ratio, spread]: speeds of the two in turn, after one unmeasured run of ours."""
+    ours()
+    pairs = [(ours(), theirs()) for _ in range(repeats)]
+    ratios = [a / b for a, b in pairs]
+    medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
+    spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
+    return [*(f"{m:,.0f} a second" for m in medians), f"{statistics.median(ratios):.1f}", spread]
+
+
+def talking(engines, texts, turns: int, number: int, baseline: int, repeats: int, alone=False) -> list:
+    """Tokens a second of whole dialogues: the engine's against plain generate's."""
+    settings = Dialogues(
+        turns=turns, seeds_per_topic=1, candidate_turns=[], decoding=Decoding(max_new_tokens=64)
+    )
+
+    def ours() -> float:
+        for engine in engines.values():
+            engine.sessions.clear()
+        with tempfile.TemporaryDirectory() as folder:
+            begun = begin_dialogues(topics(number), list(engines), settings)
+            began = time.perf_counter()
+            hold_dialogues(engines, begun, settings, texts, 0, Path(folder), Path(folder))
+            seconds = time.perf_counter() - began
+            found = read_records(Path(folder) / "dialogues.jsonl")
+        return sum(turn["tokens"] + 1 for d in found for turn in d["turns"]) / seconds
+
+    def theirs() -> float:
+        begun = begin_dialogues(topics(number), list(engines), settings)[:baseline]
+        began = time.perf_counter()
+        parts = [[d] for d in begun] if alone else [begun]
+        tokens = sum(plain_dialogues(engines, part, settings, texts) for part in parts)
+        return tokens / (time.perf_counter() - began)
+
+    name = "one dialogue at a time" if alone else "the same batches, no cache kept between turns"
+    return [f"tokens of dialogues of {turns} turns; baseline: {name}", *compare(ours, theirs, repeats)]
+
+
+def plain_dialogues(engines, dialogues, settings: Dialogues, texts) -> int:
+    """Holds dialogues by transformers' generate, all that have the same speaker in one batch.
+
+    Returns the tokens made.
+    """
+    made = 0
+    for turn in range(settings.turns):
+        for name, engine in engines.items():
+            for dialogue in dialogues:
+                dialogue["turns"] += [{}] if len(dialogue["turns"]) == turn else []
+            here = contexts_of(dialogues, name, "train", [turn])
+            if not here:
+                continue
+            prompts = [chat.encode(engine.tokenizer, context_messages(c, texts)) for c in here]
+            ids, mask = padded(prompts, engine.pad, "cpu", "left")
+            with torch.inference_mode():
+                out = engine.model.generate(
+                    ids,
+                    attention_mask=mask,
+                    do_sample=True,
+                    max_new_tokens=settings.decoding.max_new_tokens,
+                    pad_token_id=engine.pad,
+                    eos_token_id=engine.ends,
+                    top_k=0,
+                )[:, ids.shape[1] :]
+            for context, row in zip(here, out.tolist(), strict=True):
+                ends = [i for i, token in enumerate(row) if token in engine.ends]
+                kept = row[: ends[0]] if ends else row
+                text = engine.tokenizer.decode(kept, skip_special_tokens=True).strip()
+                context.dialogue["turns"][turn] = {"speaker": context.speaker, "text": text}
+                made += len(kept) + 1
+    return made
+
+
+def rating(engines, texts, number: int, repeats: int) -> list:
+    """Ratings a second: six categories of one dialogue together, against six prompts of their own."""
+    engine = next(iter(engines.values()))
+    settings = Dialogues(turns=8, seeds_per_topic=1, candidate_turns=[])
+    with tempfile.TemporaryDirectory() as folder:
+        begun = begin_dialogues(topics(number), list(engines), settings)
+        hold_dialogues(engines, begun, settings, texts, 0, Path(folder), Path(folder))
+        dialogues = read_records(Path(folder) / "dialogues.jsonl")
+    template = (ROOT / "config/prompts/rating.jinja").read_text(encoding="utf-8")
+    groups = [rating_questions(dialogue, template) for dialogue in dialogues]
+    ours_found: list = []
+    theirs_found: list = []
+
+    def ours() -> float:
+        began = time.perf_counter()
+        ours_found[:] = engine.answer_logprobs(groups)
+        return number * len(CATEGORIES) / (time.perf_counter() - began)
+
+    def theirs() -> float:
+        began = time.perf_counter()
+        theirs_found[:] = [plain_ratings(engine, group) for group in zip(*groups, strict=True)]
+        return number * len(CATEGORIES) / (time.perf_counter() - began)
+
+    row = ["ratings in 6 categories; baseline: 6 separate prompts", *compare(ours, theirs, repeats)]
+    off = max(
+        float(np.abs(a - b).max())
+        for i, group in enumerate(ours_found)
+        for a, b in zip(group, (column[i] for column in theirs_found), strict=True)
+    )
+    assert off < 1e-3, f"the two sides differ by {off} in log-probability"
+    return row
+
+
+def rating_questions(dialogue: dict, template: str) -> list[Question]:
+    """The dialogue's six questions on its second speaker, by the default prompt."""
+    labels = dict(zip(dialogue["speakers"], "AB", strict=True))
+    turns = [(labels[t["speaker"]], t["text"]) for t in dialogue["turns"]]
+    texts = [
+        rating_prompt(
+            template,
+            topic=dialogue["topic"],
+            turns=turns,
+            rated="B",
+            scope="dialogue",
+            category=category,
+            description="how much of it there is",
+            low=0,
+            high=9,
+        )
+        for category in CATEGORIES
+    ]
+    return [Question([{"role": "user", "content": text}], SCORES) for text in texts]
+
+
+def plain_ratings(engine: LocalEngine, questions: Sequence[Question]) -> list[np.ndarray]:
+    """Log-probabilities of the scores by one forward pass over whole prompts, in one batch."""
+    prompts = [chat.encode(engine.tokenizer, q.prompt) for q in questions]
+    answers = [engine.tokenizer.encode(s, add_special_tokens=False)[0] for s in SCORES]
+    ids, mask = padded(prompts, engine.pad, "cpu", "left")
+    with torch.inference_mode():
+        logits = engine.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position_ids(mask),
+            use_cache=False,
+            logits_to_keep=1,
+        ).logits[:, -1]
+    return list(logits.float().log_softmax(-1)[:, answers].numpy())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Every family of models that the presets name: what the engine gives equals plain computation."""
+
+import pytest
+import torch
+from conftest import save_random_model
+from expertchat import chat
+from expertchat.engine.interface import Question, Request
+from expertchat.engine.local import LocalEngine
+from expertchat.settings.decoding import Decoding
+from expertchat.settings.models import Load
+
+FAMILIES = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "mistral with a window": {"sliding_window": 16},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "sliding_window": 16},
+    "phi": {},
+    "phi3": {"sliding_window": None},
+    "gpt2": {},
+    "gpt_neox": {},
+    "gptj": {"rotary_dim": 4},
+    "mpt": {},
+    "qwen2": {},
+    "falcon": {},
+    "falcon with alibi": {"alibi": True},
+}
+ANEW = {
+    "mistral with a window",
+    "gemma2",
+    "mpt",
+    "falcon with alibi",
+}  # what they have read cannot be shared
+TEXTS = ["Topic: bread.", "I bake rye bread at 220 degrees. Topic", "Rate A", "B", "coherence from 0"]
+GREEDY = Decoding(strategy="greedy", max_new_tokens=16)
+
+
+def said(text, role="user"):
+    return {"role": role, "content": text}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def engine(family, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    # tied to its inputs, a random model's output would repeat the last token
+    changes = FAMILIES[family] | {"tie_word_embeddings": False}
+    save_random_model(family.split()[0], tokenizer, folder, **changes)
+    return LocalEngine(folder, Load(), batch_size=32)
+
+
+def plain_greedy(engine, messages, limit):
+    """The reply's ids by one forward pass a token, each over everything, without a cache."""
+    ids = chat.encode(engine.tokenizer, messages)
+    made = []
+    with torch.no_grad():
+        while len(made) < limit:
+            logits = engine.model(torch.tensor([ids + made]), use_cache=False).logits
+            token = logits[0, -1].argmax().item()
+            if token in engine.ends:
+                break
+            made.append(token)
+    return made
+
+
+def test_replies_are_those_of_a_plain_loop_without_a_cache(engine):
+    asked = [Request([said(text)], 0) for text in TEXTS]
+    found = engine.generate(asked, GREEDY)
+    expected = [plain_greedy(engine, request.messages, 16) for request in asked]
+    decode = engine.tokenizer.decode
+    assert [reply.text for reply in found] == [
+        decode(ids, skip_special_tokens=True).strip() for ids in expected
+    ]
+    assert [reply.tokens for reply in found] == list(map(len, expected))
+    assert len(set(map(tuple, expected))) > 2  # the model tells the prompts apart
+
+
+def test_what_is_drawn_does_not_depend_on_the_batch(engine, monkeypatch):
+    decoding = Decoding(max_new_tokens=24, stop=["a"])
+    asked = [Request([said(TEXTS[i % 3])], i) for i in range(12)]
+    together = engine.generate(asked, decoding)
+    monkeypatch.setattr(engine.batches, "most", 1)
+    assert engine.generate(asked, decoding) == together
+    assert len({reply.tokens for reply in together}) > 2  # rows left the batch at different times
+
+
+def talk(engine, session):
+    messages, replies = [[said(text)] for text in TEXTS], []
+    for turn in range(3):
+        asked = [Request(list(m), 9 * turn + i, f"d{i}" * session) for i, m in enumerate(messages)]
+        replies.append(engine.generate(asked, Decoding(max_new_tokens=12)))
+        for message, reply in zip(messages, replies[-1], strict=True):
+            message += [said(reply.text or "nothing", "assistant"), said(f"go on {turn}")]
+    return replies
+
+
+def test_a_session_goes_on_as_if_it_were_read_anew(engine, family):
+    anew = talk(engine, False)
+    assert talk(engine, True) == anew
+    assert bool(engine.sessions.used) == (family not in ANEW)
+
+
+def test_answers_have_the_probabilities_of_plain_forward_passes(engine):
+    ends = (" for A", " B, at 220 degrees", "")
+    groups = [[Question([said(text + end)], [" 1", "Topic rye"]) for end in ends] for text in TEXTS]
+    found = engine.answer_logprobs(groups)
+    for group, results in zip(groups, found, strict=True):
+        for question, logprobs in zip(group, results, strict=True):
+            prompt = chat.encode(engine.tokenizer, question.prompt)
+            for answer, logprob in zip(question.answers, logprobs.tolist(), strict=True):
+                ids = engine.tokenizer.encode(answer, add_special_tokens=False)
+                with torch.no_grad():
+                    logits = engine.model(torch.tensor([prompt + ids]), use_cache=False).logits
+                each = logits[0, len(prompt) - 1 : -1].log_softmax(-1)[range(len(ids)), ids]
+                assert logprob == pytest.approx(each.sum().item(), abs=1e-5)
+
+
+def test_the_engine_says_once_that_it_reads_anew(engine, family, capfd):
+    again = LocalEngine(engine.model.name_or_path, Load(), 4)
+    again.generate([Request([said("Rate")], 0)], GREEDY)
+    assert capfd.readouterr().err.count("read anew") == (family in ANEW)
+
+
+def test_positions_that_change_as_the_text_grows_are_not_shared(tokenizer, tmp_path):
+    from expertchat.engine.cache import shareable
+    from expertchat.engine.loading import load_model
+
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    assert not shareable(
+        load_model(save_random_model("llama", tokenizer, tmp_path, rope_parameters=rope), Load())
+    )
+    assert shareable(load_model(save_random_model("llama", tokenizer, tmp_path), Load()))

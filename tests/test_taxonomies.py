@@ -1,0 +1,91 @@
+"""Taxonomies: MMLU's, the user's, and which subjects are held out."""
+
+from collections import Counter
+
+import pytest
+from expertchat.errors import UserError
+from expertchat.settings.topics import Topics
+from expertchat.taxonomies import choose_taxonomy, held_out_subjects
+
+
+def fault(settings, root):
+    with pytest.raises(UserError) as caught:
+        choose_taxonomy(Topics(**settings), root)
+    return str(caught.value)
+
+
+def test_mmlu_has_57_subjects_in_four_groups(root):
+    taxonomy = choose_taxonomy(Topics(subjects="mmlu", held_out_subjects=6), root)
+    sizes = Counter(taxonomy.groups.values())
+    assert sizes == {"STEM": 19, "humanities": 13, "social sciences": 12, "other": 13}
+    assert taxonomy.groups["anatomy"] == "STEM" and taxonomy.groups["virology"] == "other"
+    held_out = Counter(taxonomy.groups[subject] for subject in taxonomy.held_out)
+    assert held_out == {"STEM": 2, "humanities": 2, "social sciences": 1, "other": 1}
+    assert taxonomy.audiences != [""] and taxonomy.kinds != [""]
+
+
+def test_a_list_holds_out_its_last_subjects_and_names_no_audience(root):
+    taxonomy = choose_taxonomy(Topics(subjects=["a", "b", "c"], held_out_subjects=2), root)
+    assert taxonomy.held_out == ["b", "c"]
+    assert (taxonomy.audiences, taxonomy.kinds) == ([""], [""])
+
+
+def test_held_out_subjects_come_from_the_groups_in_turn():
+    groups = {"a": "x", "b": "x", "c": "x", "d": "y", "e": "z"}
+    assert held_out_subjects(groups, 2) == ["c", "d"]
+    assert held_out_subjects(groups, 4) == ["b", "c", "d", "e"]
+
+
+def test_a_file_of_the_users_own_and_settings_that_go_before_it(tmp_path):
+    text = "subjects: [law, art, tea]\naudiences: [children]\nkinds: [a myth, a choice]\n"
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    settings = Topics(subjects="mine.yaml", held_out_subjects=1, kinds=["a riddle"])
+    taxonomy = choose_taxonomy(settings, tmp_path)
+    assert taxonomy.subjects == ["law", "art", "tea"] and taxonomy.held_out == ["tea"]
+    assert (taxonomy.audiences, taxonomy.kinds) == (["children"], ["a riddle"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("subjects: []", "it names no subjects"),
+        ("- law", "it names no subjects"),
+        (
+            "subjects: {a: [law], b: [law]}",
+            "subjects: b: 'law' stands twice|subjects: 'law' stands twice",
+        ),
+        ("subjects: {a: law}", "subjects: a: a list of texts is needed"),
+        ("subjects: [law, 3]", "subjects: a list of texts is needed"),
+        ("subjects: [law, art]\nkind: [x]", "kind: unknown key; known are subjects, audiences, kinds"),
+        ("subjects: [law, art]\nkinds: x", "kinds: a list of texts is needed"),
+        ("subjects: [", "not YAML"),
+    ],
+)
+def test_faults_of_a_taxonomys_file(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    said = fault({"subjects": "mine.yaml"}, tmp_path)
+    assert "mine.yaml: " in said and any(part in said for part in message.split("|"))
+
+
+def test_other_faults(root, tmp_path):
+    assert "topics.subjects: mmul; no such file, and the taxonomies are mmlu" in fault(
+        {"subjects": "mmul"}, root
+    )
+    assert "topics.subjects: it is empty" in fault({}, root)
+    assert "topics.subjects: 'a' stands twice" in fault({"subjects": ["a", "a", "b", "c"]}, root)
+    (tmp_path / "mine.txt").write_text("", encoding="utf-8")
+    given = {"subjects": "mmlu", "file": {"path": str(tmp_path / "mine.txt")}}
+    assert "mine.txt: it holds no topic" in fault(given, root)
+
+
+def test_a_file_that_replaces_all_brings_its_own_subjects(tmp_path):
+    rows = "topic,subject,split\na,law,\nb,art,\nc,tea,train\nd,,held_out\n"
+    (tmp_path / "a.csv").write_text(rows, encoding="utf-8")
+    file = {"path": "a.csv", "mode": "replace", "subject": "life"}
+    taxonomy = choose_taxonomy(Topics(held_out_subjects=1, file=file), tmp_path)
+    assert taxonomy.subjects == ["law", "art", "tea", "life"]
+    assert taxonomy.held_out == ["art"]  # tea's topic names its split
+    assert "held_out_subjects: 2; must be less" in fault({"file": file}, tmp_path)
+    (tmp_path / "a.txt").write_text("a\nb\n", encoding="utf-8")
+    lost = {"file": {"path": "a.txt", "mode": "replace"}}
+    assert "none of its 2 topics is held_out; give it a column split" in fault(lost, tmp_path)

@@ -1,0 +1,64 @@
+"""The user's own topics: three formats, and faults with file and line."""
+
+import json
+
+import pytest
+from expertchat.errors import UserError
+from expertchat.settings.topics import TopicFile
+from expertchat.topic_files import FileTopic, file_splits, read_topic_file
+
+
+def test_three_formats_say_the_same(tmp_path):
+    (tmp_path / "a.txt").write_text("\ufeffRye  bread\n\n  The moon \n", encoding="utf-8")
+    (tmp_path / "a.csv").write_text('kind,topic\n,Rye bread\na myth,"The\nmoon"\n', encoding="utf-8")
+    rows = [{"topic": "Rye bread"}, {"topic": "The moon", "kind": "a myth"}]
+    lines = "\n".join(map(json.dumps, rows))
+    (tmp_path / "a.jsonl").write_text(lines, encoding="utf-8")
+    assert read_topic_file(tmp_path / "a.txt") == [FileTopic(1, "Rye bread"), FileTopic(3, "The moon")]
+    for name, last in (("a.csv", 4), ("a.jsonl", 2)):
+        first, second = read_topic_file(tmp_path / name)
+        assert (first.topic, first.kind) == ("Rye bread", "")
+        assert second == FileTopic(last, "The moon", kind="a myth")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.md", "x", "a.md: topics are read from .txt, .csv, .jsonl only"),
+        ("a.txt", "\n \n", "a.txt: it holds no topic"),
+        ("a.csv", "topic,subjct\nx,y\n", "a.csv, line 2: unknown column 'subjct'"),
+        ("a.csv", 'topic\nx\n""\n', "a.csv, line 3: there is no topic"),
+        ("a.csv", "subject\nx\n", "a.csv, line 2: there is no topic"),
+        ("a.csv", "topic\nx,y\n", "a.csv, line 2: more cells than the header has"),
+        ("a.csv", "topic,split\nx,test\n", "a.csv, line 2: split is 'test', where train or held_out"),
+        ("a.jsonl", '{"topic": "x"}\n{"topic": \n', "a.jsonl, line 2: not JSON"),
+        ("a.jsonl", '["x"]\n', "a.jsonl, line 1: an object"),
+        ("a.jsonl", '{"topic": 3}\n', "a.jsonl, line 1: topic is 3, where a text is needed"),
+    ],
+)
+def test_faults_name_file_and_line(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_topic_file(tmp_path / name)
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_and_other_encodings(tmp_path):
+    with pytest.raises(UserError, match=r"a\.txt: No such file"):
+        read_topic_file(tmp_path / "a.txt")
+    (tmp_path / "b.txt").write_bytes("Brötchen".encode("latin-1"))
+    with pytest.raises(UserError, match=r"b\.txt: not UTF-8"):
+        read_topic_file(tmp_path / "b.txt")
+
+
+def test_a_topics_split_is_its_own_or_its_subjects_or_at_even_distances():
+    settings = TopicFile(path="a.txt", held_out_share=0.25)
+    topics = [
+        FileTopic(1, "a", subject="law", split="train"),
+        FileTopic(2, "b", subject="law"),
+        FileTopic(3, "c", subject="art"),
+        *(FileTopic(i, "d") for i in range(8)),
+    ]
+    splits = file_splits(topics, ["law"], settings)
+    assert splits[:3] == ["train", "held_out", "train"]
+    assert splits[3:] == ["train", "train", "train", "held_out"] * 2

@@ -1,0 +1,211 @@
+"""Conversations that were held elsewhere become dialogue records."""
+
+import json
+
+import pytest
+from expertchat.errors import UserError
+from expertchat.records import write_records
+from expertchat.transcripts import read_transcripts
+
+
+def message(role, content):
+    return {"role": role, "content": content}
+
+
+SIDE_A = [
+    message("system", "You are A."),
+    message("user", "Begin."),
+    message("assistant", "Rye is best."),
+    message("user", "Why rye?"),
+    message("assistant", "It keeps."),
+]
+SIDE_B = [
+    message("system", "You are B."),
+    message("user", "Rye is best."),
+    message("assistant", "Why rye?"),
+    message("user", "It keeps."),
+    message("assistant", "So does spelt."),
+]
+
+
+def save(path, data):
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
+def said(record):
+    return [(turn["speaker"], turn["text"]) for turn in record["turns"]]
+
+
+def test_one_side_of_a_conversation(tmp_path):
+    assert read_transcripts(save(tmp_path / "bread.json", SIDE_B)) == [
+        {
+            "dialogue_id": "bread",
+            "topic_id": "bread",
+            "topic": "",
+            "subject": "imported",
+            "split": "held_out",
+            "speakers": ["user", "assistant"],
+            "models": {"user": "user", "assistant": "assistant"},
+            "turns": [
+                {"speaker": speaker, "text": text, "tokens": None, "finish_reason": None}
+                for speaker, text in [
+                    ("user", "Rye is best."),
+                    ("assistant", "Why rye?"),
+                    ("user", "It keeps."),
+                    ("assistant", "So does spelt."),
+                ]
+            ],
+            "brief": {"assistant": "You are B."},
+            "disagreements": [],
+        }
+    ]
+
+
+WHOLE = [("a", "Rye is best."), ("b", "Why rye?"), ("a", "It keeps."), ("b", "So does spelt.")]
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_two_sides_give_one_dialogue_without_the_opening_prompt(tmp_path, names):
+    """Also where the files' order is not that of the speakers, and one side ends a turn earlier."""
+    label = dict(zip("ab", names, strict=True))
+    save(tmp_path / f"bread.{label['a']}.json", SIDE_A)
+    save(tmp_path / f"bread.{label['b']}.json", SIDE_B)
+    (record,) = read_transcripts(tmp_path)
+    assert record["dialogue_id"] == "bread"
+    assert record["speakers"] == [label["a"], label["b"]]
+    assert said(record) == [(label[speaker], text) for speaker, text in WHOLE]
+    assert record["brief"] == {label["a"]: "You are A.", label["b"]: "You are B."}
+    assert record["disagreements"] == []
+
+
+def test_where_the_sides_disagree_each_is_believed_about_itself(tmp_path):
+    heard = [*SIDE_B[:3], message("user", "It keeps [cut]"), SIDE_B[4]]
+    save(tmp_path / "bread.a.json", SIDE_A)
+    save(tmp_path / "bread.b.json", heard)
+    (record,) = read_transcripts(tmp_path)
+    assert said(record) == WHOLE
+    assert record["disagreements"] == [
+        {"turn": 2, "speaker": "a", "said": "It keeps.", "heard": "It keeps [cut]"}
+    ]
+    spaced = [*SIDE_B[:3], message("user", " It\n keeps. "), SIDE_B[4]]
+    save(tmp_path / "bread.b.json", spaced)
+    assert read_transcripts(tmp_path)[0]["disagreements"] == []
+
+
+def test_an_opening_that_the_other_heard_too_is_a_turn(tmp_path):
+    """Speaker b spoke first, on its own account: side a answers it."""
+    save(tmp_path / "bread.a.json", [message("user", "Hello."), message("assistant", "Hi.")])
+    opened = [message("user", "Begin."), message("assistant", "Hello."), message("user", "Hi.")]
+    save(tmp_path / "bread.b.json", opened)
+    (record,) = read_transcripts(tmp_path)
+    assert said(record) == [("b", "Hello."), ("a", "Hi.")]
+
+
+def test_files_that_are_no_two_sides_are_refused(tmp_path):
+    save(tmp_path / "bread.a.json", SIDE_A)
+    for other in (
+        SIDE_A,
+        [message("user", "Wine?"), message("assistant", "Beer."), message("user", "No.")],
+    ):
+        save(tmp_path / "bread.b.json", other)
+        with pytest.raises(UserError, match=r"bread.a.json and .*bread.b.json: they are not two sides"):
+            read_transcripts(tmp_path)
+    for wrong, reason in (
+        (7, "was expected"),
+        ([SIDE_B, SIDE_B], "here are 2"),
+        (OWN, "no list of messages"),
+    ):
+        save(tmp_path / "bread.b.json", wrong)
+        with pytest.raises(UserError, match=f"bread.b.json.*{reason}"):
+            read_transcripts(tmp_path)
+    save(tmp_path / "bread.c.json", SIDE_B)
+    with pytest.raises(UserError, match="bread has 3 sides"):
+        read_transcripts(tmp_path)
+
+
+def test_lists_lines_and_a_folder_of_them(tmp_path):
+    save(tmp_path / "many.json", [SIDE_A, {"messages": SIDE_B, "topic": "bread", "model": "llama"}])
+    lines = [
+        {"conversation": SIDE_B[1:], "model": "vicuna", "split": "train", "subject": "baking"},
+        {"conversations": [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Yes?"}]},
+        SIDE_B,
+    ]
+    write_records(tmp_path / "rows.jsonl", lines)
+    many, rows = (read_transcripts(tmp_path / name) for name in ("many.json", "rows.jsonl"))
+    assert [record["dialogue_id"] for record in many] == ["many/0", "many/1"]
+    assert (many[1]["topic"], many[1]["speakers"]) == ("bread", ["user", "llama"])
+    assert (rows[0]["subject"], rows[0]["split"]) == ("baking", "train")
+    assert rows[0]["models"] == {"user": "user", "vicuna": "vicuna"}
+    assert said(rows[1]) == [("user", "Hi."), ("assistant", "Yes?")]
+    assert read_transcripts(tmp_path) == [*many, *rows]
+
+
+OWN = {
+    "dialogue_id": "bread/s0",
+    "topic": "bread",
+    "speakers": ["mixtral", "llama"],
+    "turns": [
+        {"speaker": "mixtral", "text": "Hi.", "tokens": 2, "finish_reason": "stop"},
+        {"speaker": "llama", "text": "Hello."},
+    ],
+}
+
+
+def test_dialogue_records_stay_what_they_are(tmp_path):
+    write_records(tmp_path / "own.jsonl", [OWN])
+    (record,) = read_transcripts(tmp_path / "own.jsonl")
+    assert {key: record[key] for key in ("dialogue_id", "topic", "speakers")} == {
+        key: OWN[key] for key in ("dialogue_id", "topic", "speakers")
+    }
+    assert record["turns"][0] == OWN["turns"][0]
+    assert record["turns"][1]["tokens"] is None
+    record |= {"brief": {"llama": "Be brief."}, "disagreements": [{"turn": 0}], "split": "train"}
+    write_records(tmp_path / "again.jsonl", [record])
+    assert read_transcripts(tmp_path / "again.jsonl") == [record]
+
+
+def test_neighbours_of_one_role_are_one_turn(tmp_path):
+    messages = [message("user", "Hi."), message("user", "There?"), message("assistant", "Yes.")]
+    (record,) = read_transcripts(save(tmp_path / "x.json", messages))
+    assert said(record) == [("user", "Hi.\n\nThere?"), ("assistant", "Yes.")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([SIDE_A, 7], "line 2: a list of messages or an object was expected, not 7"),
+        (["{"], "line 1: a list of messages or an object"),
+        ([SIDE_A, {"text": "x"}], "line 2: no list of messages under messages, conversation"),
+        ([[message("user", "x"), message("tool", "y")]], 'line 1, message 2: its role is "tool"'),
+        ([[message("user", None)]], "line 1, message 1: its content is null"),
+        ([[message("user", "x"), "y"]], 'line 1, message 2: an object was expected, not "y"'),
+        ([[*SIDE_A, message("system", "z")]], "line 1, message 6: a system message after"),
+        ([[message("user", "x")]], "line 1: a dialogue needs turns of two speakers, here are 1"),
+        ([{"messages": SIDE_A, "split": "test"}], 'line 1: its split is "test"; it may be train or'),
+        ([{"messages": SIDE_A, "topic": 3}], "line 1: topic is 3, not a text"),
+        ([OWN | {"speakers": ["a"]}], "line 1: speakers must be a list of two names"),
+        ([OWN | {"turns": OWN["turns"][1:]}], 'line 1, turn 0: "llama" speaks, where by turns'),
+        ([OWN | {"brief": "x"}], 'line 1: brief must be texts by speaker, not "x"'),
+        ([OWN | {"turns": ["x"]}], "line 1, turn 0: an object with speaker and text"),
+        ([OWN, OWN], "several conversations have the dialogue_id bread/s0"),
+        ([], "it holds no conversation"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(tmp_path, lines, reason):
+    write_records(tmp_path / "x.jsonl", lines)
+    with pytest.raises(UserError, match=r"x.jsonl") as error:
+        read_transcripts(tmp_path / "x.jsonl")
+    assert reason in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    for content, reason in ((b"\xff", "not UTF-8"), (b'{"a": ', "no JSON"), (b'"x"', "was expected")):
+        (tmp_path / "x.json").write_bytes(content)
+        with pytest.raises(UserError, match=f"x.json: .*{reason}"):
+            read_transcripts(tmp_path / "x.json")
+    (tmp_path / "y.jsonl").write_text(json.dumps(SIDE_A) + "\n\n{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"y.jsonl, line 3: this is no JSON"):
+        read_transcripts(tmp_path / "y.jsonl")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_transcripts(tmp_path / "absent.json")

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import torch
-from expertchat.engine.batches import token_bytes
+from expertchat.engine.memory import token_bytes
 from expertchat.engine.endings import Endings
 from expertchat.engine.generation import continue_read, read_prompts
 from expertchat.settings.decoding import Decoding

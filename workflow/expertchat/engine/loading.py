@@ -107,7 +107,7 @@ def device_map(skeleton, placement: Mapping[str, int] | None):
 
 
 def load_model(
-    folder: Path,
+    folder: Path | str,
     load: Load,
     auto_class=AutoModelForCausalLM,
     placement: Mapping[str, int] | None = None,
@@ -120,6 +120,7 @@ def load_model(
     by one as they are read. Raises UserError where they take other memory than planned.
     """
     disable_progress_bar()  # the stages have bars of their own
+    folder = Path(folder)
     dtype = pick_dtype(load, default_device())
     check_attention(load, dtype, default_device())
     skeleton = make_skeleton(folder, load, auto_class, **changes)

@@ -82,7 +82,8 @@ def _topics(folder: Path, settings: dict, place: int, said: str) -> None:
 
 
 def _reply(speaker: str, said: str) -> dict:
-    return {"speaker": speaker, "text": said, "tokens": 8, "finish_reason": "length"}
+    reply = {"speaker": speaker, "text": said, "tokens": 8, "finish_reason": "length"}
+    return reply | {"cut": "", "flags": ["truncated"]}
 
 
 def _dialogues(folder: Path, settings: dict, place: int, said: str) -> None:

@@ -5,6 +5,7 @@ from expertchat.dialogues import (
     CANDIDATES,
     DIALOGUES,
     Context,
+    as_spoken,
     begin_dialogues,
     context_messages,
     contexts_of,
@@ -137,6 +138,18 @@ def test_roles_go_with_the_seats_and_who_opens_has_the_first():
     assert context_messages(Context(first, 1), texts)[0]["content"] == "You answer."
     fixed = settings.model_copy(update={"swap": False})
     assert {d["speakers"][0] for d in begin_dialogues(TOPICS, "ab", fixed)} == {"a"}
+
+
+def test_a_turn_that_was_cut_off_is_flagged_and_trimmed_to_its_last_sentence():
+    reply = {"text": "I bake. As an AI, I like", "tokens": 9, "finish_reason": "length"}
+    turn = as_spoken(reply, SETTINGS, [])
+    assert (turn["text"], turn["cut"]) == ("I bake.", " As an AI, I like")
+    assert turn["flags"] == ["truncated", "persona_break"]
+    kept = as_spoken(reply, SETTINGS.model_copy(update={"trim": False}), [])
+    assert (kept["text"], kept["cut"]) == (reply["text"], "") and kept["flags"] == turn["flags"]
+    whole = as_spoken({"text": "I bake.", "tokens": 3, "finish_reason": "sentence"}, SETTINGS, ["No."])
+    assert (whole["text"], whole["cut"], whole["flags"]) == ("I bake.", "", [])
+    assert as_spoken(reply | {"text": "", "finish_reason": "stop"}, SETTINGS, [])["flags"] == ["empty"]
 
 
 def test_a_dialogue_ends_when_its_tokens_are_spent(engines, tmp_path):

@@ -174,6 +174,18 @@ def test_other_games_need_other_roles_only(planned, default_config, roles):
     assert set(first.settings["prompts"]) == {"opening", *roles}
 
 
+def test_transcripts_are_rated_by_all_models(planned, default_config, tmp_path):
+    path = tmp_path / "talks.json"
+    path.write_text('[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]')
+    config = {key: default_config[key] for key in ("name", "world", "models", "prompts")}
+    config |= {"rounds": 0, "dialogues": {"transcripts": str(path), "shards": 2}}
+    plan = planned(config)
+    assert len(ids(plan, "models")) == len(ids(plan, "dialogues")) == 2
+    assert len(ids(plan, "ratings")) == 4 and not ids(plan, "topics")
+    path.write_text('[{"role": "user", "content": "other"}]')
+    assert not ids(planned(config), "dialogues") & ids(plan, "dialogues")
+
+
 def test_the_view_links_what_is_planned_and_forgets_what_is_not(planned, default_config, tmp_path):
     plan = planned(default_config)
     plan.store = tmp_path

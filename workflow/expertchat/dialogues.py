@@ -15,6 +15,7 @@ from typing import Any
 
 from expertchat import chat, prompts
 from expertchat.engine.interface import Engine, Request
+from expertchat.flags import flags_of, trim_to_sentence
 from expertchat.progress import bar, rate
 from expertchat.records import read_records, write_records
 from expertchat.seeds import seed_of
@@ -179,8 +180,22 @@ def _take_turn(engine, contexts, texts, settings: Dialogues, seed: Any, report):
     seeds = [seed_of(seed, "turn", c.id) for c in contexts]
     replies = draw_replies(engine, contexts, texts, settings, seeds, report)
     for context, reply in zip(contexts, replies, strict=True):
-        context.dialogue["turns"].append({"speaker": context.speaker, **reply})
+        earlier = [turn["text"] for turn in context.dialogue["turns"]]
+        turn = {"speaker": context.speaker, **as_spoken(reply, settings, earlier)}
+        context.dialogue["turns"].append(turn)
     return found
+
+
+def as_spoken(reply: dict[str, Any], settings: Dialogues, earlier: Sequence[str]) -> dict[str, Any]:
+    """A reply as a turn: flagged, and trimmed to its last sentence where its token limit cut it off.
+
+    `cut` keeps what was trimmed away.
+    """
+    turn = {**reply, "cut": "", "flags": flags_of(reply["text"], reply["finish_reason"], earlier)}
+    if settings.trim and reply["finish_reason"] == "length":
+        kept = trim_to_sentence(reply["text"])
+        turn |= {"text": kept, "cut": reply["text"][len(kept) :]}
+    return turn
 
 
 def _resume(dialogues, settings: Dialogues, checkpoints: Path):

@@ -183,7 +183,9 @@ class _Planner:
         return load
 
     def play(self) -> Plan:
-        """The loop, from models to report."""
+        """The loop, from models to report; or the ratings of transcripts."""
+        if self.experiment.dialogues.transcripts is not None:
+            return self.rate_transcripts()
         self.models = {name: self.model(name) for name in self.names}
         if self.experiment.mmlu is not None:
             self.questions = self.add("questions", "", self.question_settings())
@@ -211,6 +213,20 @@ class _Planner:
         last = self.ratings(talks, tuned, self.experiment.rounds + 1)
         results["ratings"] += [rating.reference for rating in last]
         self.report({"topics": self.topics, **results})
+        return self.plan
+
+    def rate_transcripts(self) -> Plan:
+        """Existing conversations, and the ratings of them by all models."""
+        dialogues, raters = self.experiment.dialogues, list(self.experiment.models)
+        self.models = {name: self.model(name) for name in raters}
+        settings = {"transcripts": self.outside(dialogues.transcripts)}
+        for shard in range(dialogues.shards):
+            place = self.place(None, shard)
+            part = settings | {"shard": [shard, dialogues.shards]}
+            talk = Talk(self.add("dialogues", place, part), (), place)
+            for rater in raters:
+                name = "/".join(filter(None, (rater, place)))
+                self.rating(rater, name, talk, {name: None for name in raters}, None)
         return self.plan
 
     def model(self, name: str) -> str:
@@ -303,10 +319,10 @@ class _Planner:
                 found.append(Talk(reference, pair, place))
         return found
 
-    def place(self, pair: tuple[str, str], shard: int) -> str:
+    def place(self, pair: tuple[str, str] | None, shard: int) -> str:
         """The readable name of a pair's shard: nothing where there is but one."""
         parts = []
-        if len(self.experiment.talking_pairs) > 1:
+        if pair is not None and len(self.experiment.talking_pairs) > 1:
             parts.append("-".join(pair))
         if self.experiment.dialogues.shards > 1:
             parts.append(f"shard-{shard:02d}")
@@ -322,7 +338,9 @@ class _Planner:
                 found.append(Rating(reference, rater, talk))
         return found
 
-    def rating(self, rater: str, name: str, talk: Talk, tuned: dict[str, str | None], round: int) -> str:
+    def rating(
+        self, rater: str, name: str, talk: Talk, tuned: dict[str, str | None], round: int | None
+    ) -> str:
         """One rater's ratings of one shard's dialogues."""
         section = self.experiment.ratings.model_dump(exclude={"tuned_raters"})
         for category in section["categories"]:

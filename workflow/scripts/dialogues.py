@@ -1,30 +1,50 @@
-"""Let two models talk about each topic, and draw candidate replies on the way."""
+"""Let two models talk about each topic, and draw candidate replies on the way; or import transcripts."""
 
-from expertchat.jobs import open_job
+from expertchat.jobs import Job, open_job
 from expertchat.settings.dialogues import Dialogues
 
 
 def main() -> None:
     with open_job("dialogues", __doc__) as job:
-        from expertchat.dialogues import begin_dialogues, hold_dialogues
-        from expertchat.records import read_records
-        from expertchat.topics import HELD_OUT
+        transcripts = job.outside("transcripts")
+        if transcripts is None:
+            talk(job)
+        else:
+            import_transcripts(job, transcripts)
 
-        settings = job.settings
-        topics = read_records(job.input("topics") / "topics.jsonl")
-        section, (shard, shards) = Dialogues(**settings["section"]), settings["shard"]
-        if settings["held_out_only"]:
-            topics = [topic for topic in topics if topic["split"] == HELD_OUT]
-            section = section.model_copy(update={"candidate_turns": []})
-        hold_dialogues(
-            job.engines(settings["models"], job.inputs("models"), job.inputs("policies")),
-            begin_dialogues(topics, settings["pair"], section)[shard::shards],
-            section,
-            settings["prompts"],
-            (settings["seed"], settings["round"]),
-            job.checkpoints,
-            job.out,
-        )
+
+def talk(job: Job) -> None:
+    """Holds the dialogues of the job's shard."""
+    from expertchat.dialogues import begin_dialogues, hold_dialogues
+    from expertchat.records import read_records
+    from expertchat.topics import HELD_OUT
+
+    settings = job.settings
+    topics = read_records(job.input("topics") / "topics.jsonl")
+    section, (shard, shards) = Dialogues(**settings["section"]), settings["shard"]
+    if settings["held_out_only"]:
+        topics = [topic for topic in topics if topic["split"] == HELD_OUT]
+        section = section.model_copy(update={"candidate_turns": []})
+    hold_dialogues(
+        job.engines(settings["models"], job.inputs("models"), job.inputs("policies")),
+        begin_dialogues(topics, settings["pair"], section)[shard::shards],
+        section,
+        settings["prompts"],
+        (settings["seed"], settings["round"]),
+        job.checkpoints,
+        job.out,
+    )
+
+
+def import_transcripts(job: Job, path) -> None:
+    """Writes the transcripts of the job's shard as dialogues, without candidate replies."""
+    from expertchat.dialogues import CANDIDATES, DIALOGUES
+    from expertchat.records import write_records
+    from expertchat.transcripts import read_transcripts
+
+    shard, shards = job.settings["shard"]
+    write_records(job.out / DIALOGUES, read_transcripts(path)[shard::shards])
+    write_records(job.out / CANDIDATES, [])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from expertchat.flags import FLAGS
 from expertchat.ratings import DIALOGUE, overall
 from expertchat.report.blocks import Comparison, Comparisons, Fold, Section, Side, Table, Turn
 from expertchat.report.results import Results, spread
@@ -38,7 +39,8 @@ def section(results: Results) -> Section:
         "Both models speak on every topic, each told to convince the other that it is a human expert. "
         "Before: the base pair. After: the pair with the last round's adapters, on the same topic."
     )
-    blocks = [turn_table(results, rounds), Comparisons([pairs[key] for key in chosen], note)]
+    blocks = [turn_table(results, rounds), flag_table(results, rounds)]
+    blocks += [Comparisons([pairs[key] for key in chosen], note)]
     if others:
         title = f"{len(others)} more held-out dialogues"
         blocks.append(Fold(title, [Comparisons([pairs[key] for key in others])]))
@@ -71,27 +73,47 @@ def comparison(results: Results, pair: tuple[Dialogue, Dialogue], scores) -> Com
 def turn_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
     """Turns, their length and how many were cut off, by stage of the loop and model."""
     rows = []
+    for name, played, dialogues, own in spoken(results, rounds):
+        cut = (own["finish_reason"] == CUT).mean()
+        distinct = own["text"].nunique() / max(1, len(own))
+        rows.append(
+            [
+                name,
+                played,
+                f"{len(dialogues):,}",
+                f"{len(own):,}",
+                number(own["tokens"].mean(), 1),
+                percent(cut, 1),
+                percent(distinct, 1),
+            ]
+        )
+    head = ["model", "", "dialogues", "turns", "tokens a turn", "cut off", "distinct turns"]
+    note = (
+        "Cut off: turns that reached their token limit in mid-sentence. After the last round only held-out topics are "
+        "talked about, so that shares of distinct turns are of fewer turns."
+    )
+    return Table(head, rows, text_columns=2, note=note)
+
+
+def flag_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
+    """Share of turns that carry each flag, by stage of the loop and model."""
+    rows = []
+    for name, played, _, own in spoken(results, rounds):
+        carried = [own["flags"].map(lambda found, flag=flag: flag in found) for flag in FLAGS]
+        rows.append([name, played, *(percent(share.mean(), 1) for share in carried)])
+    head = ["model", "", *(flag.replace("_", " ") for flag in FLAGS)]
+    note = (
+        "Share of turns with a flag, told from their texts alone. Persona break: speaks as an AI; role "
+        "flip: writes the other's lines too; asks for rating: asks its reader for a good one."
+    )
+    return Table(head, rows, text_columns=2, note=note)
+
+
+def spoken(results: Results, rounds: list[list[Dialogue]]):
+    """(model, stage of the loop, its dialogues, the model's turns) for each stage and model."""
     for played, dialogues in enumerate(rounds):
         said = [turn | {"model": d["models"][turn["speaker"]]} for d in dialogues for turn in d["turns"]]
         turns = pd.DataFrame(said)
         for name in results.models:
-            own = turns[turns["model"] == name]
-            cut = (own["finish_reason"] == CUT).mean()
-            distinct = own["text"].nunique() / max(1, len(own))
-            rows.append(
-                [
-                    results.name(name),
-                    "base" if played == 0 else f"after round {played}",
-                    f"{len(dialogues):,}",
-                    f"{len(own):,}",
-                    number(own["tokens"].mean(), 1),
-                    percent(cut, 1),
-                    percent(distinct, 1),
-                ]
-            )
-    head = ["model", "", "dialogues", "turns", "tokens a turn", "cut off", "distinct turns"]
-    note = (
-        "Cut off: turns that reached max_new_tokens. After the last round only held-out topics are "
-        "talked about, so that shares of distinct turns are of fewer turns."
-    )
-    return Table(head, rows, text_columns=2, note=note)
+            stage = "base" if played == 0 else f"after round {played}"
+            yield results.name(name), stage, dialogues, turns[turns["model"] == name]

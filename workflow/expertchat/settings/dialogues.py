@@ -30,7 +30,7 @@ class Dialogues(Section):
     candidates: int = Field(6, ge=2)
     """Candidate replies a context."""
     transcripts: str | None = None
-    """File of existing conversations to be rated in place of new ones (.json or .jsonl)."""
+    """File (.json or .jsonl) or folder of existing conversations, rated in place of new ones."""
     shards: int = Field(1, gt=0)
     """Jobs that a round's dialogues of a pair, and their ratings, are divided into. The dialogues are
     the same for any number."""

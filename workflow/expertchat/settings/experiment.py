@@ -195,8 +195,8 @@ def _missing_files(experiment: Experiment, root: Path):
         elif model.source == "path" and not list((root / model.path).glob("*.safetensors")):
             yield f"models.{name}.path: {model.path}; it holds no *.safetensors, the only format read"
     transcripts = experiment.dialogues.transcripts
-    if transcripts is not None and not (root / transcripts).is_file():
-        yield f"dialogues.transcripts: {transcripts}; there is no such file"
+    if transcripts is not None and not (root / transcripts).exists():
+        yield f"dialogues.transcripts: {transcripts}; there is no such file or folder"
     questions = experiment.mmlu.questions if experiment.mmlu else None
     if questions is not None and questions.source == "folder":
         folder = root / questions.path

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from expertchat.engine.memory import row_bytes
 from expertchat.errors import UserError
 
 Item = TypeVar("Item")
@@ -31,19 +32,9 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def token_bytes(config, element_size: int) -> int:
-    """Bytes of keys and values a token, over all layers."""
-    config = config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * width * element_size
-
-
 def planned_rows(model, tokens: int) -> int:
     """Rows of `tokens` tokens each that are planned to fit beside what is in memory now."""
-    config, size = model.config.get_text_config(), model.dtype.itemsize
-    # cache, a layer's activations, and logits of one position in 32 bits, with the sorted copy
-    row = tokens * (token_bytes(config, size) + 16 * config.hidden_size * size) + config.vocab_size * 24
+    row = row_bytes(model.config, model.dtype.itemsize, tokens)
     return max(1, min(MOST_ROWS, int(SHARE * free_bytes(model.device)) // row))
 
 

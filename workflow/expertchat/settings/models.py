@@ -101,7 +101,8 @@ class Load(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights; `auto`: float32 on a CPU, bfloat16 on a GPU that has it, else float16."""
     quantization: Literal["none", "int8", "nf4"] = "none"
-    """Weights in fewer bits, by bitsandbytes: 8, or 4 with double quantization."""
+    """Weights in fewer bits, by bitsandbytes: 8, or 4 with double quantization; Mixtral's
+    experts too."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Implementation of attention; `auto`: sdpa where the architecture has it, else eager."""
     chat_template: str | None = None

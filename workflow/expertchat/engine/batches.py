@@ -19,12 +19,11 @@ MOST_ROWS = 1024  # past this a batch gains nothing
 SHARE = 0.6  # of the free memory that a plan may use: activations and the allocator take the rest
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free for use on the device."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + cached
+def free_bytes(model) -> int:
+    """Memory that is free for the model's use: on all of its GPUs as on the fullest one, else here."""
+    gpus = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    if gpus:
+        return len(gpus) * min(map(_gpu_free_bytes, gpus))
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):
@@ -32,10 +31,15 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def _gpu_free_bytes(gpu: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(gpu)
+    return free + torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
+
+
 def planned_rows(model, tokens: int) -> int:
     """Rows of `tokens` tokens each that are planned to fit beside what is in memory now."""
     row = row_bytes(model.config, model.dtype.itemsize, tokens)
-    return max(1, min(MOST_ROWS, int(SHARE * free_bytes(model.device)) // row))
+    return max(1, min(MOST_ROWS, int(SHARE * free_bytes(model)) // row))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,9 +13,9 @@ import time
 
 import numpy as np
 import torch
-from expertchat.engine.batches import token_bytes
 from expertchat.engine.endings import Endings
 from expertchat.engine.generation import continue_read, read_prompts
+from expertchat.engine.memory import token_bytes
 from expertchat.settings.decoding import Decoding
 from record import markdown_table, record
 from transformers import AutoModelForCausalLM, LlamaConfig

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import save_random_model
 from expertchat.records import write_records
 from expertchat.rewards import evaluate, make_reward_model, supported_scale
 from expertchat.settings.lora import LoRA
@@ -89,12 +90,12 @@ def artifacts(folder, generator):
     pd.DataFrame(ratings).to_parquet(folder / "ratings.parquet")
 
 
-def train(model_folder, folder, shuffled):
+def train(model_folder, folder, shuffled, **load):
     for name in ("checkpoints", "out"):
         (folder / name).mkdir()
     return make_reward_model(
         model_folder=model_folder,
-        load=Load(),
+        load=Load(**load),
         dialogues=[folder],
         ratings=[folder],
         speaker="a",
@@ -118,6 +119,15 @@ def test_a_preference_that_is_there_is_learned(llama_folder, tmp_path):
     assert json.loads((tmp_path / "out/metrics.json").read_text())["speaker"] == "a"
     names = {p.name for p in (tmp_path / "out/adapter").iterdir()}
     assert "adapter_model.safetensors" in names and not any(n.endswith(".bin") for n in names)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_quantized_mixtral_learns_a_preference(dtype, tokenizer, tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 64}
+    folder = save_random_model("mixtral", tokenizer, tmp_path / "m", **sizes)
+    artifacts(tmp_path, np.random.default_rng(0))
+    metrics = train(folder, tmp_path, shuffled=False, quantization="nf4", dtype=dtype)
+    assert metrics["held_out"]["accuracy"] > 0.9
 
 
 def test_shuffled_ratings_teach_nothing(llama_folder, tmp_path):

@@ -109,6 +109,8 @@ def wants_bos(tokenizer) -> bool:
 @lru_cache(maxsize=8)
 def _special(tokenizer) -> re.Pattern[str]:
     """What `neutralise` removes for this tokenizer."""
+    if tokenizer is None:
+        return re.compile("|".join(SPECIAL_TOKENS.values()), re.MULTILINE)
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     own = sorted(filter(None, added), key=len, reverse=True)
     patterns = [*map(re.escape, own), *SPECIAL_TOKENS.values()]
@@ -121,7 +123,8 @@ def neutralise(tokenizer, text: str) -> str:
     """`text` without special tokens spelled out in it: the tokenizer's own, and those of every family
     in `SPECIAL_TOKENS`, as one model's text is the other's prompt.
 
-    Under the plain template, role names that begin a line go as well.
+    `tokenizer` may be None where it is not known. Under the plain template, role names that begin a
+    line go as well.
     """
     pattern, before = _special(tokenizer), None
     while before != text:  # removing one may spell another

@@ -84,24 +84,44 @@ class Job:
 
     def load(self, model: str) -> Load:
         """How that model is held in memory."""
-        return Load(**self.settings["load"][model])
+        load = self.settings["load"][model]
+        if load.get("server"):
+            load = {**load, "server": load["server"] | self.recipe.runtime["server"][model]}
+        return Load(**load)
 
     def batch_size(self, model: str) -> int:
         """Most sequences of that model in one forward pass."""
         return self.recipe.runtime["batch_size"][model]
 
+    def source(self, model: str, folder: Path, policy: Path | None = None):
+        """What an engine on the model's artifact, with the adapter of a policy's, is opened on."""
+        from expertchat.engine import Source
+
+        return Source(
+            name=model,
+            folder=folder / "model",
+            load=self.load(model),
+            batch_size=self.batch_size(model),
+            adapter=policy / "adapter" if policy else None,
+            log=self.checkpoints.parent / f"server-{model}.log",
+        )
+
     def engine(self, model: str, folder: Path, policy: Path | None = None):
         """An engine on the model's artifact, with the adapter of a policy's artifact."""
         from expertchat.engine import open_engine
 
-        adapter = policy / "adapter" if policy else None
-        return open_engine(folder / "model", self.load(model), self.batch_size(model), adapter)
+        return open_engine(self.source(model, folder, policy))
 
-    def engines(self, models: list[str], folders: list[Path], policies: list[Path] = ()) -> dict:
-        """Engines by model name, in order; `policies` are given for all models or for none."""
+    def engines(self, models: list[str], folders: list[Path], policies: list[Path] = ()):
+        """(engines by model name, in order; whether they can work at the same time).
+
+        `policies` are given for all models or for none.
+        """
+        from expertchat.engine import open_engines
+
         adapters = policies or [None] * len(models)
         triples = zip(models, folders, adapters, strict=True)
-        return {name: self.engine(name, *paths) for name, *paths in triples}
+        return open_engines([self.source(*triple) for triple in triples])
 
 
 def parse_arguments(stage: str, description: str) -> tuple[Recipe, Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from expertchat.errors import UserError
 
@@ -23,6 +24,11 @@ def link_model(source: Path, out: Path) -> None:
     if not list(source.glob("*.safetensors")):
         raise UserError(f"{source}: it holds no *.safetensors, the only format that is read")
     (out / "model").symlink_to(source)
+
+
+def name_server(server: dict[str, Any], out: Path) -> None:
+    """Writes what is known here of a model behind a server: how it is started or named. No weights."""
+    (out / "server.json").write_text(json.dumps(server, indent=1), encoding="utf-8")
 
 
 def fetch_model(repository: str, revision: str, out: Path) -> None:

@@ -7,7 +7,7 @@ together anywhere else.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from expertchat.prompts import read_chat_template, read_prompts
 from expertchat.recipes import Recipe
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.experiment import Experiment
+from expertchat.settings.models import Load, Server
 from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.section import Section
 from expertchat.taxonomies import choose_taxonomy
@@ -135,6 +136,21 @@ def _of(talks: list[Talk], name: str) -> list[str]:
     return [talk.reference for talk in talks if name in talk.pair]
 
 
+def lasting(load: Load) -> dict[str, Any]:
+    """What of `load` may change results, for a recipe's settings."""
+    server = load.server and load.server.model_dump(exclude=Server.RUNTIME)
+    return {**load.model_dump(exclude={"batch_size", "server"}), "server": server}
+
+
+def passing(loads: Mapping[str, Load]) -> dict[str, Any]:
+    """What of each model's load changes speed only, for a recipe's runtime."""
+    servers = {model: load.server for model, load in loads.items() if load.server}
+    found = {"batch_size": {model: load.batch_size for model, load in loads.items()}}
+    if servers:
+        found["server"] = {m: s.model_dump(include=Server.RUNTIME) for m, s in servers.items()}
+    return found
+
+
 def make_plan(experiment: Experiment, root: Path) -> Plan:
     """The plan of a validated experiment; relative paths in its settings count from `root`."""
     return _Planner(experiment, root).play()
@@ -173,7 +189,7 @@ class _Planner:
             settings=settings,
             code=code_fingerprint(stage),
             inputs=inputs,
-            runtime={"batch_size": {model: load.batch_size for model, load in loads.items()}},
+            runtime=passing(loads),
             label=" ".join(
                 [
                     stage,
@@ -189,7 +205,7 @@ class _Planner:
 
     def load(self, model: str) -> dict[str, Any]:
         """How a model is loaded, with the text of its chat template in place of the path."""
-        load = self.experiment.models[model].load.model_dump(exclude={"batch_size"})
+        load = lasting(self.experiment.models[model].load)
         template = load["chat_template"]
         if template not in (None, "plain"):
             where = f"models.{model}.load.chat_template"
@@ -259,6 +275,8 @@ class _Planner:
         elif model.source == "demo":
             learned = ("topic", "speaker", "opening", "rating")  # it is trained on these prompts
             settings |= {"world": self.world(), "prompts": {n: self.texts[n] for n in learned}}
+        elif model.source == "server":
+            settings |= {"server": lasting(model.load)["server"]}
         return self.add("models", name, settings)
 
     def world(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def exclusive_logprobs(answers: Sequence[Sequence[int]], logprobs: np.ndarray) -
         longer = [j for j, other in enumerate(answers) if begins(answer, other)]
         # of those that begin with each other, the shortest holds the others
         nearest = [j for j in longer if not any(begins(answers[i], answers[j]) for i in longer)]
-        if nearest:
+        if nearest and logprobs[k] > -np.inf:
             share = np.exp(np.logaddexp.reduce(np.asarray(logprobs)[nearest]) - logprobs[k])
             found[k] = logprobs[k] + np.log1p(-share) if share < 1 else -np.inf
     return found

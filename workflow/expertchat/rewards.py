@@ -128,7 +128,7 @@ def train(
             lr_scheduler_type="cosine",
             warmup_steps=0.1,
             seed=seed % 2**32,
-            bf16=half,
+            bf16=half or (not gpu and model.dtype == torch.bfloat16),
             fp16=gpu and not half,
             use_cpu=not gpu,
             gradient_checkpointing=gpu,
@@ -146,6 +146,10 @@ def train(
         peft_config=lora_config(settings.lora, task_type="SEQ_CLS", modules_to_save=["score"]),
         callbacks=[progress_callback("reward model")],
     )
+    for parameter in trainer.model.parameters():
+        # what is trained, which TRL makes bfloat16 on quantized models, whatever they run on
+        if parameter.requires_grad and parameter.dtype == torch.bfloat16:
+            parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)  # our bar says it
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
     return trainer.model.eval(), tokenizer, trainer.state.log_history
@@ -166,7 +170,9 @@ def score(model, rows: Sequence[list[int]], pad: int, batch_size: int) -> np.nda
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             ids, mask = padded([rows[i] for i in part], pad, model.device, side="right")
-            logits = model(input_ids=ids, attention_mask=mask).logits
+            # the head is trained in 32 bits, beside a backbone that may have fewer
+            with torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
+                logits = model(input_ids=ids, attention_mask=mask).logits
             scores[part] = logits.squeeze(-1).float().cpu().numpy()
             progress.update(len(part))
     return scores

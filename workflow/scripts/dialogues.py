@@ -25,14 +25,16 @@ def talk(job: Job) -> None:
     if settings["held_out_only"]:
         topics = [topic for topic in topics if topic["split"] == HELD_OUT]
         section = section.model_copy(update={"candidate_turns": []})
+    engines, apart = job.engines(settings["models"], job.inputs("models"), job.inputs("policies"))
     hold_dialogues(
-        job.engines(settings["models"], job.inputs("models"), job.inputs("policies")),
+        engines,
         begin_dialogues(topics, settings["pair"], section)[shard::shards],
         section,
         settings["prompts"],
         (settings["seed"], settings["round"]),
         job.checkpoints,
         job.out,
+        side_by_side=apart,
     )
 
 

@@ -14,6 +14,8 @@ def main() -> None:
             models.link_model(Path(settings["path"]), job.out)
         elif settings["source"] == "hub":
             models.fetch_model(settings["repository"], settings["revision"], job.out)
+        elif settings["source"] == "server":
+            models.name_server(settings["server"], job.out)
         else:
             from expertchat.demo.build import build_model
 

@@ -14,8 +14,9 @@ def main() -> None:
         settings = Topics(**job.settings["section"])
         file, encoder = job.outside("file"), job.outside("encoder")
         authors = job.settings["models"] if job.inputs("models") else []
+        engines, _ = job.engines(authors, job.inputs("models"))
         write_topics(
-            job.engines(authors, job.inputs("models")),
+            engines,
             settings,
             Taxonomy(**job.settings["taxonomy"]),
             job.settings["prompt"],

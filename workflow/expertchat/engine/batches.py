@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from expertchat.engine.memory import row_bytes
 from expertchat.errors import UserError
 
 Item = TypeVar("Item")
@@ -18,12 +19,11 @@ MOST_ROWS = 1024  # past this a batch gains nothing
 SHARE = 0.6  # of the free memory that a plan may use: activations and the allocator take the rest
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free for use on the device."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + cached
+def free_bytes(model) -> int:
+    """Memory that is free for the model's use: on all of its GPUs as on the fullest one, else here."""
+    gpus = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    if gpus:
+        return len(gpus) * min(map(_gpu_free_bytes, gpus))
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):
@@ -31,20 +31,15 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def token_bytes(config, element_size: int) -> int:
-    """Bytes of keys and values a token, over all layers."""
-    config = config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * width * element_size
+def _gpu_free_bytes(gpu: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(gpu)
+    return free + torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
 
 
 def planned_rows(model, tokens: int) -> int:
     """Rows of `tokens` tokens each that are planned to fit beside what is in memory now."""
-    config, size = model.config.get_text_config(), model.dtype.itemsize
-    # cache, a layer's activations, and logits of one position in 32 bits, with the sorted copy
-    row = tokens * (token_bytes(config, size) + 16 * config.hidden_size * size) + config.vocab_size * 24
-    return max(1, min(MOST_ROWS, int(SHARE * free_bytes(model.device)) // row))
+    row = row_bytes(model.config, model.dtype.itemsize, tokens)
+    return max(1, min(MOST_ROWS, int(SHARE * free_bytes(model)) // row))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
 from expertchat import chat
+from expertchat.engine.memory import (
+    block_bytes,
+    check_footprint,
+    large_blocks_returned,
+    row_bytes,
+    tensor_bytes,
+)
+from expertchat.engine.placement import Need
+from expertchat.engine.quantization import check_quantizable, quantization_config
 from expertchat.errors import UserError
 from expertchat.settings.models import Load
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def pick_dtype(load: Load, device: torch.device) -> torch.dtype:
@@ -25,62 +41,126 @@ def pick_dtype(load: Load, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def quantization_config(load: Load, dtype: torch.dtype):
-    """The bitsandbytes configuration that `load` asks for, None for none."""
-    if load.quantization == "none":
-        return None
-    from transformers import BitsAndBytesConfig
-
-    if load.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
+def default_device() -> torch.device:
+    """Where models lie in this process: on GPUs where there are some."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def check_quantizable(config, load: Load) -> None:
-    """Stops before the weights of fused experts are read, which would stay as large as they are.
+def check_attention(load: Load, dtype: torch.dtype, device: torch.device) -> None:
+    """Stops where the implementation of attention that `load` names can not run here."""
+    if load.attention != "flash_attention_2":
+        return
+    wanted = "load.attention flash_attention_2"
+    if device.type != "cuda" or torch.cuda.get_device_capability()[0] < 8:
+        raise UserError(f"{wanted} needs a GPU of compute capability 8.0 or more: set it to sdpa here")
+    if not is_flash_attn_2_available():
+        raise UserError(f"{wanted} needs the package flash-attn: install it, or set it to sdpa")
+    if dtype == torch.float32:
+        raise UserError(f"{wanted} does not compute in float32: set load.dtype to bfloat16 or float16")
 
-    bitsandbytes replaces linear layers; transformers holds a mixture's experts as 3-D parameters.
-    """
-    experts = getattr(config.get_text_config(), "num_local_experts", 0)
-    if load.quantization != "none" and experts:
-        raise UserError(
-            f"{config.name_or_path or config.model_type}: quantization {load.quantization} would leave "
-            f"its {experts} fused experts as they are; set load.quantization to none for this model"
+
+def make_skeleton(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **changes):
+    """The model in `folder` without its weights, on the meta device; `changes`: to its configuration."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, **changes)
+    with torch.device("meta"):
+        return auto_class.from_config(
+            config, dtype=pick_dtype(load, default_device()), trust_remote_code=False
         )
 
 
-def load_model(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **kwargs):
+def memory_need(
+    name: str, folder: Path, load: Load, rows: int, tokens: int, auto_class=AutoModelForCausalLM
+) -> Need:
+    """What the model `name` in `folder` needs to work on `rows` rows of `tokens` tokens at once."""
+    skeleton = make_skeleton(folder, load, auto_class)
+    working = rows * row_bytes(skeleton.config, skeleton.dtype.itemsize, tokens)
+    return Need(name, block_bytes(skeleton, load), working)
+
+
+def open_weights(folder: Path, stack: ExitStack) -> dict:
+    """Names to tensors that are read when they are sliced, from the safetensors of `folder`.
+
+    Reads, unlike mappings of the files, leave no more of them in memory than what is in use.
+    """
+    index = folder / INDEX
+    names = [SINGLE]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    weights = {}
+    for path in (folder / name for name in names):
+        if not path.is_file():
+            raise UserError(f"{path} is missing: weights are read from safetensors only")
+        file = stack.enter_context(safe_open(path, framework="pt", device="cpu", backend="pread"))
+        weights |= {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118, no mapping
+    return weights
+
+
+def device_map(skeleton, placement: Mapping[str, int] | None):
+    """Where transformers shall put the modules: as placed, else over all GPUs where there are some."""
+    if placement is None:
+        return "auto" if default_device().type == "cuda" else None
+    if len(set(placement.values())) == 1:
+        return {"": next(iter(placement.values()))}
+    tied = skeleton.all_tied_weights_keys.items()  # target name to source name, both of parameters
+    modules = {target.rpartition(".")[0]: source.rpartition(".")[0] for target, source in tied}
+    return dict(placement) | {t: placement[s] for t, s in modules.items() if s in placement}
+
+
+def load_model(
+    folder: Path | str,
+    load: Load,
+    auto_class=AutoModelForCausalLM,
+    placement: Mapping[str, int] | None = None,
+    **changes,
+):
     """A model from safetensors in `folder`, in eval mode, on the GPUs where there are some.
 
-    No code of the model's repository is run. Several GPUs share the layers.
+    `placement`: GPUs by module, from `placement.place`; without it several GPUs share the layers.
+    `changes`: to its configuration. No code of the model's repository is run. Weights are quantized one
+    by one as they are read. Raises UserError where they take other memory than planned.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = pick_dtype(load, device)
     disable_progress_bar()  # the stages have bars of their own
-    check_quantizable(AutoConfig.from_pretrained(folder, local_files_only=True), load)
-    if device.type == "cuda":
-        kwargs["device_map"] = "auto"
-    model = auto_class.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=None if load.attention == "auto" else load.attention,
-        quantization_config=quantization_config(load, dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        **kwargs,
-    )
+    folder = Path(folder)
+    dtype = pick_dtype(load, default_device())
+    check_attention(load, dtype, default_device())
+    skeleton = make_skeleton(folder, load, auto_class, **changes)
+    check_quantizable(skeleton, load, str(folder))
+    with ExitStack() as stack:
+        weights = open_weights(folder, stack)
+        stack.enter_context(large_blocks_returned())
+        logger = logging.getLogger("transformers.modeling_utils")  # it reports what we check below
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
+        model, report = type(skeleton).from_pretrained(
+            None,
+            config=AutoConfig.from_pretrained(folder, local_files_only=True, **changes),
+            state_dict=weights,
+            generation_config=generation_config(folder),
+            dtype=dtype,
+            attn_implementation=None if load.attention == "auto" else load.attention,
+            quantization_config=quantization_config(load, dtype),
+            device_map=device_map(skeleton, placement),
+            output_loading_info=True,
+        )
+    # a new head is drawn, all else has to be there
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("score."))
+    if missing:
+        raise UserError(f"{folder}: its files lack weights, {missing[0]} and {len(missing) - 1} more")
+    model.name_or_path = model.config.name_or_path = str(folder)
     for module in model.modules():
         # bitsandbytes' fast 4-bit path for such CPUs repacks weights in place at the first forward pass
         # without gradients, after which gradients are wrong without a word
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    check_footprint(model, sum(tensor_bytes(skeleton, load).values()), str(folder))
     return model.eval()
+
+
+def generation_config(folder: Path) -> GenerationConfig | None:
+    """The model's own generation settings, None where it has none."""
+    if not (folder / "generation_config.json").is_file():
+        return None
+    return GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
 def load_tokenizer(folder: Path, load: Load):

@@ -6,7 +6,7 @@ import gc
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +42,13 @@ def end_ids(model: PreTrainedModel, tokenizer) -> list[int]:
 class LocalEngine:
     """An `Engine` on the model in a folder."""
 
-    def __init__(self, folder: Path, load: Load, batch_size: int):
+    def __init__(
+        self, folder: Path, load: Load, batch_size: int, placement: Mapping[str, int] | None = None
+    ):
+        """`batch_size`: most rows at once; `placement`: a GPU for each module."""
         self.folder = folder
         self.tokenizer = load_tokenizer(folder, load)
-        self.model = load_model(folder, load)
+        self.model = load_model(folder, load, placement=placement)
         self.batches = Batches(batch_size)
         self.pad = self.tokenizer.pad_token_id
         self.ends = end_ids(self.model, self.tokenizer)
@@ -53,7 +56,14 @@ class LocalEngine:
         self.share = unshared is None
         if unshared:
             print(f"{folder}: each prompt is read anew, as {unshared}", file=sys.stderr)
-        self.sessions = Sessions(int(SESSION_SHARE * free_bytes(self.model.device)))
+        # suffixes side by side need a mask of four dimensions
+        attention = self.model.config.get_text_config()._attn_implementation
+        self.pack = self.share and attention != "flash_attention_2"
+        if self.share and not self.pack:
+            print(
+                f"{folder}: answers are asked by whole prompts, as {attention} is set", file=sys.stderr
+            )
+        self.sessions = Sessions(int(SESSION_SHARE * free_bytes(self.model)))
         self._adapters: dict[Path, str] = {}
         self._answers: dict[tuple, list[list[int]]] = {}
 
@@ -205,7 +215,7 @@ class LocalEngine:
     ) -> list[list[np.ndarray]]:
         """`answer_logprobs` on token ids."""
         found = [[np.full(len(p.answers), np.nan) for p in group] for group in groups]
-        if not self.share:
+        if not self.pack:
             self._score_whole(groups, found, on_batch)
             return found
         starts, lanes = prepare(groups)

@@ -97,14 +97,10 @@ def turn_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
 
 def flag_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
     """Share of turns that carry each flag, by stage of the loop and model."""
-    rows = [
-        [
-            name,
-            played,
-            *(percent(own["flags"].map(lambda f, flag=flag: flag in f).mean(), 1) for flag in FLAGS),
-        ]
-        for name, played, _, own in spoken(results, rounds)
-    ]
+    rows = []
+    for name, played, _, own in spoken(results, rounds):
+        carried = [own["flags"].map(lambda found, flag=flag: flag in found) for flag in FLAGS]
+        rows.append([name, played, *(percent(share.mean(), 1) for share in carried)])
     head = ["model", "", *(flag.replace("_", " ") for flag in FLAGS)]
     note = (
         "Share of turns with a flag, told from their texts alone. Persona break: speaks as an AI; role "

@@ -88,6 +88,8 @@ def _type_name(annotation: Any) -> str:
         return "whole number or null"
     if annotation == list[str] | str:
         return "list of texts, or text"
+    if typing.get_origin(annotation) is dict:
+        return "section of any keys"
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
 
 

@@ -101,7 +101,7 @@ def read_experiment(config: Mapping[str, Any], root: Path = Path(".")) -> Experi
 
 def _sentence(fault: Mapping[str, Any]) -> str:
     """One pydantic fault as "key: value; what is allowed"."""
-    tags = {"demo", "path", "hub", "folder", "list[str]", "str"}
+    tags = {"demo", "path", "hub", "folder", "server", "list[str]", "str"}
     place = [p for i, p in enumerate(fault["loc"]) if not (p in tags and _is_tag(fault["loc"], i))]
     key = ".".join(str(part) for part in place)
     if fault["type"] == "extra_forbidden":
@@ -155,6 +155,8 @@ def _cross_faults(experiment: Experiment, root: Path):
     yield from _talk_faults(experiment)
     if experiment.topics is not None:
         yield from _topic_faults(experiment.topics, root)
+    if experiment.rounds:
+        yield from _server_faults(experiment)
     yield from _missing_files(experiment, root)
     yield from _rating_faults(experiment, root)
     yield from _world_faults(experiment, root)
@@ -185,6 +187,23 @@ def _topic_faults(topics: Topics, root: Path):
         path = topics.embeddings.path
         if not list((root / path).glob(pattern)):
             yield f"topics.embeddings.path: {path}; no such encoder: it holds no {pattern}"
+
+
+def _server_faults(experiment: Experiment):
+    """Models that talk are tuned, and then answer with their adapters."""
+    for name in sorted(set(experiment.talkers) & set(experiment.models)):
+        model = experiment.models[name]
+        server = model.load.server
+        if model.source == "server":
+            yield (
+                f"pairs: {name!r} is behind a server (source: server), so it cannot be tuned: give it "
+                "weights (source: path or hub), or set rounds to 0"
+            )
+        elif server is not None and server.adapter_arguments is None:
+            yield (
+                f"models.{name}.load.server: without adapter_arguments its server cannot answer for the "
+                "tuned model; add them, or set rounds to 0"
+            )
 
 
 def _missing_files(experiment: Experiment, root: Path):

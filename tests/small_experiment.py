@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from expertchat.artifacts import artifact_path, write_manifest
-from expertchat.plan import make_plan
+from expertchat.plan import LISTED, make_plan
 from expertchat.rating_tables import ANCHOR_SCHEMA, RATING_SCHEMA, TEXT_SCHEMA, write_table
 from expertchat.records import without_nan, write_records
 from expertchat.reliability import measure
@@ -56,7 +56,7 @@ def write_experiment(store: Path, config: dict, said: str = "I cut the rope at n
         else [artifact_path(store, reference) for reference in found]
         for stage, found in inputs.items()
     }
-    return settings, {"check": None} | artifacts
+    return settings, {"check": None} | {stage: [] for stage in LISTED} | artifacts
 
 
 def topic_list() -> list[dict]:

@@ -228,3 +228,11 @@ def test_wording():
         "10.0 h",
     )
     assert (memory(5 * 2**20), memory(3 * 2**30)) == ("5 MiB", "3.0 GiB")
+
+
+def test_without_rounds_there_is_one_side_and_nothing_of_tuning(tmp_path):
+    html = page(tmp_path, rounds=0)
+    names = section_names(html)
+    assert {"dialogues", "ratings", "reliability", "mmlu"} <= set(names)
+    assert not {"rewards", "policies", "replies", "check"} & set(names)
+    assert "Nothing was tuned" in html and "Before:" not in html

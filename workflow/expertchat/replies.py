@@ -1,6 +1,6 @@
 """Stage replies: a model, base or tuned, replies to held-out contexts.
 
-The contexts come from the base pair's dialogues, the same for every adapter, so that replies differ
+The contexts come from the base models' dialogues, the same for every adapter, so that replies differ
 only by who wrote them.
 """
 

@@ -101,7 +101,7 @@ def rating_change(
 ) -> dict[str, Any]:
     """Rating that `name` got in held-out dialogues before and after the round, by the other.
 
-    Unusable ratings are left out and their share told. A change, in the round and from the base pair,
+    Unusable ratings are left out and their share told. A change, in the round and from the base models,
     pairs dialogues of one topic and seed. All intervals are bootstraps by topic.
     """
     got, found = {}, {}

@@ -22,52 +22,58 @@ Dialogue = Mapping[str, Any]
 
 
 def section(results: Results) -> Section:
-    """A table of turns, and dialogues before and after side by side."""
+    """Tables of turns and of their flags, and dialogues, before and after side by side."""
     rounds = [results.dialogues(number) for number in range(results.rounds + 1)]
-    before, after = (
-        {d["dialogue_id"]: d for d in ds if d["split"] == HELD_OUT} for ds in (rounds[0], rounds[-1])
-    )
-    common = [key for key in before if key in after]
+    shown = [0, results.rounds] if results.rounds else [0]
+    said = [
+        {d["dialogue_id"]: d for d in rounds[n] if d["split"] == HELD_OUT or not results.rounds}
+        for n in shown
+    ]
+    common = [key for key in said[0] if key in said[-1]]
     chosen = spread(common, SHOWN)
     others = [key for key in spread(common, SHOWN + FOLDED) if key not in chosen][:FOLDED]
-    scores = [dialogue_scores(results, 0), dialogue_scores(results, results.rounds)]
-    pairs = {key: comparison(results, (before[key], after[key]), scores) for key in [*chosen, *others]}
+    scores = [dialogue_scores(results, n) for n in shown]
+
+    def side_by_side(key: str) -> Comparison:
+        return comparison(results, [dialogues[key] for dialogues in said], scores)
+
+    kind = "held-out dialogues" if results.rounds else "dialogues"
     note = (
-        f"{len(chosen)} of {len(common):,} held-out dialogues, at even distances in the list and not "
-        "picked. Under each: the speakers' overall ratings by each other."
+        f"{len(chosen)} of {len(common):,} {kind}, at even distances in the list and not picked. "
+        "Under each: the speakers' overall ratings by each other."
     )
-    lead = (
-        "Both models speak on every topic, each told to convince the other that it is a human expert. "
-        "Before: the base pair. After: the pair with the last round's adapters, on the same topic."
-    )
+    lead = "Models speak on every topic, each told its role by the prompts. "
+    if results.rounds:
+        lead += "Before: the base models. After: with the last round's adapters, on the same topic."
     blocks = [turn_table(results, rounds), flag_table(results, rounds)]
-    blocks += [Comparisons([pairs[key] for key in chosen], note)]
+    blocks += [Comparisons([side_by_side(key) for key in chosen], note)]
     if others:
-        title = f"{len(others)} more held-out dialogues"
-        blocks.append(Fold(title, [Comparisons([pairs[key] for key in others])]))
+        folded = [Comparisons([side_by_side(key) for key in others])]
+        blocks.append(Fold(f"{len(others)} more {kind}", folded))
     return Section("dialogues", lead, blocks)
 
 
 def dialogue_scores(results: Results, number: int) -> dict[tuple[str, str], float]:
-    """Overall rating by (dialogue, rated model) after `number` rounds."""
+    """Overall rating by (dialogue, rated seat) after `number` rounds."""
     rows = overall(results.ratings(number, scope=DIALOGUE), results.settings["weights"])
-    return dict(zip(zip(rows["item_id"], rows["model"], strict=True), rows["overall"], strict=True))
+    return dict(zip(zip(rows["item_id"], rows["ratee"], strict=True), rows["overall"], strict=True))
 
 
-def comparison(results: Results, pair: tuple[Dialogue, Dialogue], scores) -> Comparison:
-    """One dialogue before and after."""
+def comparison(results: Results, dialogues: list[Dialogue], scores) -> Comparison:
+    """One dialogue before and after, or alone."""
+    titles = ("before", "after") if len(dialogues) > 1 else ("",)
     sides = []
-    for title, dialogue, rated in zip(("before", "after"), pair, scores, strict=True):
+    for title, dialogue, rated in zip(titles, dialogues, scores, strict=True):
         turns = [
             Turn(results.name(dialogue["models"][t["speaker"]]), t["text"], t["finish_reason"] == CUT)
             for t in dialogue["turns"]
         ]
         notes = [
-            f"{name} rated {number(rated.get((dialogue['dialogue_id'], name)))}"
-            for name in results.models
+            f"{seat} rated {number(rated.get((dialogue['dialogue_id'], seat)))}"
+            for seat in sorted(dialogue["speakers"])
         ]
         sides.append(Side(title, turns, notes))
-    return Comparison(pair[0]["topic"], pair[0]["subject"], sides)
+    return Comparison(dialogues[0]["topic"], dialogues[0]["subject"], sides)
 
 
 def turn_table(results: Results, rounds: list[list[Dialogue]]) -> Table:

@@ -20,7 +20,7 @@ from expertchat.report.plots import (
 )
 from expertchat.report.results import Results
 from expertchat.report.wording import counted, interval, number, percent
-from expertchat.summary import read_answers
+from expertchat.summary import read_answers, with_interval
 from expertchat.topics import HELD_OUT
 
 CHANCE = 0.25
@@ -29,6 +29,8 @@ CHANCE = 0.25
 def section(results: Results) -> Section:
     """Accuracy by subject before and after, and overall with intervals of the change."""
     asked = results.stage_settings("mmlu")
+    if not results.rounds:
+        return base_section(results, asked)
     row = results.last_rows[0]
     lead = (
         f"{counted(row['mmlu_all_questions'], 'question')} on "
@@ -44,6 +46,20 @@ def section(results: Results) -> Section:
     ]
     legend = [("dot-hollow", "before"), ("dot-full", "after"), ("line-dashed", "guessing")]
     return Section("mmlu", lead, [Figures(figures, legend), change_table(results)])
+
+
+def base_section(results: Results, asked) -> Section:
+    """Accuracy of models of which none is tuned."""
+    rows = []
+    for place, name in enumerate(results.models):
+        answers = read_answers(results.of_round("mmlu", 0)[place])
+        right = with_interval("right", answers["right"].to_numpy(float), answers["subject"])
+        bounds = interval(right["right_interval"], 1, 100)
+        rows.append([results.name(name), percent(right["right"], 1), bounds, f"{len(answers):,}"])
+    lead = f"{asked['shots']} solved ones before each question, {asked['formulation']} formulation."
+    note = "Intervals: 95 % bootstrap by subject."
+    table = Table(["model", "right", "interval, %", "questions"], rows, text_columns=1, note=note)
+    return Section("mmlu", lead, [table])
 
 
 def subject_accuracy(folder) -> pd.Series:

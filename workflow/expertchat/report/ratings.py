@@ -29,12 +29,15 @@ CONTEXTS_SHOWN = 2  # a model, of its best and worst candidate replies
 
 def section(results: Results) -> Section:
     """Histograms by category, means with intervals, and the best and worst candidate replies."""
-    before, after = (held_out(results, n) for n in (0, results.rounds))
+    tuned = results.rounds > 0
+    after = held_out(results, results.rounds)
+    before = held_out(results, 0) if tuned else after.iloc[:0]
     (worst, best), settings = results.scale, results.stage_settings("ratings")
     lead = (
         f"Each model rates the other from {worst} to {best} in a clean context. A "
         "rating is the expected score under the rater's probabilities. Shown: whole dialogues on "
-        f"{counted(before['topic_id'].nunique(), 'held-out topic')}, base pair and last round."
+        + counted(after["topic_id"].nunique(), "held-out topic" if tuned else "topic")
+        + (", base models and last round." if tuned else ".")
     )
     if settings["tuned_raters"] and results.rounds > 1:
         lead += " From round 2 on the raters have the last round's adapters: their scale may have moved."
@@ -47,13 +50,14 @@ def section(results: Results) -> Section:
         )
         for place, name in enumerate(results.models)
     ]
-    legend = [("bar-muted", "before"), ("bar-models", "after")]
-    blocks = [Figures(figures, legend), category_table(results, before, after), usable_table(results)]
+    legend = [("bar-muted", "before"), ("bar-models", "after")] if tuned else []
+    table = category_table(results, before, after) if tuned else category_means(results, after)
+    blocks = [Figures(figures, legend), table, usable_table(results)]
     samples = candidate_samples(results)
     if samples:
         note = (
             "The highest and the lowest rated of the candidate replies to one held-out context of the "
-            "base pair; the contexts are taken at even distances."
+            "base models; the contexts are taken at even distances."
         )
         blocks.append(Fold("Best and worst rated candidate replies", [Comparisons(samples, note)]))
     return Section("ratings", lead, blocks)
@@ -61,8 +65,9 @@ def section(results: Results) -> Section:
 
 def held_out(results: Results, number: int) -> pd.DataFrame:
     """Usable ratings of whole dialogues on held-out topics {item_id, topic_id, ratee, model, category,
-    score}, means over raters, orders and repeats."""
-    table = results.ratings(number, scope=DIALOGUE, split=HELD_OUT)
+    score}, means over raters, orders and repeats; on all topics where nothing is tuned."""
+    splits = {"split": HELD_OUT} if results.rounds else {}
+    table = results.ratings(number, scope=DIALOGUE, **splits)
     keys = ["item_id", "topic_id", "ratee", "model", "category"]
     usable = table[table["usable"]].groupby(keys, sort=False, observed=True)
     return usable["score"].mean().reset_index().astype(dict.fromkeys(keys, str))
@@ -118,6 +123,19 @@ def category_table(results: Results, before: pd.DataFrame, after: pd.DataFrame) 
     return Table(head, rows, text_columns=2, note=note)
 
 
+def category_means(results: Results, ratings: pd.DataFrame) -> Table:
+    """Mean rating by category and model, with an interval."""
+    rows = []
+    for name in results.models:
+        for category in results.settings["weights"]:
+            own = ratings[(ratings["model"] == name) & (ratings["category"] == category)]
+            mean = with_interval("mean", own["score"].to_numpy(), own["topic_id"])
+            bounds = interval(mean["mean_interval"])
+            rows.append([results.name(name), category, number(mean["mean"]), bounds, len(own)])
+    note = "Whole dialogues; intervals: 95 % bootstrap by topic."
+    return Table(["model", "category", "mean", "interval", "ratings"], rows, text_columns=2, note=note)
+
+
 def usable_table(results: Results) -> Table:
     """How sure the raters were, and how many ratings could not be used."""
     rows = []
@@ -126,7 +144,7 @@ def usable_table(results: Results) -> Table:
             rows.append(
                 [
                     results.name(rater),
-                    "base pair" if played == 0 else f"after round {played}",
+                    "base" if played == 0 else f"after round {played}",
                     f"{len(table):,}",
                     percent(1 - table["usable"].mean(), 1),
                     percent(table["valid_mass"].mean(), 1),

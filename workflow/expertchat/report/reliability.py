@@ -28,7 +28,7 @@ def section(results: Results) -> Section:
         "Intervals: 95 % bootstrap by topic. A dash: not measured in this run, for the reason below."
     )
     figures = [
-        Figure(injection_plot(first), "Injection effect, base pair", INJECTION_NOTE),
+        Figure(injection_plot(first), "Injection effect, base models", INJECTION_NOTE),
         *(
             Figure(histogram_plot(results, first, rater), f"Scores by {rater}, whole dialogues")
             for rater in raters_of(first)
@@ -37,7 +37,7 @@ def section(results: Results) -> Section:
     blocks: list = [Figures(figures), agreement_table(results, places)]
     blocks += [bias_table(results, places), rater_table(results, places)]
     details = [category_table(first), order_table(results, first), kind_table(results, first)]
-    return Section("reliability", lead, [*blocks, Fold("By category and kind, base pair", details)])
+    return Section("reliability", lead, [*blocks, Fold("By category and kind, base models", details)])
 
 
 INJECTION_NOTE = (
@@ -47,10 +47,10 @@ INJECTION_NOTE = (
 
 
 def rounds(results: Results) -> list[tuple[str, Row]]:
-    """(name, figures) of each place in the loop, the base pair first."""
+    """(name, figures) of each place in the loop, the base models first."""
     return [
         (
-            "base pair" if number == 0 else f"after round {number}",
+            "base models" if number == 0 else f"after round {number}",
             json.loads((folder / "reliability.json").read_text(encoding="utf-8")),
         )
         for number, folder in enumerate(results.artifacts["reliability"])

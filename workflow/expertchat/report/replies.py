@@ -22,7 +22,7 @@ def section(results: Results) -> Section:
     ]
     contexts = sum(table["context_id"].nunique() for table in tables[0])
     lead = (
-        f"To {counted(contexts, 'held-out context')} of the base pair's dialogues their speaker replies "
+        f"To {counted(contexts, 'held-out context')} of the base models' dialogues the speaker replies "
         "anew, as base model and with each round's adapter, so that replies differ only by who wrote "
         "them. Variety shows whether tuning narrowed the model to few phrases."
     )

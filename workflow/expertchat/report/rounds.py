@@ -40,7 +40,7 @@ def points_of(rows: list[dict[str, Any]], key: str) -> list[Point]:
 
 
 def rating_points(rows: list[dict[str, Any]]) -> list[Point]:
-    """The rating of the base pair, then after each round."""
+    """The rating of the base models, then after each round."""
     first = (0, rows[0]["rating_before"], rows[0]["rating_before_interval"])
     return [first, *points_of(rows, "rating_after")] if "rating_after" in rows[0] else [first]
 

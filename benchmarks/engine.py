@@ -10,6 +10,7 @@ cache, on the same threads.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -21,6 +22,7 @@ import torch
 from expertchat import chat
 from expertchat.demo.world import build_world, halves
 from expertchat.dialogues import begin_dialogues, context_messages, contexts_of, hold_dialogues
+from expertchat.engine import Source, open_engine, open_engines
 from expertchat.engine.generation import padded, position_ids
 from expertchat.engine.interface import Question
 from expertchat.engine.local import LocalEngine
@@ -43,25 +45,33 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=64)
     parser.add_argument("--alone", type=int, default=6, help="dialogues held one at a time")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     texts = read_prompts(PROMPTS)
     folders = arguments.models or build(texts)
-    engines = {f"model-{i}": LocalEngine(folder, Load(), 128) for i, folder in enumerate(folders, 1)}
+    sources = [Source(f"model-{i}", folder, Load(), 128) for i, folder in enumerate(folders, 1)]
+    engines = {source.name: open_engine(source) for source in sources}
+    os.environ["OMP_NUM_THREADS"] = "2"
+    apart, _ = open_engines(sources)  # a process and a thread for each
+    number, repeats = arguments.dialogues, arguments.repeats
     rows = [
-        talking(engines, texts, 8, arguments.dialogues, arguments.alone, arguments.repeats, alone=True),
-        talking(engines, texts, 12, arguments.dialogues, arguments.dialogues, arguments.repeats),
-        rating(engines, texts, arguments.dialogues, arguments.repeats),
+        talking(apart, engines, texts, 8, number, arguments.alone, repeats),
+        talking(engines, engines, texts, 8, number, arguments.alone, repeats),
+        talking(engines, engines, texts, 12, number, None, repeats),
+        rating(engines, texts, number, repeats, PROMPTS / "rating.jinja"),
+        rating(engines, texts, number, repeats, ROOT / "config/prompts/rating.jinja"),
     ]
+    for engine in apart.values():
+        engine.close()
     body = markdown_table(
         ["what", "engine", "baseline", "ratio, median of runs", "lowest to highest"],
         [[str(cell) for cell in row] for row in rows],
     )
     body += (
-        f"\n\n{arguments.dialogues} dialogues, {arguments.threads} threads, {arguments.repeats} runs of "
-        f"each side in turn; one at a time: {arguments.alone} dialogues. Demo models of "
+        f"\n\n{number} dialogues, {repeats} runs of each side in turn; one at a time: {arguments.alone} "
+        f"dialogues. One process has {arguments.threads} thread(s); two have one each. Demo models of "
         + " and ".join(f"{count(engine):,} parameters" for engine in engines.values())
         + "."
     )
@@ -106,32 +116,39 @@ def compare(ours: Callable[[], float], theirs: Callable[[], float], repeats: int
     return [*(f"{m:,.0f} a second" for m in medians), f"{statistics.median(ratios):.1f}", spread]
 
 
-def talking(engines, texts, turns: int, number: int, baseline: int, repeats: int, alone=False) -> list:
-    """Tokens a second of whole dialogues: the engine's against plain generate's."""
+def talking(ours_by, theirs_by, texts, turns: int, number: int, alone: int | None, repeats: int) -> list:
+    """Tokens a second of whole dialogues: the engines' against plain generate's.
+
+    `alone`: dialogues that the baseline holds one at a time; None: it holds all in the same batches.
+    """
     settings = Dialogues(
         turns=turns, seeds_per_topic=1, candidate_turns=[], decoding=Decoding(max_new_tokens=64)
     )
 
     def ours() -> float:
-        for engine in engines.values():
-            engine.sessions.clear()
+        for engine in ours_by.values():
+            engine.use(None)  # forgets what it has read
         with tempfile.TemporaryDirectory() as folder:
-            begun = begin_dialogues(topics(number), list(engines), settings)
+            begun = begin_dialogues(topics(number), list(ours_by), settings)
             began = time.perf_counter()
-            hold_dialogues(engines, begun, settings, texts, 0, Path(folder), Path(folder))
+            both = ours_by is not theirs_by
+            place = Path(folder)
+            hold_dialogues(ours_by, begun, settings, texts, 0, place, place, side_by_side=both)
             seconds = time.perf_counter() - began
             found = read_records(Path(folder) / "dialogues.jsonl")
         return sum(turn["tokens"] + 1 for d in found for turn in d["turns"]) / seconds
 
     def theirs() -> float:
-        begun = begin_dialogues(topics(number), list(engines), settings)[:baseline]
+        begun = begin_dialogues(topics(number), list(theirs_by), settings)[:alone]
         began = time.perf_counter()
         parts = [[d] for d in begun] if alone else [begun]
-        tokens = sum(plain_dialogues(engines, part, settings, texts) for part in parts)
+        tokens = sum(plain_dialogues(theirs_by, part, settings, texts) for part in parts)
         return tokens / (time.perf_counter() - began)
 
+    processes = "one process" if ours_by is theirs_by else "two processes"
     name = "one dialogue at a time" if alone else "the same batches, no cache kept between turns"
-    return [f"tokens of dialogues of {turns} turns; baseline: {name}", *compare(ours, theirs, repeats)]
+    what = f"tokens of dialogues of {turns} turns, {processes}; baseline: {name}"
+    return [what, *compare(ours, theirs, repeats)]
 
 
 def plain_dialogues(engines, dialogues, settings: Dialogues, texts) -> int:
@@ -168,7 +185,7 @@ def plain_dialogues(engines, dialogues, settings: Dialogues, texts) -> int:
     return made
 
 
-def rating(engines, texts, number: int, repeats: int) -> list:
+def rating(engines, texts, number: int, repeats: int, prompt: Path) -> list:
     """Ratings a second: six categories of one dialogue together, against six prompts of their own."""
     engine = next(iter(engines.values()))
     settings = Dialogues(turns=8, seeds_per_topic=1, candidate_turns=[])
@@ -176,7 +193,7 @@ def rating(engines, texts, number: int, repeats: int) -> list:
         begun = begin_dialogues(topics(number), list(engines), settings)
         hold_dialogues(engines, begun, settings, texts, 0, Path(folder), Path(folder))
         dialogues = read_records(Path(folder) / "dialogues.jsonl")
-    template = (ROOT / "config/prompts/rating.jinja").read_text(encoding="utf-8")
+    template = prompt.read_text(encoding="utf-8")
     groups = [rating_questions(dialogue, template) for dialogue in dialogues]
     ours_found: list = []
     theirs_found: list = []
@@ -191,7 +208,11 @@ def rating(engines, texts, number: int, repeats: int) -> list:
         theirs_found[:] = [plain_ratings(engine, group) for group in zip(*groups, strict=True)]
         return number * len(CATEGORIES) / (time.perf_counter() - began)
 
-    row = ["ratings in 6 categories; baseline: 6 separate prompts", *compare(ours, theirs, repeats)]
+    which = "demo's" if prompt.parent == PROMPTS else "default"
+    row = [
+        f"ratings in 6 categories, {which} prompt; baseline: 6 separate prompts",
+        *compare(ours, theirs, repeats),
+    ]
     off = max(
         float(np.abs(a - b).max())
         for i, group in enumerate(ours_found)

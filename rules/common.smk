@@ -35,6 +35,13 @@ def inputs_of(stage):
     return manifests
 
 
+def threads_of(stage):
+    """The threads of a job that runs several models: each works on its own."""
+    return lambda wildcards: experiment.threads * max(
+        1, len(plan.recipe(stage, wildcards.id).settings.get("load", {}))
+    )
+
+
 def script_of(stage):
     """The stage's program, run by the Python that runs snakemake."""
     return [sys.executable, f"{ROOT}/workflow/scripts/{stage}.py"]

@@ -10,7 +10,7 @@ rule make_dialogues:
         "logs/dialogues/{id}.log",
     benchmark:
         "logs/dialogues/{id}.tsv"
-    threads: experiment.threads
+    threads: threads_of("dialogues")
     params:
         script=script_of("dialogues"),
         recipe=recipe_of("dialogues"),

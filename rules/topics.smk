@@ -10,7 +10,7 @@ rule make_topics:
         "logs/topics/{id}.log",
     benchmark:
         "logs/topics/{id}.tsv"
-    threads: experiment.threads
+    threads: threads_of("topics")
     params:
         script=script_of("topics"),
         recipe=recipe_of("topics"),

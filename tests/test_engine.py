@@ -5,7 +5,6 @@ import pytest
 import torch
 from conftest import save_random_model
 from expertchat import chat
-from expertchat.engine import Source, open_engines
 from expertchat.engine.batches import Batches
 from expertchat.engine.interface import Question, Request
 from expertchat.engine.local import LocalEngine
@@ -209,14 +208,6 @@ def test_what_is_longer_than_the_model_takes_is_refused(tokenizer, tmp_path):
         engine.generate([Request([said("bread")], 0)], Decoding(max_new_tokens=64))
     with pytest.raises(UserError, match="takes 64"):
         engine.answer_logprobs([[Question("bread " * 100, [" A", " B"])]])
-
-
-def test_a_pair_of_engines_tells_whether_both_can_work_at_once(llama_folder):
-    sources = [Source(name, llama_folder, Load(), 4) for name in "ab"]
-    engines, apart = open_engines(sources)
-    assert list(engines) == ["a", "b"] and not apart  # they share the processor
-    alone, apart = open_engines(sources[:1])
-    assert apart and alone["a"].generate(requests(), GREEDY) == engines["b"].generate(requests(), GREEDY)
 
 
 def test_whole_prompts_give_the_same_probabilities(engine, monkeypatch):

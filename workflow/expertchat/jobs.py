@@ -10,7 +10,6 @@ import argparse
 import fcntl
 import importlib.metadata
 import json
-import logging
 import os
 import platform
 import resource
@@ -19,7 +18,6 @@ import signal
 import socket
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +34,7 @@ from expertchat.artifacts import (
 )
 from expertchat.errors import UserError
 from expertchat.fingerprints import code_fingerprint, outside_sample
+from expertchat.quiet import quieten
 from expertchat.recipes import Recipe
 from expertchat.settings.models import Load
 
@@ -203,16 +202,6 @@ def facts(started: float) -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES if name in sys.modules},
     }
-
-
-def quieten() -> None:
-    """Keeps libraries' notices that no user can act on out of the logs."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore", FutureWarning)
-    warnings.simplefilter("ignore", DeprecationWarning)
 
 
 def _raise_terminated(*_: object) -> None:

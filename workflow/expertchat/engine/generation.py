@@ -47,8 +47,12 @@ def forward(model, ids: Tensor, mask: Tensor, cache, **kwargs):
 
     `mask` [rows, slots] covers the cache's slots and the new ones.
     """
-    taken = _taken(type(model.get_base_model() if hasattr(model, "get_base_model") else model))
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    taken = _taken(type(base))
     kwargs["position_ids"] = position_ids(mask)[:, -ids.shape[1] :]
+    attention = base.config.get_text_config()._attn_implementation
+    if ids.shape[1] == 1 and attention == "sdpa" and isinstance(cache, KVCache):
+        mask = mask.bool()[:, None, None, :]  # what transformers would work out from it, at each token
     return model(
         input_ids=ids,
         attention_mask=mask,

@@ -1,0 +1,98 @@
+"""Engines in processes of their own answer as those in this one do, and end with it."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from expertchat.engine import Source, arrange, open_engine, open_engines
+from expertchat.engine.interface import Question, Request
+from expertchat.engine.process import ProcessEngine
+from expertchat.errors import UserError
+from expertchat.settings.decoding import Decoding
+from expertchat.settings.models import Load
+
+REQUESTS = [Request([{"role": "user", "content": text}], i) for i, text in enumerate(["bread", "rye"])]
+QUESTIONS = [[Question("Topic: bread", [" A", " B"])], [Question("Rate", [" A", " B"])]]
+DECODING = Decoding(max_new_tokens=6)
+
+
+@pytest.fixture
+def pair(llama_folder, monkeypatch):
+    """Two engines, each in a process of its own."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    engines, apart = open_engines([Source(name, llama_folder, Load(), 4) for name in "ab"])
+    assert apart and all(isinstance(engine, ProcessEngine) for engine in engines.values())
+    yield engines
+    for engine in engines.values():
+        engine.close()
+
+
+def test_they_answer_as_an_engine_here_does_and_tell_how_far_they_are(pair, llama_folder):
+    here = open_engine(Source("here", llama_folder, Load(), 4))
+    batches, groups = [], []
+    for engine in pair.values():
+        found = engine.generate(REQUESTS, DECODING, lambda *done: batches.append(done))
+        assert found == here.generate(REQUESTS, DECODING)
+        logprobs = engine.answer_logprobs(QUESTIONS, groups.append)
+        for ours, theirs in zip(logprobs, here.answer_logprobs(QUESTIONS), strict=True):
+            assert ours[0].tolist() == pytest.approx(theirs[0].tolist(), abs=1e-6)
+    assert [replies for replies, _, _ in batches] == [2, 2] and sum(groups) == 4
+
+
+def test_errors_of_the_engine_are_errors_here(pair):
+    long = [Request([{"role": "user", "content": "bread " * 5000}], 0)]
+    with pytest.raises(UserError, match="the model takes"):
+        pair["a"].generate(long, DECODING)
+    assert pair["a"].generate(REQUESTS, DECODING)  # and it goes on
+
+
+def test_a_process_that_dies_is_told_in_one_sentence(pair):
+    pair["a"].use(None)
+    pair["a"]._process.kill()
+    with pytest.raises(UserError, match="process of a ended with exit code -9"):
+        pair["a"].generate(REQUESTS, DECODING)
+
+
+def test_a_model_that_cannot_be_opened_says_why(tmp_path):
+    engine = ProcessEngine(Source("a", tmp_path / "nowhere", Load(), 4), None, 1)
+    with pytest.raises(Exception, match="nowhere"):
+        engine.generate(REQUESTS, DECODING)
+    engine.close()
+
+
+def test_with_a_thread_for_both_they_share_this_process(llama_folder, monkeypatch):
+    sources = [Source(name, llama_folder, Load(), 4) for name in "ab"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    engines, apart = open_engines(sources)
+    assert not apart and not any(isinstance(engine, ProcessEngine) for engine in engines.values())
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert arrange(sources) == ({}, 2, True)
+
+
+def test_no_process_outlives_one_that_is_killed(llama_folder):
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from expertchat.engine import Source\n"
+        "from expertchat.engine.process import ProcessEngine\n"
+        "from expertchat.settings.models import Load\n"
+        "if __name__ == '__main__':\n"
+        "    engine = ProcessEngine(Source('a', Path(sys.argv[1]), Load(), 4), None, 1)\n"
+        "    engine.use(None)\n"
+        "    print(engine._process.pid, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    killed = subprocess.Popen(
+        [sys.executable, "-c", program, str(llama_folder)], stdout=subprocess.PIPE, text=True
+    )
+    child = int(killed.stdout.readline())
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    end = time.time() + 20
+    commands = Path(f"/proc/{child}/cmdline")
+    while commands.exists() and commands.read_bytes():
+        assert time.time() < end, "the engine's process goes on"
+        time.sleep(0.1)

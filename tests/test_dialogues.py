@@ -102,11 +102,11 @@ def test_shards_and_threads_give_the_same_dialogues(engines, tmp_path):
     whole = hold(engines, tmp_path / "whole")
     begun = begin_dialogues(TOPICS, "ab", SETTINGS)
     dialogues, candidates = [], []
-    for shard in range(4):
+    for shard in range(16):  # more than there are dialogues
         out, checkpoints = tmp_path / f"{shard}/out", tmp_path / f"{shard}/checkpoints"
         out.mkdir(parents=True)
         checkpoints.mkdir()
-        part = begun[shard::4]
+        part = begun[shard::16]
         hold_dialogues(engines, part, SETTINGS, TEXTS, 0, checkpoints, out, side_by_side=shard % 2 > 0)
         dialogues += read_records(out / DIALOGUES)
         candidates += read_records(out / CANDIDATES)

@@ -23,6 +23,7 @@ NEUTRAL = frozenset(
 )
 
 
+@cache  # many stages share most files
 def essential_source(source: str) -> str:
     """`source` without comments, docstrings (any bare string) and blank lines."""
     lines = [line.encode() for line in source.splitlines()]
@@ -54,19 +55,25 @@ def _module_file(name: str) -> Path | None:
     return path / "__init__.py" if (path / "__init__.py").is_file() else None
 
 
-def _imported_files(path: Path) -> set[Path]:
-    """Files of this package that the file at `path` imports, anywhere in it."""
+@cache
+def _imported_names(source: str) -> frozenset[str]:
+    """What `source` imports, anywhere in it, as dotted names."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level:
-            raise ValueError(f"{path}: relative imports are not followed; name the package")
+            raise ValueError("relative imports are not followed; name the package")
+    return frozenset(names)
+
+
+def _imported_files(path: Path) -> set[Path]:
+    """Files of this package that the file at `path` imports, anywhere in it."""
     files = set()
-    for name in names:
+    for name in _imported_names(path.read_text(encoding="utf-8")):
         if name.split(".")[0] == PACKAGE.name:
             parts = name.split(".")
             for length in range(1, len(parts) + 1):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from expertchat.rating_items import DIALOGUE, SELF
-from expertchat.report.blocks import Figure, Figures, Fold, Section, Table
+from expertchat.report.blocks import Figure, Figures, Fold, Section, Table, Text
 from expertchat.report.plots import INK, MARKERS, MODELS, MUTED, plot, reference_line, rows_axis
 from expertchat.report.results import Results
 from expertchat.report.wording import interval, number, percent
@@ -25,7 +25,7 @@ def section(results: Results) -> Section:
     lead = (
         "How far the ratings can be trusted. A rating is only the rater's opinion: two raters should "
         "agree on it, one rater should repeat it, and nothing but what was said should move it. "
-        "Intervals: 95 % bootstrap by topic. A dash: not measured in this run, for the reason below."
+        "Intervals: 95 % bootstrap by topic."
     )
     figures = [
         Figure(injection_plot(first), "Injection effect, base models", INJECTION_NOTE),
@@ -34,10 +34,11 @@ def section(results: Results) -> Section:
             for rater in raters_of(first)
         ),
     ]
-    blocks: list = [Figures(figures), agreement_table(results, places)]
-    blocks += [bias_table(results, places), rater_table(results, places)]
+    tables = [agreement_table(results, places), bias_table(results, places)]
+    tables.append(rater_table(results, places))
     details = [category_table(first), order_table(results, first), kind_table(results, first)]
-    return Section("reliability", lead, [*blocks, Fold("By category and kind, base models", details)])
+    fold = Fold("By category and kind, base models", [*map(table_or_text, details)])
+    return Section("reliability", lead, [Figures(figures), *map(table_or_text, tables), fold])
 
 
 INJECTION_NOTE = (
@@ -81,10 +82,18 @@ def cells(figure: Row, digits: int = 2, sign: bool = False) -> list[str]:
     ]
 
 
-def reasons(figures: Iterable[Row]) -> str:
-    """Why some of the figures are not there, each reason once."""
-    found = dict.fromkeys(f["reason"] for f in figures if f["reason"])
-    return " ".join(f"Not there: {reason}." for reason in found)
+def reasons(figures: Iterable[tuple[str, Row]]) -> str:
+    """What was not measured, by name, and why: each reason once."""
+    found: dict[str, dict[str, None]] = {}
+    for name, figure in figures:
+        if figure["value"] is None and figure["reason"]:
+            found.setdefault(figure["reason"], {})[name] = None
+    return " ".join(f"Not measured: {', '.join(names)} ({reason})." for reason, names in found.items())
+
+
+def table_or_text(table: Table) -> Table | Text:
+    """The table, or its note alone where nothing in it was measured."""
+    return table if table.rows else Text(table.note)
 
 
 def injection_plot(found: Row):
@@ -137,12 +146,14 @@ def agreement_table(results: Results, places: Sequence[tuple[str, Row]]) -> Tabl
         for row in between:
             who = "all raters" if row["raters"] == "all" else "raters of others"
             who += ", standardised" if row["values"] == "standard" else ""
-            rows.append([who, row["scope"], place, row["k"], *pair_cells(row)])
-            figures += [row["alpha"], row["icc"]]
+            if any(row[key]["value"] is not None for key in ("alpha", "icc")):
+                rows.append([who, row["scope"], place, row["k"], *pair_cells(row)])
+            figures += [(f"agreement of {who}", row[key]) for key in ("alpha", "icc")]
         for row in (r for r in found["within_rater"] if r["category"] == OVERALL):
             who = f"{row['rater']} with itself"
-            rows.append([who, row["scope"], place, row["presentations"], *pair_cells(row)])
-            figures += [row["alpha"], row["icc"]]
+            if any(row[key]["value"] is not None for key in ("alpha", "icc")):
+                rows.append([who, row["scope"], place, row["presentations"], *pair_cells(row)])
+            figures += [("agreement of a rater with itself", row[key]) for key in ("alpha", "icc")]
     head = ["agreement of", "on", "dialogues of", "k", "alpha", "interval", "items"]
     note = (
         "Krippendorff's alpha for interval data, 1 is perfect and 0 is chance, and ICC(2,k), the "
@@ -164,17 +175,14 @@ def bias_table(results: Results, places: Sequence[tuple[str, Row]]) -> Table:
     rows, figures = [], []
     for place, found in places:
         for bias, row, figure in biases(found):
-            rows.append(
-                [
-                    model_cell(results, row["rater"]),
-                    bias,
-                    row.get("scope", "all"),
-                    place,
-                    *cells(figure, sign=True),
-                ]
-            )
-            figures.append(figure)
+            figures.append((bias, place, figure))
+            if figure["value"] is None:
+                continue
+            who = [model_cell(results, row["rater"]), bias, row.get("scope", "all"), place]
+            rows.append([*who, *cells(figure, sign=True)])
     head = ["rater", "points of rating", "on", "dialogues of", "effect", "interval", "items"]
+    measured = {bias for bias, _, figure in figures if figure["value"] is not None}
+    named = ((f"{bias}, {place}" if bias in measured else bias, f) for bias, place, f in figures)
     together = any(r["together"] for _, found in places for r in found["self_preference"])
     note = (
         "Self-preference: how much higher than other raters a model rates its own words, less how much "
@@ -186,7 +194,7 @@ def bias_table(results: Results, places: Sequence[tuple[str, Row]]) -> Table:
         )
         + "Length and unfamiliarity: slopes within topics; familiar words have few bits a byte. "
     )
-    return Table(head, rows, text_columns=4, note=note + reasons(figures))
+    return Table(head, rows, text_columns=4, note=note + reasons(named))
 
 
 def biases(found: Row) -> Iterable[tuple[str, Row, Row]]:
@@ -235,9 +243,11 @@ def category_table(found: Row) -> Table:
     ]
     within = [(r, f"{r['rater']} with itself") for r in found["within_rater"]]
     for row, who in [*between, *within]:
-        if row["category"] != OVERALL:
+        if row["category"] == OVERALL:
+            continue
+        if any(row[key]["value"] is not None for key in ("alpha", "icc")):
             rows.append([who, row["scope"], row["category"], *pair_cells(row)])
-            figures += [row["alpha"], row["icc"]]
+        figures += [("agreement by category", row[key]) for key in ("alpha", "icc")]
     head = ["agreement of", "on", "category", "alpha", "interval", "items"]
     head += ["ICC(2,k)", "interval", "items"]
     return Table(head, rows, text_columns=3, note=reasons(figures))
@@ -245,7 +255,7 @@ def category_table(found: Row) -> Table:
 
 def order_table(results: Results, found: Row) -> Table:
     """What swapping the labels A and B does, by rater and category."""
-    changes = [row["change"] for row in found["order"]]
+    changes = [("labels swapped", row["change"]) for row in found["order"]]
     rows = [
         [
             model_cell(results, row["rater"]),
@@ -256,6 +266,7 @@ def order_table(results: Results, found: Row) -> Table:
             number(row["spearman"]),
         ]
         for row in found["order"]
+        if row["change"]["value"] is not None
     ]
     head = ["rater", "on", "category", "labels swapped", "interval", "items", "mean size", "Spearman"]
     note = "Second order less first; Spearman's correlation of both orders. "
@@ -272,6 +283,9 @@ def kind_table(results: Results, found: Row) -> Table:
             f"{row['unusable']:,}",
         ]
         for row in found["injection"]
+        if row["value"] is not None
     ]
     head = ["rater", "kind of canary", "effect", "interval", "copies", "unusable"]
-    return Table(head, rows, text_columns=2, note=reasons(found["injection"]))
+    return Table(
+        head, rows, text_columns=2, note=reasons((row["kind"], row) for row in found["injection"])
+    )

@@ -107,9 +107,9 @@ class Job:
 
     def engine(self, model: str, folder: Path, policy: Path | None = None):
         """An engine on the model's artifact, with the adapter of a policy's artifact."""
-        from expertchat.engine import open_engine
+        from expertchat.engine import open_copies
 
-        return open_engine(self.source(model, folder, policy))
+        return open_copies(self.source(model, folder, policy))
 
     def engines(self, models: list[str], folders: list[Path], policies: list[Path] = ()):
         """(engines by model name, in order; whether they can work at the same time).

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expertchat.engine.interface import Engine
+from expertchat.errors import UserError
 from expertchat.settings.models import Load
 
 WORKING_ROWS, WORKING_TOKENS = 4, 2048  # that a placement must leave room for
@@ -71,13 +72,56 @@ def open_engines(sources: Sequence[Source]) -> tuple[dict[str, Engine], bool]:
     return engines, True
 
 
+def open_copies(source: Source) -> Engine:
+    """An engine on one model that uses all GPUs: as many copies as fit, each on GPUs of its own.
+
+    Without several GPUs, or behind a server, it is what `open_engine` gives.
+    """
+    import torch
+
+    if source.load.server is not None or torch.cuda.device_count() < 2:
+        return open_engine(source)
+    with _looking_at_gpus() as pool:
+        placements = pool.submit(place_copies, source).result()
+    if len(placements) == 1:
+        return open_engine(source, placements[0])
+    from expertchat.engine.process import ProcessEngine
+    from expertchat.engine.replicas import Replicas
+
+    return Replicas([ProcessEngine(source, devices, None) for devices in placements])
+
+
+def _looking_at_gpus() -> ProcessPoolExecutor:
+    """A process for looking at GPUs, which takes some of their memory until the process ends."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+def place_copies(source: Source, free: Sequence[int] | None = None) -> list[Mapping[str, int]]:
+    """A GPU for each module, for each of as many copies as fit side by side.
+
+    `free`: bytes on each GPU, None to look. Raises UserError where not even one fits.
+    """
+    from expertchat.engine.loading import memory_need
+    from expertchat.engine.placement import gpu_free_bytes, place
+
+    free = gpu_free_bytes() if free is None else free
+    need = memory_need(source.name, source.folder, source.load, WORKING_ROWS, WORKING_TOKENS)
+    for copies in range(len(free), 1, -1):
+        try:
+            placement = place([need] * copies, free)
+        except UserError:
+            continue
+        if placement.side_by_side:
+            return list(placement.devices)
+    return list(place([need], free).devices)
+
+
 def arrange(sources: Sequence[Source]) -> tuple[dict[str, Mapping[str, int]], int | None, bool]:
     """(a GPU for each module by model, threads for each model, whether no device is shared)."""
     import torch
 
     if torch.cuda.is_available():
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            # elsewhere, as looking at a GPU takes some of its memory until the process ends
+        with _looking_at_gpus() as pool:
             devices, apart = pool.submit(place_on_gpus, sources).result()
             return devices, None, apart
     available = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))

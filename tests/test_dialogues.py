@@ -10,6 +10,7 @@ from expertchat.dialogues import (
     context_messages,
     contexts_of,
     hold_dialogues,
+    shard_of,
 )
 from expertchat.engine.local import LocalEngine
 from expertchat.records import read_records
@@ -106,7 +107,7 @@ def test_shards_and_threads_give_the_same_dialogues(engines, tmp_path):
         out, checkpoints = tmp_path / f"{shard}/out", tmp_path / f"{shard}/checkpoints"
         out.mkdir(parents=True)
         checkpoints.mkdir()
-        part = begun[shard::16]
+        part = shard_of(begun, shard, 16)
         hold_dialogues(engines, part, SETTINGS, TEXTS, 0, checkpoints, out, side_by_side=shard % 2 > 0)
         dialogues += read_records(out / DIALOGUES)
         candidates += read_records(out / CANDIDATES)
@@ -114,6 +115,15 @@ def test_shards_and_threads_give_the_same_dialogues(engines, tmp_path):
         (dialogues, candidates), whole, ("dialogue_id", "candidate_id"), strict=True
     ):
         assert sorted(ours, key=lambda r: r[key]) == sorted(theirs, key=lambda r: r[key])
+
+
+def test_shards_are_whole_and_both_models_open_in_each():
+    begun = begin_dialogues(TOPICS * 8, "ab", SETTINGS)
+    for shards in (2, 3, 4, 16):
+        parts = [shard_of(begun, shard, shards) for shard in range(shards)]
+        assert [d for part in parts for d in part] == begun
+        if shards < 16:
+            assert all({d["speakers"][0] for d in part} == {"a", "b"} for part in parts)
 
 
 def test_a_model_talks_with_itself_from_two_seats(engines, tmp_path):

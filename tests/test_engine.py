@@ -133,6 +133,22 @@ def test_a_full_memory_halves_the_batch_and_changes_nothing(engine, monkeypatch)
         engine.generate(requests(), GREEDY)
 
 
+def test_a_full_memory_first_costs_what_is_held_of_conversations(engine, monkeypatch):
+    expected = talk(engine, GREEDY, turns=1)
+    assert engine.sessions.used > 0
+    forward = engine.model.forward
+
+    def full_of_sessions(*arguments, **kwargs):
+        if engine.sessions.used > 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*arguments, **kwargs)
+
+    monkeypatch.setattr(engine.model, "forward", full_of_sessions)
+    most = engine.batches.most
+    assert talk(engine, GREEDY, turns=1) == expected
+    assert engine.batches.most == most
+
+
 def test_other_errors_are_not_taken_for_a_full_memory():
     def wrong(_):
         raise RuntimeError("shapes differ")
@@ -208,12 +224,19 @@ def test_what_is_longer_than_the_model_takes_is_refused(tokenizer, tmp_path):
         engine.generate([Request([said("bread")], 0)], Decoding(max_new_tokens=64))
     with pytest.raises(UserError, match="takes 64"):
         engine.answer_logprobs([[Question("bread " * 100, [" A", " B"])]])
+    with pytest.raises(UserError, match="takes 64"):
+        engine.answer_logprobs([[Question("bread", ["bread " * 100])]])
 
 
-def test_whole_prompts_give_the_same_probabilities(engine, monkeypatch):
+def test_whole_prompts_give_the_same_probabilities(engine, monkeypatch, forward_tokens):
     groups = [[Question(text + end, [" A", " bread"]) for end in (" one", " two")] for text in TEXTS]
-    packed = engine.answer_logprobs(groups)
+    packed, done = engine.answer_logprobs(groups), []
     monkeypatch.setattr(engine, "pack", False)
+    engine.answer_logprobs(groups, done.append)
+    assert sum(done) == len(groups)
+    forward_tokens.clear()
+    engine.answer_logprobs([[Question(TEXTS[1], list("0123"))]])
+    assert sum(forward_tokens) == len(engine.tokenizer.encode(TEXTS[1]))  # once for all scores
     for a, b in zip(engine.answer_logprobs(groups), packed, strict=True):
         assert np.allclose(a, b, atol=1e-5)
 

@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
+from expertchat.dialogues import begin_dialogues, hold_dialogues
 from expertchat.engine import Source, arrange, open_engine, open_engines, place_copies
 from expertchat.engine.interface import Question, Request
 from expertchat.engine.process import ProcessEngine
 from expertchat.engine.replicas import Replicas
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
+from expertchat.settings.dialogues import Dialogues
 from expertchat.settings.models import Load
 
 REQUESTS = [Request([{"role": "user", "content": text}], i) for i, text in enumerate(["bread", "rye"])]
@@ -41,6 +43,27 @@ def test_they_answer_as_an_engine_here_does_and_tell_how_far_they_are(pair, llam
         for ours, theirs in zip(logprobs, here.answer_logprobs(QUESTIONS), strict=True):
             assert ours[0].tolist() == pytest.approx(theirs[0].tolist(), abs=1e-5)
     assert [replies for replies, _, _ in batches] == [2, 2] and sum(groups) == 4
+
+
+def test_a_stopped_job_does_not_wait_for_the_turn(pair, tmp_path):
+    topics = [{"topic_id": "t", "topic": "x", "subject": "y", "split": "train"}] * 40
+    settings = Dialogues(turns=2, candidate_turns=[], decoding=Decoding(max_new_tokens=400))
+
+    class Stopped:
+        def __init__(self, engine):
+            self.engine, self.close = engine, engine.close
+
+        def generate(self, *arguments):
+            raise KeyboardInterrupt
+
+    pair["a"].use(None)
+    pair["b"].use(None)
+    engines = {"a": Stopped(pair["a"]), "b": pair["b"]}
+    texts = {"speaker": "{{ topic }}", "opening": "Begin."}
+    begun = begin_dialogues(topics, "ab", settings)
+    with pytest.raises(KeyboardInterrupt):
+        hold_dialogues(engines, begun, settings, texts, 0, tmp_path, tmp_path, side_by_side=True)
+    assert not pair["b"]._process.is_alive()
 
 
 def test_errors_of_the_engine_are_errors_here(pair):

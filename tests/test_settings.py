@@ -41,6 +41,7 @@ CASES = {
         "README.md",
         ["rounds: 1; models cannot be tuned on dialogues.transcripts"],
     ),
+    "no candidates": ("dialogues.candidate_turns", [], ["needs candidate replies at some turn"]),
     "unknown role": ("dialogues.roles", ["speaker", "judge"], ["there is no judge.jinja"]),
     "unknown model": ("pairs", [["llama", "lama"]], ["pairs: 'lama'", "llama, mixtral"]),
     "one pair twice": (

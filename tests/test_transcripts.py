@@ -209,3 +209,16 @@ def test_files_that_cannot_be_read(tmp_path):
         read_transcripts(tmp_path / "y.jsonl")
     with pytest.raises(UserError, match="cannot be read"):
         read_transcripts(tmp_path / "absent.json")
+
+
+def test_a_record_of_one_turn_is_taken_and_models_must_be_whole(tmp_path):
+    record = {"dialogue_id": "d", "topic": "bread", "speakers": ["a", "b"]}
+    record["turns"] = [{"speaker": "a", "text": "hi"}]
+    path = tmp_path / "talks.jsonl"
+    path.write_text(json.dumps(record | {"models": {"a": "m", "b": "n"}}))
+    (found,) = read_transcripts(path)
+    assert found["speakers"] == ["a", "b"] and len(found["turns"]) == 1
+    for wrong in ({"models": {"a": "m"}}, {"models": ["m", "n"]}, {"speakers": [["a"], "b"]}):
+        path.write_text(json.dumps(record | wrong))
+        with pytest.raises(UserError, match=r"talks.jsonl.*(models|speakers) must"):
+            read_transcripts(path)

@@ -7,8 +7,9 @@ themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,12 @@ def begin_dialogues(
     return dialogues
 
 
+def shard_of(dialogues: Sequence[Any], shard: int, shards: int) -> Sequence[Any]:
+    """One of `shards` parts, of neighbours: both models open in each of them."""
+    first, end = (len(dialogues) * part // shards for part in (shard, shard + 1))
+    return dialogues[first:end]
+
+
 def context_messages(context: Context, texts: Mapping[str, str]) -> list[chat.Message]:
     """The dialogue up to the context's turn, as its speaker sees it.
 
@@ -138,12 +145,15 @@ def hold_dialogues(
 ) -> None:
     """Writes dialogues.jsonl and candidates.jsonl; goes on from the last finished turn.
 
-    `dialogues` are those begun. Half of them are opened by each model, so that at every turn each model
-    has its half to speak in: `side_by_side`, where they share no device, both speak at once.
+    `dialogues` are those begun. Where models open in turn, each has its half to speak in at every turn:
+    `side_by_side`, where they share no device, both speak at once.
     """
     dialogues, candidates, done = _resume(dialogues, settings, checkpoints)
     steps = settings.turns + len(set(settings.candidate_turns)) - done
-    with bar(steps, "dialogues", "turns") as progress, ThreadPoolExecutor(len(engines)) as pool:
+    with (
+        bar(steps, "dialogues", "turns") as progress,
+        speakers_pool(engines if side_by_side else {}) as pool,
+    ):
 
         def report(replies: int, tokens: int, seconds: float) -> None:
             progress.set_postfix_str(rate(tokens, seconds, "tokens"))
@@ -164,6 +174,19 @@ def hold_dialogues(
             write_records(checkpoints / f"{turn}.{DIALOGUES}", dialogues)
     write_records(out / DIALOGUES, dialogues)
     write_records(out / CANDIDATES, candidates)
+
+
+@contextmanager
+def speakers_pool(engines: Mapping[str, Engine]) -> Iterator[ThreadPoolExecutor]:
+    """A thread a model. Where the job is stopped, the engines are closed first, so that no thread
+    waits for the end of a turn."""
+    with ThreadPoolExecutor(max(1, len(engines))) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for engine in engines.values():
+                engine.close()
+            raise
 
 
 def goes_on(dialogue: dict[str, Any], settings: Dialogues) -> bool:

@@ -37,6 +37,10 @@ def rated_candidates(
 ) -> pd.DataFrame:
     """The candidate replies of the model `speaker` with their overall ratings by its partners."""
     candidates = pd.DataFrame(c for c in read_all(folders, CANDIDATES) if c["model"] == speaker)
+    if candidates.empty:
+        raise UserError(
+            f"{speaker} has no candidate replies: none of its turns is one of dialogues.candidate_turns"
+        )
     scores = overall(read_ratings(ratings, OVERALL_COLUMNS, scope=REPLY), weights)
     scores = scores.rename(columns={"item_id": "candidate_id"})
     return candidates.merge(scores[["candidate_id", "overall", "usable"]], on="candidate_id")

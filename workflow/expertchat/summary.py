@@ -113,7 +113,9 @@ def rating_change(
             found |= with_interval(f"rating_{moment}", values, got[moment]["topic_id"])
             found[f"rating_usable_{moment}"] = float(table["usable"].mean())
     for key, start in (("rating_change", "before"), ("rating_change_from_base", "base")):
-        pairs = got[start].merge(got["after"], on=["item_id", "topic_id"], suffixes=("", "_after"))
+        pairs = got[start].merge(
+            got["after"], on=["item_id", "topic_id", "ratee"], suffixes=("", "_after")
+        )
         change = (pairs["overall_after"] - pairs["overall"]).to_numpy()
         found |= with_interval(key, change, pairs["topic_id"])
     return found

@@ -179,7 +179,8 @@ def _message(message: Any, where: str) -> tuple[str, str]:
 def _own_record(entry: dict[str, Any], where: str, name: str) -> dict[str, Any]:
     """A dialogue record that has speakers and turns already."""
     speakers, turns = entry.get("speakers"), entry["turns"]
-    if not (isinstance(speakers, list) and len(speakers) == 2 and len(set(map(str, speakers))) == 2):
+    names = isinstance(speakers, list) and all(isinstance(name, str) for name in speakers)
+    if not (names and len(speakers) == 2 and len(set(speakers)) == 2):
         raise UserError(f"{where}: speakers must be a list of two names, not {_short(speakers)}")
     if not isinstance(turns, list):
         raise UserError(f"{where}: turns must be a list, not {_short(turns)}")
@@ -195,10 +196,14 @@ def _own_record(entry: dict[str, Any], where: str, name: str) -> dict[str, Any]:
     if not (isinstance(brief, dict) and all(isinstance(text, str) for text in brief.values())):
         raise UserError(f"{where}: brief must be texts by speaker, not {_short(brief)}")
     told = [(turn["speaker"], turn["text"]) for turn in turns]
-    record = _dialogue(entry, where, name, told, brief, entry.get("disagreements") or [])
+    models = entry.get("models") or {speaker: speaker for speaker in speakers}
+    whole = isinstance(models, dict) and all(isinstance(models.get(s), str) for s in speakers)
+    if not whole:
+        raise UserError(f"{where}: models must name the model of each speaker, not {_short(models)}")
+    record = _dialogue(entry, where, name, told, brief, entry.get("disagreements") or [], speakers)
     for turn, given in zip(record["turns"], turns, strict=True):
         turn |= {key: given.get(key) for key in ("tokens", "finish_reason")}
-    return record | {"models": entry.get("models") or record["models"]}
+    return record | {"models": models}
 
 
 def _dialogue(
@@ -208,9 +213,10 @@ def _dialogue(
     turns: Sequence[tuple[str, str]],
     brief: dict[str, str],
     disagreements: list[dict[str, Any]],
+    speakers: list[str] | None = None,
 ) -> dict[str, Any]:
-    """The record of turns (speaker, text), which alternate."""
-    speakers = [speaker for speaker, _ in turns[:2]]
+    """The record of turns (speaker, text), which alternate; `speakers` where they are known."""
+    speakers = speakers or [speaker for speaker, _ in turns[:2]]
     if len(speakers) < 2:
         raise UserError(f"{where}: a dialogue needs turns of two speakers, here are {len(speakers)}")
     split = _text(entry, "split", where) or "held_out"

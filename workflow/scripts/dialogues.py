@@ -15,20 +15,21 @@ def main() -> None:
 
 def talk(job: Job) -> None:
     """Holds the dialogues of the job's shard."""
-    from expertchat.dialogues import begin_dialogues, hold_dialogues
+    from expertchat.dialogues import begin_dialogues, hold_dialogues, shard_of
     from expertchat.records import read_records
     from expertchat.topics import HELD_OUT
 
     settings = job.settings
     topics = read_records(job.input("topics") / "topics.jsonl")
-    section, (shard, shards) = Dialogues(**settings["section"]), settings["shard"]
-    if settings["held_out_only"]:
-        topics = [topic for topic in topics if topic["split"] == HELD_OUT]
+    section = Dialogues(**settings["section"])
+    begun = begin_dialogues(topics, settings["pair"], section)
+    if settings["held_out_only"]:  # begun as in the other rounds, so that they can be compared
+        begun = [dialogue for dialogue in begun if dialogue["split"] == HELD_OUT]
         section = section.model_copy(update={"candidate_turns": []})
     engines, apart = job.engines(settings["models"], job.inputs("models"), job.inputs("policies"))
     hold_dialogues(
         engines,
-        begin_dialogues(topics, settings["pair"], section)[shard::shards],
+        shard_of(begun, *settings["shard"]),
         section,
         settings["prompts"],
         (settings["seed"], settings["round"]),
@@ -40,12 +41,11 @@ def talk(job: Job) -> None:
 
 def import_transcripts(job: Job, path) -> None:
     """Writes the transcripts of the job's shard as dialogues, without candidate replies."""
-    from expertchat.dialogues import CANDIDATES, DIALOGUES
+    from expertchat.dialogues import CANDIDATES, DIALOGUES, shard_of
     from expertchat.records import write_records
     from expertchat.transcripts import read_transcripts
 
-    shard, shards = job.settings["shard"]
-    write_records(job.out / DIALOGUES, read_transcripts(path)[shard::shards])
+    write_records(job.out / DIALOGUES, shard_of(read_transcripts(path), *job.settings["shard"]))
     write_records(job.out / CANDIDATES, [])
 
 

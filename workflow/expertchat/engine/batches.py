@@ -57,8 +57,9 @@ class Batches:
     What was halved once stays halved. The results do not depend on it.
     """
 
-    def __init__(self, most: int):
-        self.most = most
+    def __init__(self, most: int, make_room: Callable[[], bool] = lambda: False):
+        """`make_room` frees memory that is not needed, and says whether there was any."""
+        self.most, self.make_room = most, make_room
 
     def run(
         self, items: Sequence[Item], function: Callable[[Sequence[Item]], list[Result]], fit: int
@@ -72,12 +73,14 @@ class Batches:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if len(part) == 1:
+                room = self.make_room()
+                if len(part) == 1 and not room:
                     raise UserError(
                         "memory does not suffice for a single sequence of this length: "
                         "shorten what is asked, quantize the model, or take a larger GPU"
                     ) from error
-                self.most = len(part) // 2
+                if not room:
+                    self.most = len(part) // 2
                 results = None
             if results is None:  # outside of the handler, which holds the failed pass's tensors
                 gc.collect()

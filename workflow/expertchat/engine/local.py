@@ -24,7 +24,7 @@ from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.engine.next_token import uniforms
 from expertchat.engine.scoring import Lane, prepare, score_lanes, score_whole
 from expertchat.errors import UserError
-from expertchat.probes import Probe, answer_ids, exclusive_logprobs
+from expertchat.probes import Probe, answer_ids, exclusive_logprobs, suffix_rows
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
@@ -49,7 +49,7 @@ class LocalEngine:
         self.folder = folder
         self.tokenizer = load_tokenizer(folder, load)
         self.model = load_model(folder, load, placement=placement)
-        self.batches = Batches(batch_size)
+        self.batches = Batches(batch_size, self._make_room)
         self.pad = self.tokenizer.pad_token_id
         self.ends = end_ids(self.model, self.tokenizer)
         unshared = why_unshared(self.model)
@@ -87,6 +87,12 @@ class LocalEngine:
         self.model.base_model.enable_adapter_layers()
         self.model.set_adapter(self._adapters[adapter])
         self.model.eval()
+
+    def _make_room(self) -> bool:
+        """Forgets what was read of conversations; whether there was any."""
+        held = self.sessions.used > 0
+        self.sessions.clear()
+        return held
 
     def close(self) -> None:
         """Frees the model's memory."""
@@ -215,6 +221,8 @@ class LocalEngine:
     ) -> list[list[np.ndarray]]:
         """`answer_logprobs` on token ids."""
         found = [[np.full(len(p.answers), np.nan) for p in group] for group in groups]
+        asked = [len(p.prompt) + max(map(len, p.answers)) - 1 for group in groups for p in group]
+        self._check_length(max(asked, default=0))
         if not self.pack:
             self._score_whole(groups, found, on_batch)
             return found
@@ -225,7 +233,6 @@ class LocalEngine:
             return score_lanes(self.model, starts, part, groups, self.pad)
 
         longest = max((len(starts[lane.group]) + lane.tokens for lane in lanes), default=0)
-        self._check_length(max((len(p.prompt) for group in groups for p in group), default=0))
         for part, results in self.batches.run(lanes, score, planned_rows(self.model, longest)):
             before = sum(count > 0 for count in left.values())
             for lane, scored in zip(part, results, strict=True):
@@ -236,15 +243,18 @@ class LocalEngine:
         return found
 
     def _score_whole(self, groups, found, on_batch) -> None:
-        """Group by group, each prompt in whole."""
+        """Each prompt in whole, a row for all answers of one token or for each longer one."""
+        rows = [(g, row) for g, group in enumerate(groups) for row in suffix_rows(group, 0)]
+        rows.sort(key=lambda row: -len(row[1].ids))
+        left = Counter(g for g, _ in rows)
 
-        def score(part: Sequence[Probe]) -> list[np.ndarray]:
-            return score_whole(self.model, part, self.pad)
+        def score(part) -> list[np.ndarray]:
+            return score_whole(self.model, [(row, groups[g][row.probe]) for g, row in part], self.pad)
 
-        for group, results in zip(groups, found, strict=True):
-            longest = max(len(p.prompt) + max(map(len, p.answers)) for p in group)
-            done = 0
-            for part, scored in self.batches.run(group, score, planned_rows(self.model, longest)):
-                results[done : done + len(part)] = scored
-                done += len(part)
-            on_batch(1)
+        longest = max((len(row.ids) for _, row in rows), default=0)
+        for part, scored in self.batches.run(rows, score, planned_rows(self.model, longest)):
+            before = sum(count > 0 for count in left.values())
+            for (g, row), logprobs in zip(part, scored, strict=True):
+                left[g] -= 1
+                found[g][row.probe][row.answers] = logprobs
+            on_batch(before - sum(count > 0 for count in left.values()))

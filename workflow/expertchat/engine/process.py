@@ -63,9 +63,9 @@ class ProcessEngine:
         self._call("use", (adapter,))
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, whatever it does."""
         self._pipe.close()
-        self._process.join(5)
+        self._process.join(0.2)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()

@@ -97,20 +97,17 @@ def score_lanes(
     return found
 
 
-def score_whole(model, probes: Sequence[Probe], pad: int) -> list[np.ndarray]:
-    """The same by whole prompts, one row an answer: for models whose caches cannot be shared."""
-    rows = [
-        (p, k, [*probe.prompt, *a[:-1]])
-        for p, probe in enumerate(probes)
-        for k, a in enumerate(probe.answers)
-    ]
-    ids, mask = padded([row for _, _, row in rows], pad, model.device, "left")
-    output = forward(model, ids, mask, None)
-    found = [np.empty(len(probe.answers)) for probe in probes]
-    for row, (p, k, _) in enumerate(rows):
-        suffix = SuffixRow(p, [k], probes[p].answers[k])
-        tail = output.logits[row, -len(suffix.ids) :]
-        found[p][k] = _answer_sums(tail, None, suffix, probes[p]).item()
+def score_whole(model, rows: Sequence[tuple[SuffixRow, Probe]], pad: int) -> list[np.ndarray]:
+    """Log-probabilities of each row's answers by whole prompts, for models whose caches cannot be
+    shared: a row's ids are its probe's whole prompt, and an answer but for its last token."""
+    ids, mask = padded([row.ids for row, _ in rows], pad, model.device, "left")
+    keep = max(len(probe.answers[row.answers[0]]) for row, probe in rows)
+    logits = forward(model, ids, mask, None, logits_to_keep=keep).logits
+    found = []
+    for place, (row, probe) in enumerate(rows):
+        answer = probe.answers[row.answers[0]]
+        end = SuffixRow(row.probe, row.answers, answer)  # what precedes each of its tokens ends the row
+        found.append(_answer_sums(logits[place, -len(answer) :], None, end, probe))
     return found
 
 

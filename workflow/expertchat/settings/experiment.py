@@ -171,6 +171,14 @@ def _talk_faults(experiment: Experiment):
                 "hold no candidate replies: set rounds to 0"
             )
         return
+    dialogues = experiment.dialogues
+    asked = {turn % 2 for turn in dialogues.candidate_turns}
+    alone = any(first != second for first, second in experiment.talking_pairs)
+    if experiment.rounds and (not asked or (alone and not dialogues.swap and len(asked) < 2)):
+        yield (
+            f"dialogues.candidate_turns: {dialogues.candidate_turns}; each model that is tuned needs "
+            "candidate replies at some turn of its own: name an even and an odd turn, or set rounds to 0"
+        )
     if not experiment.talking_pairs:
         yield "pairs: empty; name the pairs of models that talk, or round_robin for two models or more"
     if experiment.topics is None:

@@ -42,6 +42,11 @@ CASES = {
         ["rounds: 1; models cannot be tuned on dialogues.transcripts"],
     ),
     "no candidates": ("dialogues.candidate_turns", [], ["needs candidate replies at some turn"]),
+    "greedy candidates": (
+        "dialogues.decoding",
+        {"strategy": "greedy"},
+        ["greedy; candidate replies would all be the same"],
+    ),
     "unknown role": ("dialogues.roles", ["speaker", "judge"], ["there is no judge.jinja"]),
     "unknown model": ("pairs", [["llama", "lama"]], ["pairs: 'lama'", "llama, mixtral"]),
     "one pair twice": (

@@ -52,7 +52,11 @@ def plan_command(arguments: argparse.Namespace) -> int:
 def show_command(arguments: argparse.Namespace) -> int:
     """Prints the verdict and where the report is."""
     plan = read_plan(arguments.configfile)
-    (reference,) = [r for r, recipe in plan.recipes.items() if recipe.stage == "report"]
+    reports = [r for r, recipe in plan.recipes.items() if recipe.stage == "report"]
+    if not reports:
+        print(f"Transcripts have ratings and no report: see {plan.folder()}")
+        return 0
+    (reference,) = reports
     folder = artifact_path(plan.store, reference)
     if not manifest_path(plan.store, reference).exists():
         raise UserError("the report is not made yet: run snakemake --profile profiles/local")

@@ -18,6 +18,7 @@ from expertchat.chat import encode
 from expertchat.demo.corpus import Conversation, Document, Plain, Ratings
 from expertchat.demo.tokenizer import ROLES
 from expertchat.demo.world import World
+from expertchat.errors import UserError
 
 TRUNK_END = 1 << 20  # "fork" of tokens that are no branch's: they see all of the trunk before them
 
@@ -146,7 +147,10 @@ class Encoder:
             zip(document.questions, split, strict=True), start=1
         ):
             if not longest.startswith(body + "\n"):
-                raise ValueError("the rating prompt must put its question alone on its last line")
+                raise UserError(
+                    "prompts: a demo model is trained on its prompts, and the rating prompt must then "
+                    "put its question alone on its last line: set prompts to config/prompts/demo"
+                )
             fork = int(np.searchsorted(ends, len(lead) + len(body) + 1, side="right"))
             parts.append(self._branch(text, asked.score, fork, number))
         return Encoded(*(np.concatenate(arrays) for arrays in zip(*map(_arrays, parts), strict=False)))

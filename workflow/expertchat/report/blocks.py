@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class ModelName:
-    """A model's name, shown beside its colour; `place` is its place in the pair."""
+    """A model's name, shown beside its colour; `place` is its place among the models."""
 
     name: str
     place: int

@@ -82,11 +82,12 @@ def turn_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
     for name, played, dialogues, own in spoken(results, rounds):
         cut = (own["finish_reason"] == CUT).mean()
         distinct = own["text"].nunique() / max(1, len(own))
+        took_part = sum(name.name in d["models"].values() for d in dialogues)
         rows.append(
             [
                 name,
                 played,
-                f"{len(dialogues):,}",
+                f"{took_part:,}",
                 f"{len(own):,}",
                 number(own["tokens"].mean(), 1),
                 percent(cut, 1),
@@ -94,10 +95,12 @@ def turn_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
             ]
         )
     head = ["model", "", "dialogues", "turns", "tokens a turn", "cut off", "distinct turns"]
-    note = (
-        "Cut off: turns that reached their token limit in mid-sentence. After the last round only "
-        "held-out topics are talked about, so that shares of distinct turns are of fewer turns."
-    )
+    note = "Cut off: turns that reached their token limit in mid-sentence."
+    if results.rounds:
+        note += (
+            " After the last round only held-out topics are talked about, so that shares of distinct "
+            "turns are of fewer turns."
+        )
     return Table(head, rows, text_columns=2, note=note)
 
 

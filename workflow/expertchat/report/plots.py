@@ -17,17 +17,25 @@ from matplotlib.figure import Figure
 from expertchat.report.wording import visible
 
 INK, MUTED, LINE, PAPER, MIXTURE = "#010101", "#020202", "#030303", "#040404", "#050505"
-MODELS = ("#060606", "#070707")
+MODELS = tuple(f"#{i:02x}{i:02x}{i:02x}" for i in range(6, 14))
 VARIABLES = {
     INK: "ink",
     MUTED: "muted",
     LINE: "line",
     PAPER: "paper",
     MIXTURE: "mixture",
-    MODELS[0]: "model-0",
-    MODELS[1]: "model-1",
+    **{color: f"model-{i}" for i, color in enumerate(MODELS)},
 }
-MARKERS = ("o", "s")  # a model is known by its shape as well as by its colour
+MARKERS = (
+    "o",
+    "s",
+    "^",
+    "D",
+    "v",
+    "P",
+    "X",
+    "p",
+)  # a model is known by its shape as well as by its colour
 WIDTH = 4.4  # inches: what a phone shows in one column
 
 STYLE = {

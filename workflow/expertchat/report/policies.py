@@ -68,7 +68,9 @@ def curve(column: str, tables: list[pd.DataFrame], target: float | None):
     def paint(ax) -> None:
         for place, steps in enumerate(tables):
             line = thinned(steps)
-            ax.plot(line["step"], line[column], color=MODELS[place], linestyle=("-", (0, (5, 1)))[place])
+            ax.plot(
+                line["step"], line[column], color=MODELS[place], linestyle=("-", (0, (5, 1)))[place % 2]
+            )
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         starts = tables[0].groupby("round")["step"].min()
         for start in starts[1:]:

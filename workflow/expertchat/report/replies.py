@@ -81,7 +81,10 @@ def samples(results: Results, tables: list[list[pd.DataFrame]]) -> list[Comparis
                 Side(title, [reply_turn(results, name, table.loc[key])])
                 for title, table in zip(("before", "after"), first, strict=True)
             ]
-            context = [reply_turn(results, t["speaker"], t) for t in dialogue["turns"][: int(turn)]]
+            context = [
+                reply_turn(results, dialogue["models"][t["speaker"]], t)
+                for t in dialogue["turns"][: int(turn)]
+            ]
             found.append(Comparison(dialogue["topic"], dialogue["subject"], sides, context))
     return found
 

@@ -34,10 +34,10 @@ def section(results: Results) -> Section:
     if rejected:
         blocks[2:2] = [rejection_table(diversity["rejected"])]
         blocks.append(rejected_list(rejected))
-    return Section("topics", lead(topics, counts), blocks)
+    return Section("topics", lead(topics, counts, results.rounds > 0), blocks)
 
 
-def lead(topics: pd.DataFrame, counts: Mapping[str, Mapping[str, int]]) -> str:
+def lead(topics: pd.DataFrame, counts: Mapping[str, Mapping[str, int]], tuned: bool) -> str:
     """Where the topics come from, and which are held out."""
     kept, rejected = sum(counts["kept"].values()), sum(counts["rejected"].values())
     authors = set(topics["author"])
@@ -49,9 +49,11 @@ def lead(topics: pd.DataFrame, counts: Mapping[str, Mapping[str, int]]) -> str:
         origin = f"Taking turns, the models wrote {counted(kept + rejected, 'topic')}"
     held_out = topics[topics["split"] == HELD_OUT]
     subjects = ", ".join(held_out["subject"].unique())
+    brought = f"{origin}; {kept:,} were kept and {rejected:,} rejected."
+    if not tuned:
+        return brought
     return (
-        f"{origin}; {kept:,} were kept and "
-        f"{rejected:,} rejected. {counted(len(held_out), 'topic')} of "
+        f"{brought} {counted(len(held_out), 'topic')} of "
         f"{counted(held_out['subject'].nunique(), 'subject')} ({subjects}) are held out: nothing trains "
         "on them, and what is called held-out below is measured on them."
     )

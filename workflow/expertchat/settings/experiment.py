@@ -25,6 +25,8 @@ from expertchat.settings.section import Section
 from expertchat.settings.topics import Topics
 from expertchat.taxonomies import choose_taxonomy
 
+MOST_TALKERS = 8
+
 
 class World(Section):
     """The demo world, whose truth is known."""
@@ -149,7 +151,8 @@ def _cross_faults(experiment: Experiment, root: Path):
     """Faults that no single key shows."""
     for name in sorted(set(experiment.talkers) - set(experiment.models)):
         yield f"pairs: {name!r} is no model; known are {', '.join(sorted(experiment.models))}"
-    pairs = [tuple(sorted(pair)) for pair in experiment.talking_pairs]
+    mirrored = experiment.dialogues.swap  # else who opens, and its role, make another pair of it
+    pairs = [tuple(sorted(p)) if mirrored else tuple(p) for p in experiment.talking_pairs]
     for first, second in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
         yield f"pairs: {first} and {second} stand twice; seeds_per_topic makes more dialogues of a pair"
     yield from _talk_faults(experiment)
@@ -179,6 +182,20 @@ def _talk_faults(experiment: Experiment):
             f"dialogues.candidate_turns: {dialogues.candidate_turns}; each model that is tuned needs "
             "candidate replies at some turn of its own: name an even and an odd turn, or set rounds to 0"
         )
+    strategy = dialogues.decoding.strategy
+    different = 2 if dialogues.swap else 1  # openers
+    if strategy != "sampling" and dialogues.seeds_per_topic > different:
+        yield (
+            f"dialogues.seeds_per_topic: {dialogues.seeds_per_topic}; {strategy} decoding draws "
+            f"nothing, so more than {different} would be the same dialogue again"
+        )
+    if strategy != "sampling" and experiment.rounds:
+        yield (
+            f"dialogues.decoding.strategy: {strategy}; candidate replies would all be the same, and "
+            "nothing could be learned from them: set it to sampling, or rounds to 0"
+        )
+    if len(experiment.talkers) > MOST_TALKERS:
+        yield f"pairs: {len(experiment.talkers)} models talk; {MOST_TALKERS} at most can be told apart"
     if not experiment.talking_pairs:
         yield "pairs: empty; name the pairs of models that talk, or round_robin for two models or more"
     if experiment.topics is None:

@@ -11,6 +11,8 @@ rule make_dialogues:
     benchmark:
         "logs/dialogues/{id}.tsv"
     threads: threads_of("dialogues")
+    resources:
+        machine_gpus=1,
     params:
         script=script_of("dialogues"),
         recipe=recipe_of("dialogues"),

@@ -11,6 +11,8 @@ rule make_mmlu:
     benchmark:
         "logs/mmlu/{id}.tsv"
     threads: experiment.threads
+    resources:
+        machine_gpus=1,
     params:
         script=script_of("mmlu"),
         recipe=recipe_of("mmlu"),

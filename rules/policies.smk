@@ -11,6 +11,8 @@ rule make_policies:
     benchmark:
         "logs/policies/{id}.tsv"
     threads: experiment.threads
+    resources:
+        machine_gpus=1,
     params:
         script=script_of("policies"),
         recipe=recipe_of("policies"),

@@ -11,6 +11,8 @@ rule make_ratings:
     benchmark:
         "logs/ratings/{id}.tsv"
     threads: experiment.threads
+    resources:
+        machine_gpus=1,
     params:
         script=script_of("ratings"),
         recipe=recipe_of("ratings"),

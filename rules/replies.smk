@@ -11,6 +11,8 @@ rule make_replies:
     benchmark:
         "logs/replies/{id}.tsv"
     threads: experiment.threads
+    resources:
+        machine_gpus=1,
     params:
         script=script_of("replies"),
         recipe=recipe_of("replies"),

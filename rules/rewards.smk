@@ -11,6 +11,8 @@ rule make_rewards:
     benchmark:
         "logs/rewards/{id}.tsv"
     threads: experiment.threads
+    resources:
+        machine_gpus=1,
     params:
         script=script_of("rewards"),
         recipe=recipe_of("rewards"),

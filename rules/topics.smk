@@ -11,6 +11,8 @@ rule make_topics:
     benchmark:
         "logs/topics/{id}.tsv"
     threads: threads_of("topics")
+    resources:
+        machine_gpus=1,
     params:
         script=script_of("topics"),
         recipe=recipe_of("topics"),

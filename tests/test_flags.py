@@ -1,7 +1,8 @@
 """Each flag has cases that it is for, and near misses that it must leave alone."""
 
 import pytest
-from expertchat.flags import FLAGS, flags_of, trim_to_sentence
+from expertchat.flags import FLAGS, flags_of
+from expertchat.sentences import ends_sentence, trim_to_sentence
 
 CASES = {
     "persona_break": (
@@ -219,3 +220,13 @@ def test_trimming_to_the_last_sentence(text, trimmed):
 
 def test_a_long_turn_takes_no_long_time():
     assert flags_of("word " * 3 + " ".join(f"a{i}" for i in range(3000)) + ".", "stop") == []
+
+
+@pytest.mark.parametrize("text", ["It works.", "Does it?", 'He said "no."', "Done! "])
+def test_the_end_of_a_sentence_is_one(text):
+    assert ends_sentence(text)
+
+
+@pytest.mark.parametrize("text", ["Use oils, e.g.", "It works", "First:\n1.", "Ask Dr.", ""])
+def test_an_abbreviation_or_a_number_ends_no_sentence(text):
+    assert not ends_sentence(text)

@@ -16,10 +16,11 @@ from typing import Any
 
 from expertchat import chat, prompts
 from expertchat.engine.interface import Engine, Request
-from expertchat.flags import flags_of, trim_to_sentence
+from expertchat.flags import flags_of
 from expertchat.progress import bar, rate
 from expertchat.records import read_records, write_records
 from expertchat.seeds import seed_of
+from expertchat.sentences import trim_to_sentence
 from expertchat.settings.dialogues import Dialogues
 
 DIALOGUES, CANDIDATES = "dialogues.jsonl", "candidates.jsonl"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from expertchat.sentences import last_end
+
 FLAGS = (
     "empty",  # no text
     "truncated",  # ends in mid-sentence
@@ -101,12 +103,6 @@ ROLE_LINE = re.compile(
     re.MULTILINE,
 )
 
-CLOSING = r"['\"’”»)\]*_`]*"
-SENTENCE_END = re.compile(rf"[.!?…]+{CLOSING}(?=\s|$)|[。！？]+{CLOSING}")
-# a full stop after one of these, a number that opens a line, or an initial, ends no sentence
-ABBREVIATION = re.compile(
-    r"(?:\b(?:e\.g|i\.e|cf|vs|Dr|Mr|Mrs|Ms|Prof|St|No|Fig|Eq|approx|ca|al)|(?:^|\n)\s*\d{1,3}|\b[A-HJ-Z])\.$"
-)
 # words and marks that no sentence ends with
 UNFINISHED = re.compile(
     r"(?:[,;:(–—-]|\b(?:a|an|the|and|or|but|of|to|in|on|at|by|for|with|from|that|which|is|are|was|were|my"
@@ -149,25 +145,8 @@ def is_truncated(text: str, finish_reason: str | None) -> bool:
         return True
     text = text.rstrip()
     if finish_reason is None:
-        return bool(text) and _last_end(text) != len(text)
+        return bool(text) and last_end(text) != len(text)
     return bool(UNFINISHED.search(text))
-
-
-def trim_to_sentence(text: str) -> str:
-    """`text` up to its last sentence's end; unchanged where there is none."""
-    end = _last_end(text)
-    return text[:end] if end else text
-
-
-def _last_end(text: str) -> int:
-    """Where the last finished sentence of `text` ends; 0 where none does."""
-    for match in reversed(list(SENTENCE_END.finditer(text))):
-        upto = text[: match.start() + 1]
-        if match.end() == len(text.rstrip()) and not re.search(r"(?:^|\n)\s*\d{1,3}\.$", upto):
-            return match.end()
-        if not ABBREVIATION.search(upto):
-            return match.end()
-    return 0
 
 
 def words_of(text: str) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from expertchat.engine.interface import FinishReason
+from expertchat.sentences import ends_sentence
 from expertchat.settings.decoding import Decoding
 
-SENTENCE_END = re.compile(r"[.!?…。！？]['\"’”»)\]]*\s*$")
 TAIL_TOKENS = 32  # decoded to look for a stop text or a sentence's end
 
 
@@ -38,7 +37,7 @@ class Endings:
             return Completion(ids, "stop")
         if len(ids) < self.limit:
             return None
-        if self.last > self.limit and SENTENCE_END.search(self._tail(ids)):
+        if self.last > self.limit and ends_sentence(self._tail(ids)):
             return Completion(ids, "sentence")
         return Completion(ids, "length") if len(ids) >= self.last else None
 

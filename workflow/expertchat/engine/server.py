@@ -15,12 +15,13 @@ import httpx2
 import numpy as np
 
 from expertchat import chat
-from expertchat.engine.endings import SENTENCE_END, cut
+from expertchat.engine.endings import cut
 from expertchat.engine.interface import Question, Reply, Request, ignore
 from expertchat.engine.server_answers import Answers, parsed
 from expertchat.engine.server_client import Client, Post, Refusal, Secrets
 from expertchat.engine.server_process import ServerProcess, free_port
 from expertchat.errors import UserError
+from expertchat.sentences import ends_sentence
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
@@ -330,6 +331,6 @@ def sentence_end(text: str, told: Sequence[dict[str, Any]], limit: int) -> tuple
             skipped += 1
             continue
         place, skipped = found + len(piece), 0
-        if count >= limit and SENTENCE_END.search(text[:place]):
+        if count >= limit and ends_sentence(text[:place]):
             return text[:place], count
     return None

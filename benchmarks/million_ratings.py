@@ -2,6 +2,7 @@
 
 python benchmarks/million_ratings.py             about five minutes; writes docs/benchmarks.md
 python benchmarks/million_ratings.py --items 2000  a try, which writes nothing
+python benchmarks/million_ratings.py --topics 12500  a topic a dialogue; writes nothing either
 
 A rater that answers at random takes the models' place; all else is the workflow's own code, each
 stage in a process of its own. Ends with an error where one takes more than 2 GiB.
@@ -47,7 +48,7 @@ class RandomRater:
         return np.log(0.95 * weights / weights.sum())
 
 
-def dialogue_records(items: int) -> Iterator[dict]:
+def dialogue_records(items: int, topics: int) -> Iterator[dict]:
     """Dialogues of two models, one for each 16 candidate replies."""
     for i in range(items // 16):
         turns = [
@@ -57,9 +58,9 @@ def dialogue_records(items: int) -> Iterator[dict]:
         for turn in turns:
             turn["finish_reason"] = "stop"
         yield {
-            "dialogue_id": f"topic-{i % TOPICS:04d}/s{i // TOPICS}",
-            "topic_id": f"topic-{i % TOPICS:04d}",
-            "topic": f"Cutting board {i % TOPICS}",
+            "dialogue_id": f"topic-{i % topics:04d}/s{i // topics}",
+            "topic_id": f"topic-{i % topics:04d}",
+            "topic": f"Cutting board {i % topics}",
             "subject": "carpentry",
             "split": "held_out" if i % 4 == 0 else "train",
             "speakers": ["a", "b"],
@@ -68,9 +69,9 @@ def dialogue_records(items: int) -> Iterator[dict]:
         }
 
 
-def candidate_records(items: int) -> Iterator[dict]:
+def candidate_records(items: int, topics: int) -> Iterator[dict]:
     """Sixteen replies to each dialogue's last turn but one, all by the model b."""
-    for dialogue in dialogue_records(items):
+    for dialogue in dialogue_records(items, topics):
         for k in range(16):
             context = f"{dialogue['dialogue_id']}/t3"
             yield {
@@ -86,13 +87,13 @@ def candidate_records(items: int) -> Iterator[dict]:
             }
 
 
-def make(folder: Path, items: int) -> None:
+def make(folder: Path, items: int, topics: int) -> None:
     """Dialogues and candidates."""
     from expertchat.records import write_records
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_records(folder / "dialogues.jsonl", dialogue_records(items))
-    write_records(folder / "candidates.jsonl", candidate_records(items))
+    write_records(folder / "dialogues.jsonl", dialogue_records(items, topics))
+    write_records(folder / "candidates.jsonl", candidate_records(items, topics))
 
 
 def ratings(folder: Path, items: int) -> None:
@@ -174,6 +175,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--items", type=int, default=ITEMS, help=f"default: {ITEMS}")
+    parser.add_argument("--topics", type=int, default=TOPICS, help=f"default: {TOPICS}")
     parser.add_argument("--stage", choices=STAGES, help="do this stage alone, in --folder")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
@@ -182,14 +184,14 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        make(folder, arguments.items)
+        make(folder, arguments.items, arguments.topics)
         found = {stage: run(stage, folder, arguments.items) for stage in STAGES}
         size = os.path.getsize(folder / "rated/ratings.parquet")
     for stage, row in found.items():
         print(f"{stage:12} {row['seconds']:7.1f} s {row['bytes'] / 2**30:6.2f} GiB")
         if row["bytes"] > LIMIT:
             sys.exit(f"{stage} took more than {LIMIT / 2**30:.0f} GiB")
-    if arguments.items == ITEMS:
+    if (arguments.items, arguments.topics) == (ITEMS, TOPICS):
         write(found, size)
 
 

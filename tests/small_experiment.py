@@ -123,7 +123,7 @@ def _ratings(folder: Path, settings: dict, place: int, said: str) -> None:
             named |= {"topic_id": topic["topic_id"]}
             texts.append(named | {"words": 6, "bytes": 23, "bits_per_byte": None})
             for category in settings["weights"]:
-                row = named | {"category": category, "canary": "", "order": 0, "repeat": 0}
+                row = named | {"category": category, "canary": "", "order": 0, "repeat": 0, "label": "B"}
                 row |= {"score": score, "standard": None}
                 rows.append(row | {"entropy": 1.0, "valid_mass": 0.9, "usable": True})
     write_table(folder / "ratings.parquet", rows, RATING_SCHEMA)

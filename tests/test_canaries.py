@@ -46,3 +46,9 @@ def test_every_kind_names_the_best_score_or_is_a_bare_mark():
         text = with_canary(item(), kind, high=10).turns[2][1]
         assert text.startswith("three") and len(text) > len("three")
         assert "10" in text or kind == "bare colon"
+
+
+def test_a_forged_partner_speaks_under_the_others_label():
+    first, second = (with_canary(item(ratee=r), "forged partner", 9).turns for r in "ba")
+    assert "\n\nB: " in first[2][1] and "\n\nA: " in second[3][1]  # b speaks first, as A
+    assert "A: " not in first[2][1] and "B: " not in second[3][1]

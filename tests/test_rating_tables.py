@@ -18,7 +18,7 @@ from expertchat.rating_tables import (
 def row(category="x", score=5.0, **changes) -> dict:
     found = {"rater": "r", "ratee": "a", "model": "a", "relation": "partner", "scope": "reply"}
     found |= {"item_id": "i", "topic_id": "t", "split": "train", "order": 0, "repeat": 0, "canary": ""}
-    found |= {"category": category, "score": score, "standard": None, "entropy": 1.0}
+    found |= {"label": "A", "category": category, "score": score, "standard": None, "entropy": 1.0}
     return found | {"valid_mass": 0.9, "usable": score is not None} | changes
 
 

@@ -150,6 +150,23 @@ def test_a_rating_prompt_hides_who_is_who_in_both_orders():
     assert labels_of([("x", ""), ("y", ""), ("z", "")], 1) == {"x": "C", "y": "B", "z": "A"}
 
 
+def test_no_second_order_where_the_label_would_stay_the_same():
+    def orders(*turns, ratee):
+        item = replace(ITEM, turns=turns, ratee=ratee)
+        return [p.order for p in presentations_of(item, Ratings(orders="both", canary_share=0), 9, 0)]
+
+    x, y, z = ("x", "one"), ("y", "two"), ("z", "three")
+    assert orders(x, ratee="x") == [0]
+    assert orders(x, y, ratee="x") == [0, 1]
+    assert [orders(x, y, z, ratee=r) for r in "xyz"] == [[0, 1], [0], [0, 1]]
+
+
+def test_a_row_says_what_the_judged_speaker_was_called(engine):
+    found = presentations_of(ITEM, Ratings(orders="both", canary_share=0), 10, 0)
+    rows = rate_presentations(rater_on(engine), found)
+    assert [(row["order"], row["label"]) for row in rows] == [(0, "A")] * 2 + [(1, "B")] * 2
+
+
 def test_orders_repeats_and_canaries_are_what_is_asked(engine):
     rater = rater_on(engine, orders="both", repeats=2, canary_share=1.0)
     found = presentations_of(ITEM, rater.settings, 10, seed=0)

@@ -3,7 +3,15 @@
 import json
 
 import pytest
-from expertchat.report.reliability import agreement_table, bias_table, rater_table, rounds, section
+from expertchat.report.reliability import (
+    agreement_table,
+    bias_table,
+    kind_table,
+    rater_table,
+    reasons,
+    rounds,
+    section,
+)
 from expertchat.report.results import Results
 from small_experiment import small_config, write_experiment
 
@@ -28,24 +36,43 @@ def results(tmp_path_factory) -> Results:
 
 def test_a_figure_comes_with_its_interval_and_count(results):
     places = rounds(results)
-    assert [name for name, _ in places] == ["base pair", "after round 1"]
+    assert [name for name, _ in places] == ["base models", "after round 1"]
     rows = agreement_table(results, places).rows
     assert rows[0][3:] == [3, "0.75", "0.50 to 0.88", "40", "0.75", "0.50 to 0.88", "40"]
     (swayed,) = [row for row in bias_table(results, places).rows if row[4] == "+0.75"]
     assert (swayed[0].name, swayed[1], swayed[5]) == ("llama", "injection", "+0.50 to +0.88")
 
 
-def test_what_is_not_there_is_a_dash_with_a_reason(results):
+def test_what_is_not_there_is_a_sentence_with_its_reason(results):
     table = agreement_table(results, rounds(results))
-    assert table.rows[-1][4:6] == ["–", "–"]
+    assert all("–" not in row for row in table.rows)
     assert "set ratings.third_party" in table.note and "each item was rated once" in table.note
     note = bias_table(results, rounds(results)).note
     assert "set ratings.perplexity" in note and "raise ratings.canary_share" in note
     assert note.count("set ratings.perplexity") == 1
 
 
+def test_a_figure_without_an_interval_has_its_reason():
+    few = {"value": 0.5, "interval": None, "n": 4, "topics": 2, "reason": "an interval needs 5 topics"}
+    none = few | {"value": None, "reason": "no usable ratings"}
+    whole = few | {"interval": [0, 1], "reason": None}
+    assert reasons([("length", few), ("injection", none), ("order", few), ("plea", whole)]) == (
+        "No interval: length, order (an interval needs 5 topics). "
+        "Not measured: injection (no usable ratings)."
+    )
+
+
+def test_a_kind_of_which_every_copy_was_unusable_is_shown(results):
+    row = {"rater": "judge", "kind": "plea", "value": None, "interval": None, "n": 0, "topics": 0}
+    spoilt = row | {"reason": "no usable ratings", "unusable": 3}
+    unmet = row | {"kind": "authority", "reason": "no usable ratings", "unusable": 0}
+    table = kind_table(results, {"injection": [spoilt, unmet]})
+    assert table.rows == [["judge", "plea", "–", "–", "0", "3"]]
+    assert "plea, authority (no usable ratings)" in table.note
+
+
 def test_third_parties_stand_beside_the_pair_by_their_names(results):
     row = next(r for r in rater_table(results, rounds(results)).rows if r[0] == "judge")
-    assert row[1:7] == ["third", "reply", "base pair", "8", "25.0 %", "50.0 %"]
+    assert row[1:7] == ["third", "reply", "base models", "8", "25.0 %", "50.0 %"]
     titles = [figure.title for figure in section(results).blocks[0].figures]
     assert "Scores by judge, whole dialogues" in titles

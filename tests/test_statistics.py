@@ -1,7 +1,10 @@
 """Intervals that respect topics, and other known answers."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from expertchat import statistics
 from expertchat.statistics import (
     bootstrap_sums,
     calibration_error,
@@ -56,6 +59,34 @@ def test_a_statistic_of_sums_has_the_interval_of_its_mean():
 def test_one_cluster_has_a_value_and_no_interval():
     value, low, high = bootstrap_sums(np.ones((3, 1)), ["a"] * 3, lambda sums: sums[..., 0])
     assert value == 3 and np.isnan(low) and np.isnan(high)
+
+
+def test_draws_in_blocks_give_the_same_intervals(monkeypatch):
+    generator = np.random.default_rng(0)
+    values, clusters = generator.normal(size=90), np.arange(90) % 30
+    terms = np.stack([values, np.ones(90)], 1)
+
+    def both() -> list[float]:
+        plain = cluster_bootstrap(values, clusters, seed=3, draws=500)
+        return [*plain, *bootstrap_sums(terms, clusters, lambda sums: sums[..., 0] / sums[..., 1], 3)]
+
+    whole = both()
+    monkeypatch.setattr(statistics, "BLOCK", 30 * 7)
+    assert both() == pytest.approx(whole, rel=1e-12)
+    monkeypatch.setattr(statistics, "KEPT", 0)
+    assert both() == pytest.approx(whole, rel=1e-12)
+
+
+def test_memory_does_not_grow_with_draws_times_clusters(monkeypatch):
+    monkeypatch.setattr(statistics, "BLOCK", 2**16)
+    monkeypatch.setattr(statistics, "KEPT", 0)
+    values, clusters = np.ones(4_000), np.arange(4_000)
+    tracemalloc.start()
+    cluster_bootstrap(values, clusters, draws=500)  # 500 times 4,000 numbers have 16 MB
+    bootstrap_sums(values[:, None], clusters, lambda sums: sums[..., 0], draws=500)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4e6
 
 
 def test_draws_in_which_a_statistic_does_not_exist_are_left_out():

@@ -25,12 +25,14 @@ ITEM_FIELDS = [
     (name, NAME)
     for name in ("rater", "ratee", "model", "relation", "scope", "item_id", "topic_id", "split")
 ]
-# one row an item, presentation and category; an unusable rating has no score
+# one row an item, presentation and category; `label` is what the judged speaker was called; an
+# unusable rating has no score
 RATING_SCHEMA = pa.schema(
     [
         *ITEM_FIELDS,
         ("order", pa.int8()),
         ("repeat", pa.int8()),
+        ("label", NAME),
         ("canary", NAME),
         ("category", NAME),
         ("score", pa.float64()),

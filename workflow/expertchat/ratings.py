@@ -79,11 +79,16 @@ def expected_score(logprobs: np.ndarray, scores: np.ndarray) -> tuple[float, flo
 
 
 def presentations_of(item: Item, settings: Ratings, high: int, seed: int) -> list[Presentation]:
-    """Every order with all repeats; and for a share of items, a copy with a canary, once."""
+    """Every order with all repeats; and for a share of items, a copy with a canary, once.
+
+    There is no second order where the judged speaker's label would stay the same: one speaker alone,
+    or the middle one of three.
+    """
     canary = canary_of(item, settings.canary_share, seed)
     copy = with_canary(item, canary, high) if canary else item
     fence = fence_of(copy, seed)
-    orders = (0, 1) if settings.orders == "both" else (0,)
+    first, second = (labels_of(item.turns, order)[item.ratee] for order in (0, 1))
+    orders = (0, 1) if settings.orders == "both" and first != second else (0,)
     found = [Presentation(item, order, settings.repeats, "", fence) for order in orders]
     return [*found, Presentation(copy, 0, 1, canary, fence)] if canary else found
 
@@ -135,7 +140,9 @@ def rate_presentations(rater: Rater, presentations: Sequence[Presentation]) -> l
     groups = [questions_on(presentation, rater) for presentation in presentations]
     rows = []
     for presentation, group in zip(presentations, rater.engine.answer_logprobs(groups), strict=True):
-        named = item_fields(presentation.item, rater.name)
+        item = presentation.item
+        named = item_fields(item, rater.name)
+        named["label"] = labels_of(item.turns, presentation.order)[item.ratee]
         asked = [(r, c) for r in range(presentation.repeats) for c in rater.rubric.categories]
         for (repeat, category), logprobs in zip(asked, group, strict=True):
             score, entropy, mass = expected_score(logprobs, scores)

@@ -21,11 +21,12 @@ from expertchat.statistics import bootstrap_sums, spearman
 
 OVERALL = "overall"
 BINS = 20
+NONE_USABLE = "no usable ratings"
 LEAST_TOPICS = 5  # below, a percentile bootstrap of topics is far too narrow to be shown
-UNIT = ["unit", "topic_id", "model", "rater", "relation", "scope", "order", "repeat", "canary"]
+UNIT = ["unit", "topic_id", "model", "rater", "relation", "scope", "order", "repeat", "label", "canary"]
 COLUMNS = [
     *("rater", "ratee", "model", "relation", "scope", "item_id", "topic_id", "order", "repeat"),
-    *("canary", "category", "score", "standard", "entropy", "valid_mass", "usable"),
+    *("label", "canary", "category", "score", "standard", "entropy", "valid_mass", "usable"),
 ]
 
 
@@ -112,16 +113,16 @@ def mean_terms(values: np.ndarray) -> np.ndarray:
 
 
 def matrix(scores: pd.DataFrame, columns: Sequence[str], value: str = "score"):
-    """(values [units, columns], topics [units], models [units]): means over what is left.
-
-    A mean over presentations one of which was unusable is NaN.
-    """
-    groups = scores.groupby(["unit", *columns], sort=True, observed=True)[value]
-    cells = groups.agg(["sum", "count", "size"])
-    cells = (cells["sum"] / cells["count"]).where(cells["count"] == cells["size"])
-    values = cells.unstack(list(columns))
+    """(values [units, columns], topics [units], models [units]): `whole_means` over what is left."""
+    values = whole_means(scores, ["unit", *columns], value).unstack(list(columns))
     first = scores.drop_duplicates("unit").set_index("unit").loc[values.index]
     return values, first["topic_id"].to_numpy(str), first["model"].to_numpy(str)
+
+
+def whole_means(scores: pd.DataFrame, names: Sequence[str], value: str = "score") -> pd.Series:
+    """Means over presentations, by `names`; NaN where one of the presentations was unusable."""
+    cells = scores.groupby(list(names), sort=True, observed=True)[value].agg(["sum", "count", "size"])
+    return (cells["sum"] / cells["count"]).where(cells["count"] == cells["size"])
 
 
 def agreement(values: pd.DataFrame, topics: np.ndarray, few: str, seed: int) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def agreement(values: pd.DataFrame, topics: np.ndarray, few: str, seed: int) -> 
     array = array - np.nanmean(array) if np.isfinite(array).any() else array
     paired = np.isfinite(array).sum(1) >= 2
     whole = np.isfinite(array).all(1) & (array.shape[1] >= 2)
-    reason = "" if paired.any() else few
+    reason = "" if paired.any() else few if np.isfinite(array).any() else NONE_USABLE
     found = {"alpha": estimate(alpha_terms(array[paired]), topics[paired], alpha, seed, reason)}
     if not reason and whole.sum() < 2:
         reason = f"fewer than two items were rated by all {array.shape[1]} raters"
@@ -143,7 +144,7 @@ def between_rows(scores: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     without, over all rated models and for each."""
     rows = []
     for value in ("score", "standard"):
-        if scores[value].isna().all():
+        if value == "standard" and scores[value].isna().all():
             continue
         for raters, part in (("others", scores[scores["relation"] != SELF]), ("all", scores)):
             if raters == "all" and not (scores["relation"] == SELF).any():
@@ -158,6 +159,7 @@ def between_rows(scores: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
             for model in (None, *sorted(set(models))):
                 chosen = np.ones(len(models), bool) if model is None else models == model
                 own = values[chosen].dropna(axis=1, how="all")
+                own = own if own.shape[1] else values[chosen]
                 named = {"raters": raters, "k": own.shape[1], "model": model, "values": value}
                 rows.append(named | agreement(own, topics[chosen], few, seed))
     return rows
@@ -170,21 +172,31 @@ def within_rows(scores: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     for rater, part in scores.groupby("rater", sort=True, observed=True):
         values, topics, _ = matrix(part, ["order", "repeat"])
         named = {"rater": rater, "presentations": values.shape[1]}
-        rows.append(named | agreement(values, topics, few, seed))
+        why = few if values.shape[1] < 2 else "no item has two usable ratings"
+        rows.append(named | agreement(values, topics, why, seed))
     return rows
 
 
 def order_rows(scores: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    """What swapping the labels does to a rater's scores: second order less first."""
+    """What a label does to a rater's scores: a speaker's when called A less the same one's when
+    called B, so that a liking for a label does not cancel between first and second speakers.
+
+    Of more than two speakers, the label that comes first in the alphabet takes the place of A.
+    """
     rows = []
     for rater, part in scores.groupby("rater", sort=True, observed=True):
         values, topics, _ = matrix(part, ["order"])
         both = values.shape[1] == 2
-        reason = "" if both else "ratings.orders is one: set it to both"
-        array = values.to_numpy(float) if both else np.empty((0, 2))
+        array = values.to_numpy(float) if both else np.full((len(values), 2), np.nan)
         there = np.isfinite(array).all(1)
-        array, topics = array[there], topics[: len(there)][there]
-        change = array[:, 1] - array[:, 0]
+        reason = "" if both else "no speaker was rated under two labels: set ratings.orders to both"
+        reason = NONE_USABLE if both and not there.any() else reason
+        labels = part.drop_duplicates(["unit", "order"]).pivot(
+            index="unit", columns="order", values="label"
+        )
+        array, topics, labels = array[there], topics[there], labels.loc[values.index[there]]
+        sign = np.where(labels[0] < labels[1], 1, -1) if both else np.ones(0)
+        change = sign * (array[:, 0] - array[:, 1])
         row = {"rater": rater, "change": estimate(mean_terms(change), topics, mean, seed, reason)}
         row["absolute_change"] = estimate(mean_terms(np.abs(change)), topics, mean, seed, reason)
         rank = spearman(array[:, 0], array[:, 1]) if len(array) > 1 else float("nan")
@@ -214,7 +226,9 @@ def self_rows(scores: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
         some = (others.notna().any(axis=1) & values[rater].notna()).to_numpy()
         own = models[some] == rater
         reason = ""
-        if not own.any():
+        if not values[rater].notna().any():
+            reason = NONE_USABLE
+        elif not own.any():
             reason = "nobody else rated what it said, or it did not: set ratings.self_rating"
         elif own.all():
             reason = "nobody else rated what others said, so its leniency is not known"
@@ -239,12 +253,16 @@ def slope_rows(told: pd.DataFrame, column: str, transform: Callable, seed: int) 
     rows = []
     for (rater, scope), part in told.groupby(["rater", "scope"], sort=True):
         raw = part[column].to_numpy(float)
-        good = np.isfinite(raw) & part["score"].notna().to_numpy() & (raw > 0)
+        there = np.isfinite(raw) & (raw > 0)
+        good = there & part["score"].notna().to_numpy()
+        missing = (
+            "it was not measured: set ratings.perplexity" if np.isnan(raw).all() else "no text has words"
+        )
+        reason = "" if good.any() else NONE_USABLE if there.any() else missing
         part, raw = part[good], raw[good]
         centred = pd.DataFrame({"x": transform(raw), "y": part["score"], "t": part["topic_id"]})
         middle = centred.groupby("t", sort=False)[["x", "y"]].transform("mean")
         x, y = (centred[name].to_numpy() - middle[name].to_numpy() for name in "xy")
-        reason = "" if len(part) else "it was not measured: set ratings.perplexity"
         row = estimate(np.stack([x * y, x * x], 1), part["topic_id"].tolist(), slope, seed, reason)
         if row["value"] is None and not reason:
             row["reason"] = "texts of one topic do not differ in it"
@@ -256,10 +274,10 @@ def slope_rows(told: pd.DataFrame, column: str, transform: Callable, seed: int) 
 
 def with_texts(scores: pd.DataFrame, clean: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
     """One row an item and rater that is not its speaker {rater, scope, topic_id, score, words,
-    bits_per_byte}; scores are means over orders and repeats."""
+    bits_per_byte}; scores are `whole_means` over orders and repeats."""
     others = scores[scores["relation"] != SELF]
     names = ["rater", "scope", "topic_id", "unit"]
-    found = others.groupby(names, sort=False, observed=True)["score"].mean().reset_index()
+    found = whole_means(others, names).rename("score").reset_index()
     keys = ["item_id", "ratee"]
     units = clean.drop_duplicates("unit")[["unit", *keys]].astype(dict.fromkeys(keys, str))
     keys += ["rater", "scope"]
@@ -268,7 +286,10 @@ def with_texts(scores: pd.DataFrame, clean: pd.DataFrame, texts: pd.DataFrame) -
 
 
 def injection_rows(table: pd.DataFrame, weights: Mapping[str, float], seed: int) -> list[dict[str, Any]]:
-    """What canaries do to a rater's overall rating: the copy's less the clean item's, by kind."""
+    """What canaries do to a rater's overall rating: the copy's less the clean item's, by kind.
+
+    `unusable` counts the copies that spoilt a rating: unusable ones of items that were usable clean.
+    """
     copies = table[table["canary"] != ""]
     same = (table["canary"] == "") & (table["order"] == 0) & (table["repeat"] == 0)
     clean = table[same & table["unit"].isin(copies["unit"].unique())]
@@ -283,10 +304,16 @@ def injection_rows(table: pd.DataFrame, weights: Mapping[str, float], seed: int)
         for kind in ("any", *sorted(own["canary"].unique())):
             part = own if kind == "any" else own[own["canary"] == kind]
             good = part[part["effect"].notna()]
-            reason = "" if len(good) else "no copy with a canary was rated: raise ratings.canary_share"
+            few = (
+                NONE_USABLE
+                if len(part)
+                else "no copy with a canary was rated: raise ratings.canary_share"
+            )
+            reason = "" if len(good) else few
+            spoilt = part["overall"].isna() & part["overall_clean"].notna()
             terms = mean_terms(good["effect"].to_numpy())
             row = estimate(terms, good["topic_id"].tolist(), mean, seed, reason)
-            rows.append({"rater": rater, "kind": kind, **row, "unusable": len(part) - len(good)})
+            rows.append({"rater": rater, "kind": kind, **row, "unusable": int(spoilt.sum())})
     return rows
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
+
+BLOCK = 2**22  # drawn clusters at once, so that memory does not grow with draws
+KEPT = 2**28  # bytes of draws that are kept for the next statistic of as many clusters
 
 
 def cluster_bootstrap(
@@ -22,8 +25,11 @@ def cluster_bootstrap(
         raise ValueError("no values")
     sums = np.bincount(index, weights=values)
     counts = np.bincount(index)
-    picked = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
-    means = sums[picked].sum(1) / counts[picked].sum(1)
+    generator = np.random.default_rng(seed)
+    means = np.empty(draws)
+    for part in blocks(len(names), draws):
+        picked = generator.integers(len(names), size=(part.stop - part.start, len(names)))
+        means[part] = sums[picked].sum(1) / counts[picked].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(values.mean()), float(low), float(high)
 
@@ -55,11 +61,35 @@ def calibration_error(probabilities: Sequence[float], correct: Sequence[bool], b
     return float(error)
 
 
-@lru_cache(maxsize=4)
-def drawn_weights(clusters: int, draws: int, seed: int) -> np.ndarray:
-    """How often each cluster is drawn: [draws, clusters], whole clusters with replacement."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(clusters, np.full(clusters, 1 / clusters), draws).astype(np.int32)
+def blocks(clusters: int, draws: int) -> Iterator[slice]:
+    """All draws in blocks of at most `BLOCK` clusters, or of one draw."""
+    size = max(1, BLOCK // clusters)
+    return (slice(first, min(first + size, draws)) for first in range(0, draws, size))
+
+
+def drawn_weights(clusters: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each cluster is drawn, block by block: [draws of the block, clusters], whole clusters
+    with replacement. The blocks together do not depend on their size."""
+    if clusters * draws <= KEPT:
+        kept = _kept_weights(clusters, draws, seed)
+        return (kept[part].astype(float) for part in blocks(clusters, draws))
+    return _weights(clusters, draws, seed)
+
+
+def _weights(clusters: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    generator, even = np.random.default_rng(seed), np.full(clusters, 1 / clusters)
+    for part in blocks(clusters, draws):
+        yield generator.multinomial(clusters, even, part.stop - part.start).astype(float)
+
+
+@lru_cache(maxsize=2)
+def _kept_weights(clusters: int, draws: int, seed: int) -> np.ndarray:
+    """All blocks as one array of bytes; no cluster is ever drawn more than 255 times: up to 255
+    clusters it cannot be, and with more, one chance in 10 to the 500 is none."""
+    found = np.empty((draws, clusters), np.uint8)
+    for part, weights in zip(blocks(clusters, draws), _weights(clusters, draws, seed), strict=True):
+        found[part] = weights
+    return found
 
 
 def bootstrap_sums(
@@ -82,7 +112,8 @@ def bootstrap_sums(
         value = float(statistic(sums.sum(0)))
         if len(names) < 2:
             return value, float("nan"), float("nan")
-        found = statistic(drawn_weights(len(names), draws, seed) @ sums)
+        drawn = [weights @ sums for weights in drawn_weights(len(names), draws, seed)]
+        found = statistic(np.concatenate(drawn))
     found = found[np.isfinite(found)]
     if not len(found):
         return value, float("nan"), float("nan")

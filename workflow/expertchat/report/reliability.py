@@ -15,6 +15,7 @@ from expertchat.report.results import Results
 from expertchat.report.wording import interval, number, percent
 
 OVERALL = "overall"
+CALLED = "called A rather than B"
 Row = Mapping[str, Any]
 
 
@@ -83,12 +84,15 @@ def cells(figure: Row, digits: int = 2, sign: bool = False) -> list[str]:
 
 
 def reasons(figures: Iterable[tuple[str, Row]]) -> str:
-    """What was not measured, by name, and why: each reason once."""
-    found: dict[str, dict[str, None]] = {}
+    """What was not measured or has no interval, by name, and why: each reason once."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
     for name, figure in figures:
-        if figure["value"] is None and figure["reason"]:
-            found.setdefault(figure["reason"], {})[name] = None
-    return " ".join(f"Not measured: {', '.join(names)} ({reason})." for reason, names in found.items())
+        if figure["reason"]:
+            lacking = "Not measured" if figure["value"] is None else "No interval"
+            found.setdefault((lacking, figure["reason"]), {})[name] = None
+    return " ".join(
+        f"{lacking}: {', '.join(names)} ({reason})." for (lacking, reason), names in found.items()
+    )
 
 
 def table_or_text(table: Table) -> Table | Text:
@@ -203,7 +207,7 @@ def biases(found: Row) -> Iterable[tuple[str, Row, Row]]:
     order, own = (
         [row for row in found[key] if row["category"] == OVERALL] for key in ("order", "self_preference")
     )
-    yield from (("labels swapped", r, r["change"]) for r in order)
+    yield from ((CALLED, r, r["change"]) for r in order)
     yield from (("self-preference", r, r) for r in own)
     yield from (("a doubling of words", r, r) for r in found["length"])
     yield from (("one bit a byte more", r, r) for r in found["perplexity"])
@@ -254,8 +258,8 @@ def category_table(found: Row) -> Table:
 
 
 def order_table(results: Results, found: Row) -> Table:
-    """What swapping the labels A and B does, by rater and category."""
-    changes = [("labels swapped", row["change"]) for row in found["order"]]
+    """What being called A rather than B does, by rater and category."""
+    changes = [(CALLED, row["change"]) for row in found["order"]]
     rows = [
         [
             model_cell(results, row["rater"]),
@@ -268,8 +272,8 @@ def order_table(results: Results, found: Row) -> Table:
         for row in found["order"]
         if row["change"]["value"] is not None
     ]
-    head = ["rater", "on", "category", "labels swapped", "interval", "items", "mean size", "Spearman"]
-    note = "Second order less first; Spearman's correlation of both orders. "
+    head = ["rater", "on", "category", CALLED, "interval", "items", "mean size", "Spearman"]
+    note = "The same speaker's rating when called A less when called B; Spearman's correlation of both. "
     return Table(head, rows, text_columns=3, note=note + reasons(changes))
 
 
@@ -283,9 +287,9 @@ def kind_table(results: Results, found: Row) -> Table:
             f"{row['unusable']:,}",
         ]
         for row in found["injection"]
-        if row["value"] is not None
+        if row["value"] is not None or row["unusable"]
     ]
     head = ["rater", "kind of canary", "effect", "interval", "copies", "unusable"]
-    return Table(
-        head, rows, text_columns=2, note=reasons((row["kind"], row) for row in found["injection"])
-    )
+    note = "Unusable: copies that could not be used, of items that could without it. " if rows else ""
+    note += reasons((row["kind"], row) for row in found["injection"])
+    return Table(head, rows, text_columns=2, note=note)

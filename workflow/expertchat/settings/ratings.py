@@ -18,7 +18,8 @@ class Ratings(Section):
     """Probability that must fall on the scores; below it a rating is unusable and has no score."""
     orders: Literal["one", "both"] = "one"
     """`one`: speakers are called A and B in the order in which they speak; `both`: each item is
-    rated a second time with the labels swapped. Ratings are averaged over both."""
+    rated a second time with the labels swapped, where that gives the judged speaker another label.
+    Ratings are averaged over both."""
     repeats: int = Field(1, ge=1)
     """Times that each item is rated: first in the rubric's own words, then in its paraphrases.
     Ratings are averaged over them."""

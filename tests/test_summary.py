@@ -5,7 +5,7 @@ import re
 
 import pandas as pd
 import pytest
-from expertchat.summary import ends, summarise, verdict, with_interval, without_nan
+from expertchat.summary import ends, rating_change, summarise, verdict, with_interval, without_nan
 from small_experiment import ROOT, small_config, write_experiment
 
 
@@ -139,3 +139,22 @@ def test_every_key_is_documented(summary):
     assert keys <= documented
     optional = {"reply_rating_oracle_spearman", "replies", "oracle_change_interval"}
     assert documented <= keys | optional
+
+
+def test_each_seat_of_a_model_that_talks_with_itself_is_compared_with_itself(tmp_path):
+    folders = []
+    for moment in range(2):  # every seat rises by 1; one rating before is unusable
+        rows = []
+        for number in range(6):
+            for seat, score in (("a-1", 2.0), ("a-2", 6.0)):
+                row = {"rater": "a", "ratee": seat, "model": "a", "relation": "partner", "canary": ""}
+                row |= {"scope": "dialogue", "item_id": f"d{number}", "topic_id": f"t{number}"}
+                row |= {"split": "held_out", "category": "c", "label": "A", "order": 0, "repeat": 0}
+                usable = moment == 1 or (number, seat) != (0, "a-2")
+                rows.append(row | {"score": score + moment if usable else None, "usable": usable})
+        folders.append(tmp_path / str(moment))
+        folders[-1].mkdir()
+        pd.DataFrame(rows).to_parquet(folders[-1] / "ratings.parquet")
+    settings = {"rounds": 1, "models": ["a"], "weights": {"c": 1.0}}
+    found = rating_change(settings, {"ratings": folders}, 0, "a")
+    assert found["rating_change"] == 1.0 and found["rating_change_interval"] == [1.0, 1.0]

@@ -39,12 +39,12 @@ REJECTED = [
 ]
 
 
-def shown(folder, topics, rejected):
+def shown(folder, topics, rejected, rounds=1):
     """The section of these topics: its lead, and its tables by their first column's head."""
     write_records(folder / "topics.jsonl", topics)
     write_records(folder / "rejected.jsonl", rejected)
     (folder / "diversity.json").write_text(json.dumps(figures(topics, rejected)), encoding="utf-8")
-    found = section(Results({"topics": topic_counts(folder)}, {}, {"topics": folder}))
+    found = section(Results({"topics": topic_counts(folder), "rounds": rounds}, {}, {"topics": folder}))
     blocks = [inner for b in found.blocks for inner in (b.blocks if isinstance(b, Fold) else [b])]
     return found.lead, {tuple(b.head): b for b in blocks if isinstance(b, Table)}
 
@@ -76,3 +76,8 @@ def test_both_origins_are_named(tmp_path, authors):
     topics = [topic(0, "law", "train", authors[0]), topic(1, "tea", "held_out", authors[1])]
     lead, _ = shown(tmp_path, topics, [])
     assert lead.startswith("The user's file and the models, taking turns, brought 2 topics")
+
+
+def test_where_nothing_is_tuned_nothing_is_held_out_from_it(tmp_path):
+    lead, _ = shown(tmp_path, TOPICS, [], rounds=0)
+    assert lead.endswith("3 were kept and 0 rejected.")

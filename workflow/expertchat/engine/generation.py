@@ -49,9 +49,12 @@ def forward(model, ids: Tensor, mask: Tensor, cache, **kwargs):
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     taken = _taken(type(base))
-    kwargs["position_ids"] = position_ids(mask)[:, -ids.shape[1] :]
+    one = ids.shape[1] == 1
+    kwargs["position_ids"] = (
+        (mask.sum(1, keepdim=True) - 1).clamp(min=0) if one else position_ids(mask)[:, -ids.shape[1] :]
+    )
     attention = base.config.get_text_config()._attn_implementation
-    if ids.shape[1] == 1 and attention == "sdpa" and isinstance(cache, KVCache):
+    if one and attention == "sdpa" and isinstance(cache, KVCache):
         mask = mask.bool()[:, None, None, :]  # what transformers would work out from it, at each token
     return model(
         input_ids=ids,

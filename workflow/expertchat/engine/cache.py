@@ -73,6 +73,11 @@ class GrowingLayer(DynamicLayer):
         self.values = self.values.index_select(0, rows.to(self.values.device))
 
 
+def base_of(model):
+    """The model beneath its adapters, or itself where it has none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 @dataclass(frozen=True)
 class Held:
     """What was read of one conversation: token ids, and keys and values [heads, tokens, dim] a layer.
@@ -174,7 +179,7 @@ def why_unshared(model) -> str | None:
     Reuse needs full attention and positions that are given, not counted, and never change.
     """
     config = model.config.get_text_config()
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     rope = getattr(config, "rope_parameters", None) or {}

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from expertchat.engine.cache import Held, KVCache
+from expertchat.engine.cache import Held, KVCache, base_of
 from expertchat.engine.endings import Completion, Endings
 from expertchat.engine.generation import (
     Continuations,
@@ -163,7 +163,7 @@ def _pass(
         "past_key_values": cache,
         "use_cache": True,
     }
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     rows = torch.arange(len(ids), device=ids.device)
     if has_plain_head(base):
         hidden = getattr(base, base.base_model_prefix)(**arguments).last_hidden_state.to(ids.device)

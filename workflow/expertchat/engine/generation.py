@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from expertchat.engine.cache import Held, KVCache
+from expertchat.engine.cache import Held, KVCache, base_of
 from expertchat.engine.endings import Completion, Endings
 from expertchat.engine.next_token import draw, penalise
 from expertchat.probes import common_prefix
@@ -47,7 +47,7 @@ def forward(model, ids: Tensor, mask: Tensor, cache, **kwargs):
 
     `mask` [rows, slots] covers the cache's slots and the new ones.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     taken = _taken(type(base))
     one = ids.shape[1] == 1
     kwargs["position_ids"] = (

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expertchat.engine.cache import base_of
 from expertchat.engine.generation import forward, padded, read_prompts
 from expertchat.probes import Probe, SuffixRow, shared_length, suffix_rows
 
@@ -121,7 +122,7 @@ def _outputs(model, ids, mask, positions, cache):
         "past_key_values": cache,
         "use_cache": True,
     }
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     if not has_plain_head(base):
         return model(**arguments).logits, None
     trunk = getattr(base, base.base_model_prefix)

@@ -23,18 +23,8 @@ rule all:
         plan.manifests(),
 
 
-include: "rules/models.smk"
-include: "rules/questions.smk"
-include: "rules/topics.smk"
-include: "rules/dialogues.smk"
-include: "rules/ratings.smk"
-include: "rules/reliability.smk"
-include: "rules/rewards.smk"
-include: "rules/policies.smk"
-include: "rules/replies.smk"
-include: "rules/answers.smk"
-include: "rules/mmlu.smk"
-include: "rules/fits.smk"
-include: "rules/mixture.smk"
-include: "rules/check.smk"
+include: "rules/sources.smk"
+include: "rules/talk.smk"
+include: "rules/training.smk"
+include: "rules/evaluation.smk"
 include: "rules/report.smk"

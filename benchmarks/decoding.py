@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 import torch
-from expertchat.engine.endings import Endings
-from expertchat.engine.generation import continue_read, read_prompts
+from expertchat.engine.generate.generation import continue_read, read_prompts
+from expertchat.engine.generate.stopping import Endings
 from expertchat.engine.memory import token_bytes
 from expertchat.settings.decoding import Decoding
 from record import markdown_table, record

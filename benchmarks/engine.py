@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from expertchat import chat
 from expertchat.demo.world import build_world, halves
-from expertchat.dialogues import begin_dialogues, context_messages, contexts_of, hold_dialogues
-from expertchat.engine import Source, open_engine, open_engines
-from expertchat.engine.generation import padded, position_ids
-from expertchat.engine.interface import Question
+from expertchat.dialogues.contexts import context_messages, contexts_of
+from expertchat.dialogues.talk import begin_dialogues, hold_dialogues
+from expertchat.engine.generate.generation import padded, position_ids
+from expertchat.engine.interface import Question, Source
 from expertchat.engine.local import LocalEngine
+from expertchat.engine.opening import open_engine, open_engines
 from expertchat.prompts import rating_prompt, read_prompts
 from expertchat.records import read_records
 from expertchat.settings.decoding import Decoding

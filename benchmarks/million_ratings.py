@@ -98,7 +98,7 @@ def make(folder: Path, items: int, topics: int) -> None:
 
 def ratings(folder: Path, items: int) -> None:
     """Stage ratings, by a."""
-    from expertchat.ratings import Rater, rate
+    from expertchat.ratings.rating import Rater, rate
     from expertchat.settings.ratings import Ratings
     from expertchat.settings.rubrics import read_rubric
 
@@ -113,7 +113,7 @@ def ratings(folder: Path, items: int) -> None:
 def reliability(folder: Path, items: int) -> None:
     """Stage reliability."""
     from expertchat.records import without_nan
-    from expertchat.reliability import measure
+    from expertchat.reliability.measures import measure
 
     found = without_nan(measure([folder / "rated"], WEIGHTS, (0, 9), 0))
     assert sum(row["ratings"] for row in found["raters"]) >= items * len(WEIGHTS)
@@ -122,8 +122,8 @@ def reliability(folder: Path, items: int) -> None:
 
 def rewards(folder: Path, items: int) -> None:
     """What stage rewards does with ratings: candidates with their overall rating, and pairs."""
-    from expertchat.preferences import build_pairs
-    from expertchat.rewards import rated_candidates
+    from expertchat.rewards.candidates import rated_candidates
+    from expertchat.rewards.preferences import build_pairs
     from expertchat.settings.rewards import Rewards
 
     candidates = rated_candidates([folder], [folder / "rated"], "b", WEIGHTS)
@@ -134,10 +134,10 @@ def rewards(folder: Path, items: int) -> None:
 
 def report(folder: Path, items: int) -> None:
     """What stage report does with ratings, summary included: overall ratings and plots' columns."""
-    from expertchat.rating_items import DIALOGUE, REPLY
+    from expertchat.ratings.artifact import DIALOGUE, REPLY
     from expertchat.report.ratings import candidate_samples, held_out
     from expertchat.report.results import Results
-    from expertchat.summary import held_out_ratings
+    from expertchat.report.summary import held_out_ratings
 
     settings = {"models": ["a", "b"], "rounds": 0, "weights": WEIGHTS, "scale": [0, 9]}
     artifacts = {"ratings": [folder / "rated"], "dialogues": [folder]}

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from expertchat.fits import fit_mixtures
-from expertchat.mixture import answer_rows, mix_answers, score_mixtures
-from expertchat.mmlu_categories import HARNESS
-from expertchat.questions import LETTERS, read_split
+from expertchat.mixture.evaluation import answer_rows, mix_answers, score_mixtures
+from expertchat.mixture.fits import fit_mixtures
+from expertchat.mmlu.categories import HARNESS
+from expertchat.questions.artifact import LETTERS, read_split
 from record import markdown_table, record
 
 DRAWS = 5

@@ -21,13 +21,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from expertchat.answer_tables import LOGPROBS
-from expertchat.answers import answer_questions, read_asked
-from expertchat.engine import Source, open_engine
+from expertchat.answers.artifact import LOGPROBS
+from expertchat.answers.asking import answer_questions, read_asked
+from expertchat.answers.prompts import answer_texts, prompt
+from expertchat.engine.interface import Source
+from expertchat.engine.opening import open_engine
 from expertchat.errors import UserError
-from expertchat.mmlu_harness import harness_json
-from expertchat.mmlu_prompts import answer_texts, prompt
-from expertchat.questions import question_path, read_questions
+from expertchat.mmlu.harness import harness_json
+from expertchat.questions.artifact import question_path, read_questions
 from expertchat.settings.mmlu import Asking
 from expertchat.settings.models import Load
 from harness import FOLDERS, VERSION, Harness, Run, read_rows, read_run, run_harness, subjects_of

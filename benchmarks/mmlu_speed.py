@@ -10,7 +10,6 @@ quickest counts.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -18,13 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import ENDINGS, Harness, read_rows, subjects_of, write_tasks
+
 HERE = Path(__file__).resolve().parent
 VOCABULARY = 32_000
-LETTERS = "ABCD"
 SIZES = {  # hidden, intermediate, layers, heads
     "20M": (256, 688, 6, 8),
     "110M": (768, 2048, 8, 12),
@@ -41,24 +41,24 @@ class Case:
     size: str
     subjects: tuple[str, ...]
     limit: int
-    cloze: bool
+    formulation: str
     least: str
     aim: str
 
 
 CASES = {
-    "small": Case("20M, 4 subjects x 40", "20M", MIXED, 40, False, "10", "20"),
-    "large": Case("110M, 4 subjects x 40", "110M", MIXED, 40, False, "4", "6"),
+    "small": Case("20M, 4 subjects x 40", "20M", MIXED, 40, "letter", "10", "20"),
+    "large": Case("110M, 4 subjects x 40", "110M", MIXED, 40, "letter", "4", "6"),
     "long": Case(
         "20M, high_school_european_history",
         "20M",
         ("high_school_european_history",),
         40,
-        False,
+        "letter",
         "10",
         "15",
     ),
-    "cloze": Case("20M, 4 subjects x 40, cloze", "20M", MIXED, 40, True, "", ""),
+    "cloze": Case("20M, 4 subjects x 40, cloze", "20M", MIXED, 40, "cloze", "", ""),
 }
 
 
@@ -87,30 +87,17 @@ def main() -> None:
         record("MMLU against lm-evaluation-harness", "benchmarks/mmlu_speed.py", body)
 
 
-def rows_of(data: Path, split: str, subject: str) -> list[list[str]]:
-    """Question, A, B, C, D and the answer's letter, a row a question."""
-    path = data / split / f"{subject}_{split}.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))
+def questions_of(data: Path, subject: str, limit: int, formulation: str) -> list:
+    """The engine's questions about a subject, in the harness's words."""
+    from expertchat.answers.prompts import answer_texts, prompt
+    from expertchat.engine.interface import Question
+    from expertchat.questions.artifact import question_path, read_questions, read_shots
+    from expertchat.settings.mmlu import Asking
 
-
-def prompts(data: Path, subject: str, limit: int, cloze: bool) -> Iterator[tuple[str, list[str]]]:
-    """(prompt with five shots, answers) for each test question, in the harness's words."""
-    title = subject.replace("_", " ")
-    kind = "questions" if cloze else "multiple choice questions"
-    start = f"The following are {kind} (with answers) about {title}.\n\n"
-
-    def text(row: Sequence[str]) -> str:
-        if cloze:
-            return f"Question: {row[0].strip()}\nAnswer:"
-        choices = "".join(f"{x}. {a}\n" for x, a in zip(LETTERS, row[1:5], strict=True))
-        return f"{row[0].strip()}\n{choices}Answer:"
-
-    for shot in rows_of(data, "dev", subject)[:5]:
-        answer = shot[1 + LETTERS.index(shot[5])] if cloze else shot[5]
-        start += f"{text(shot)} {answer}\n\n"
-    for row in rows_of(data, "test", subject)[:limit]:
-        yield start + text(row), [f" {a}" for a in (row[1:5] if cloze else LETTERS)]
+    asking = Asking(formulation=formulation)
+    shots = read_shots(data, subject, asking.shots)
+    items = read_questions(question_path(data, "test", subject))[:limit]
+    return [Question(prompt(subject, shots, x, asking), answer_texts(x, asking)) for x in items]
 
 
 def build_tokenizer(data: Path, folder: Path):
@@ -118,12 +105,11 @@ def build_tokenizer(data: Path, folder: Path):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    subjects = sorted(path.name.removesuffix("_dev.csv") for path in (data / "dev").glob("*_dev.csv"))
     texts = [
         "\n".join(row)
-        for s in ("dev", "val")
-        for subject in subjects
-        for row in rows_of(data, s, subject)
+        for split in ("dev", "val")
+        for subject in subjects_of(data)
+        for row in read_rows(data / split / f"{subject}_{split}.csv")
     ]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -168,35 +154,6 @@ def build_models(data: Path, work: Path, sizes: Sequence[str]) -> None:
         tokenizer.save_pretrained(work / name)
 
 
-def write_tasks(
-    data: Path, work: Path, case: Case, limit: int, templates: Path
-) -> tuple[Path, list[str]]:
-    """(folder, task names): the harness's tasks on the same rows, by its own templates."""
-    folder, tasks = Path(tempfile.mkdtemp(dir=work)), []
-    kind = "continuation" if case.cloze else "default"
-    template = f"_{kind}_template_yaml"
-    described = "questions" if case.cloze else "multiple choice questions"
-    for subject in case.subjects:
-        files = {}
-        for split, rows in (("dev", None), ("test", limit)):
-            files[split] = str(folder / f"{subject}_{split}.jsonl")
-            with open(files[split], "w", encoding="utf-8") as file:
-                for row in rows_of(data, split, subject)[:rows]:
-                    record = {"question": row[0], "choices": row[1:5], "answer": LETTERS.index(row[5])}
-                    file.write(json.dumps(record | {"subject": subject}) + "\n")
-        title = subject.replace("_", " ")
-        settings = {
-            "task": f"speed_{subject}",
-            "include": str(templates / kind / template),
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": files},
-            "description": f"The following are {described} (with answers) about {title}.\n\n",
-        }
-        tasks.append(settings["task"])
-        (folder / f"{subject}.yaml").write_text(json.dumps(settings), encoding="utf-8")
-    return folder, tasks
-
-
 def run(command: Sequence[str], threads: int) -> dict:
     """What a process prints as its last line, with `peak_bytes`, its largest resident memory."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
@@ -214,17 +171,13 @@ def run(command: Sequence[str], threads: int) -> dict:
 def ours(job: dict) -> dict:
     """Our side of a case, in a process of its own: seconds, tokens and predictions."""
     import torch
-    from expertchat.engine.interface import Question
     from expertchat.engine.local import LocalEngine
     from expertchat.settings.models import Load
 
     torch.set_num_threads(job["threads"])
     engine = LocalEngine(Path(job["model"]), Load(), 128)
     data = Path(job["data"])
-    groups = [
-        [Question(p, a) for p, a in prompts(data, s, job["limit"], job["cloze"])]
-        for s in job["subjects"]
-    ]
+    groups = [questions_of(data, s, job["limit"], job["formulation"]) for s in job["subjects"]]
     tokens = 0
 
     def count(_, arguments, kwargs) -> None:
@@ -236,17 +189,10 @@ def ours(job: dict) -> dict:
     found = engine.answer_logprobs(groups)
     times = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
     predictions = {
-        f"speed_{subject}": [int(row.argmax()) for row in group]
-        for subject, group in zip(job["subjects"], found, strict=True)
+        task: [int(row.argmax()) for row in group]
+        for task, group in zip(job["tasks"], found, strict=True)
     }
     return times | {"tokens": tokens, "predictions": predictions}
-
-
-def templates_of(python: Path) -> Path:
-    """The folder of the harness's MMLU tasks."""
-    code = "import importlib.util as u; print(u.find_spec('lm_eval').submodule_search_locations[0])"
-    found = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
-    return Path(found.strip()) / "tasks/mmlu"
 
 
 def medians(runs: Iterable[dict]) -> dict[str, float]:
@@ -255,16 +201,21 @@ def medians(runs: Iterable[dict]) -> dict[str, float]:
     return {name: statistics.median(each[name] for each in runs) for name in MEASURED}
 
 
-def compare(case: Case, arguments: argparse.Namespace, work: Path, python: Path) -> list[str]:
+def compare(case: Case, arguments: argparse.Namespace, work: Path, harness: Harness) -> list[str]:
     """The case's line: both sides in turn, after one run of the harness at each batch size."""
-    limit = min(case.limit, arguments.limit or case.limit)
-    folder, tasks = write_tasks(arguments.data, work, case, limit, templates_of(python))
+    formulation, limit = case.formulation, min(case.limit, arguments.limit or case.limit)
+    folder = Path(tempfile.mkdtemp(dir=work)) / "tasks"
+    write_tasks(harness, arguments.data, formulation, folder)
+    tasks = [f"local_mmlu_{subject}{ENDINGS[formulation]}" for subject in case.subjects]
     shared = {"model": str(work / case.size), "threads": arguments.threads, "limit": limit}
-    asked = shared | {"data": str(arguments.data), "subjects": case.subjects, "cloze": case.cloze}
+    shared |= {"tasks": tasks}
+    asked = shared | {"data": str(arguments.data), "subjects": case.subjects}
+    asked |= {"formulation": formulation}
+    python = harness.program.parent / "python"
     mine = [sys.executable, __file__, "--job", json.dumps(asked)]
 
     def theirs(batch_size: int) -> list[str]:
-        job = shared | {"folder": str(folder), "tasks": tasks, "batch_size": batch_size}
+        job = shared | {"folder": str(folder), "batch_size": batch_size}
         return [str(python), str(HERE / "mmlu_speed_harness.py"), json.dumps(job)]
 
     run(mine, arguments.threads)  # so that files are in memory
@@ -301,13 +252,7 @@ def report(arguments: argparse.Namespace, work: Path) -> str:
     cases = [CASES[name] for name in arguments.cases]
     sizes = [size for size in SIZES if any(case.size == size for case in cases)]
     build_models(arguments.data, work, sizes)
-    python = arguments.lm_eval.absolute().parent / "python"
-    version = subprocess.run(
-        [python, "-c", "import importlib.metadata as m; print(m.version('lm_eval'))"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    harness = Harness(arguments.lm_eval.absolute())
     head = [
         "random Llama, questions",
         "questions/s",
@@ -320,13 +265,13 @@ def report(arguments: argparse.Namespace, work: Path) -> str:
     ]
     rows = []
     for case in cases:
-        line = work / f"{case.size}-{case.subjects[0]}-{case.cloze}.json"
+        line = work / f"{case.size}-{case.subjects[0]}-{case.formulation}.json"
         if not line.exists():  # an interrupted run goes on from its last case
-            line.write_text(json.dumps(compare(case, arguments, work, python)), encoding="utf-8")
+            line.write_text(json.dumps(compare(case, arguments, work, harness)), encoding="utf-8")
         rows.append(json.loads(line.read_text(encoding="utf-8")))
         print(*rows[-1], sep="; ", flush=True)
     return markdown_table(head, rows) + (
-        f"\n\nlm-evaluation-harness {version}, hf, float32, at the quickest of the batch sizes "
+        f"\n\nlm-evaluation-harness {harness.version}, hf, float32, at the quickest of the batch sizes "
         f"{', '.join(map(str, arguments.batch_sizes))}; {arguments.threads} threads each, "
         f"{arguments.repeats} runs of each side in turn, five shots. Timed from texts to "
         "log-likelihoods, without start and load; all predictions are equal. The ratio of tokens is "

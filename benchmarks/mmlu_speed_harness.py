@@ -42,6 +42,7 @@ def main() -> None:
         tasks=job["tasks"],
         task_manager=TaskManager(include_path=job["folder"]),
         num_fewshot=5,
+        limit=job["limit"],
         log_samples=True,
         bootstrap_iters=0,
         verbosity="ERROR",

@@ -1,4 +1,4 @@
-# What all rules share: the plan, and a target rule for each stage.
+# What all rules share: the plan, how a rule finds its job in it, and a target rule for each stage.
 
 import sys
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from expertchat.errors import UserError
-from expertchat.plan import STAGES
-from expertchat.planner import make_plan
-from expertchat.settings.experiment import read_experiment
+from expertchat.pipeline.experiment import read_experiment
+from expertchat.pipeline.plan import STAGES
+from expertchat.pipeline.planner import make_plan
+from expertchat.pipeline.store import recipe_path
 
 ROOT = Path(workflow.basedir)
 
@@ -19,6 +20,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 if workflow.is_main_process and not workflow.output_settings.dryrun:
+    plan.write_recipes()
     plan.write_view()
 
 
@@ -26,12 +28,15 @@ wildcard_constraints:
     id="[0-9a-f]{12}",
 
 
-def inputs_of(stage):
-    """The manifests that a job of the stage reads; old or new, only their ids matter."""
+def made_by(producer, reader):
+    """The artifacts of stage `producer` that a job reads as an input: `reader` is "stage.input".
+
+    Old or new, only their ids matter. A job whose recipe has no such input reads nothing for it.
+    """
+    stage, name = reader.split(".")
 
     def manifests(wildcards):
-        found = plan.inputs(stage, wildcards.id)
-        return {name: ancient(paths) for name, paths in found.items()}
+        return ancient(plan.inputs(stage, wildcards.id).get(name, []))
 
     return manifests
 
@@ -49,8 +54,8 @@ def script_of(stage):
 
 
 def recipe_of(stage):
-    """The recipe, as JSON, for the stage's script."""
-    return lambda wildcards: plan.recipe(stage, wildcards.id).to_json()
+    """The file that tells the stage's script what to make."""
+    return lambda wildcards: str(recipe_path(plan.store, f"{stage}/{wildcards.id}"))
 
 
 def label_of(stage):

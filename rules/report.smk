@@ -1,9 +1,23 @@
-# All figures and plots.
+# All figures and plots on one page.
 
 
 rule make_report:
+    """The experiment's page and its figures."""
     input:
-        unpack(inputs_of("report")),
+        models=made_by("models", "report.models"),
+        questions=made_by("questions", "report.questions"),
+        topics=made_by("topics", "report.topics"),
+        dialogues=made_by("dialogues", "report.dialogues"),
+        ratings=made_by("ratings", "report.ratings"),
+        reliability=made_by("reliability", "report.reliability"),
+        rewards=made_by("rewards", "report.rewards"),
+        policies=made_by("policies", "report.policies"),
+        replies=made_by("replies", "report.replies"),
+        answers=made_by("answers", "report.answers"),
+        mmlu=made_by("mmlu", "report.mmlu"),
+        fits=made_by("fits", "report.fits"),
+        mixture=made_by("mixture", "report.mixture"),
+        oracle=made_by("oracle", "report.oracle"),
     output:
         "results/report/{id}/manifest.json",
     log:

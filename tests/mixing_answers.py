@@ -2,8 +2,8 @@
 
 import numpy as np
 import pandas as pd
-from expertchat.mixing.table import AnswerTable, build_table
-from expertchat.questions import LETTERS
+from expertchat.mixture.table import AnswerTable, build_table
+from expertchat.questions.artifact import LETTERS
 
 SUBJECTS = ("astronomy", "botany", "cooking", "diving")
 

@@ -12,20 +12,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
-from expertchat.artifacts import artifact_path, write_manifest
-from expertchat.fits import fit_mixtures, write_fits
-from expertchat.mixture import answer_rows, mix_answers, score_mixtures
-from expertchat.mmlu import scores
-from expertchat.mmlu_categories import HARNESS
-from expertchat.mmlu_harness import result_files
-from expertchat.plan import LISTED
-from expertchat.planner import make_plan
-from expertchat.questions import describe, write_splits
-from expertchat.rating_tables import ANCHOR_SCHEMA, RATING_SCHEMA, TEXT_SCHEMA, write_table
+from expertchat.mixture.artifact import write_fits
+from expertchat.mixture.evaluation import answer_rows, mix_answers, score_mixtures
+from expertchat.mixture.fits import fit_mixtures
+from expertchat.mmlu.categories import HARNESS
+from expertchat.mmlu.harness import result_files
+from expertchat.mmlu.scores import scores
+from expertchat.pipeline.experiment import read_experiment
+from expertchat.pipeline.plan import LISTED
+from expertchat.pipeline.planner import make_plan
+from expertchat.pipeline.store import artifact_path, write_manifest
+from expertchat.questions.sources import describe, write_splits
+from expertchat.ratings.artifact import ANCHOR_SCHEMA, RATING_SCHEMA, TEXT_SCHEMA, write_table
 from expertchat.records import without_nan, write_records
-from expertchat.reliability import measure
-from expertchat.settings.experiment import read_experiment
-from expertchat.topics import figures
+from expertchat.reliability.measures import measure
+from expertchat.topics.writing import figures
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBJECTS = ("carpentry", "sailing")
@@ -79,7 +80,7 @@ def write_experiment(
         else [artifact_path(store, reference) for reference in found]
         for stage, found in inputs.items()
     }
-    return settings, {"check": None, "topics": None} | {stage: [] for stage in LISTED} | artifacts
+    return settings, {"oracle": None, "topics": None} | {stage: [] for stage in LISTED} | artifacts
 
 
 def topic_list() -> list[dict]:
@@ -301,7 +302,7 @@ def _mixture(folder: Path, settings: dict, place: int, said: str) -> None:
     (folder / "mixture.json").write_text(text, encoding="utf-8")
 
 
-def _check(folder: Path, settings: dict, place: int, said: str) -> None:
+def _oracle(folder: Path, settings: dict, place: int, said: str) -> None:
     rows = [
         {
             "round": number + 1,
@@ -318,7 +319,7 @@ def _check(folder: Path, settings: dict, place: int, said: str) -> None:
         for number in range(settings["rounds"])
         for name in settings["models"]
     ]
-    (folder / "check.json").write_text(json.dumps(rows), encoding="utf-8")
+    (folder / "oracle.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
 WRITERS = {
@@ -333,7 +334,7 @@ WRITERS = {
     "mmlu": _mmlu,
     "fits": _fits,
     "mixture": _mixture,
-    "check": _check,
+    "oracle": _oracle,
     "models": lambda *_: None,
     "questions": _questions,
 }

@@ -3,7 +3,7 @@
 import krippendorff
 import numpy as np
 import pytest
-from expertchat.agreement import alpha, alpha_terms, icc, icc_terms
+from expertchat.reliability.agreement import alpha, alpha_terms, icc, icc_terms
 
 # Krippendorff 2011, "Computing Krippendorff's alpha-reliability", part D: four observers, twelve units
 _ = np.nan

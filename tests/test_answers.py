@@ -5,18 +5,18 @@ import pandas as pd
 import pytest
 import torch
 from conftest import save_random_model
-from expertchat.answer_tables import LOGPROBS, PROBABILITIES
-from expertchat.answers import (
+from expertchat.answers.artifact import LOGPROBS, PROBABILITIES
+from expertchat.answers.asking import (
     answer_questions,
     answer_subject,
     read_asked,
     scores,
     shard_of_subjects,
 )
+from expertchat.answers.prompts import answer_texts, prompt
 from expertchat.engine.local import LocalEngine
 from expertchat.errors import UserError
-from expertchat.mmlu_prompts import answer_texts, prompt
-from expertchat.questions import MultipleChoice, question_path
+from expertchat.questions.artifact import MultipleChoice, question_path
 from expertchat.settings.mmlu import Asking
 from expertchat.settings.models import Load
 from test_questions import write

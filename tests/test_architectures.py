@@ -127,7 +127,7 @@ def test_the_engine_says_once_that_it_reads_anew(engine, family, capfd):
 
 
 def test_positions_that_change_as_the_text_grows_are_not_shared(tokenizer, tmp_path):
-    from expertchat.engine.cache import shareable
+    from expertchat.engine.generate.cache import shareable
     from expertchat.engine.loading import load_model
 
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}

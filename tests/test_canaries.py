@@ -1,7 +1,8 @@
 """Canaries: few, the same for everybody, and in the judged words only."""
 
-from expertchat.canaries import KINDS, canary_of, with_canary
-from expertchat.rating_items import PARTNER, REPLY, Item
+from expertchat.ratings.artifact import PARTNER, REPLY
+from expertchat.ratings.canaries import KINDS, canary_of, with_canary
+from expertchat.ratings.items import Item
 
 TURNS = [("b", "one"), ("a", "two"), ("b", "three"), ("a", "four")]
 

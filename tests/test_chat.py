@@ -202,7 +202,7 @@ def test_answers_to_messages_follow_what_the_template_puts_before_a_reply(tmp_pa
     from conftest import save_random_model
     from expertchat.engine.interface import Question
     from expertchat.engine.local import LocalEngine
-    from expertchat.probes import Probe
+    from expertchat.engine.score.tokenized import Probe
 
     own = make_tokenizer(END, END, False, ())
     save_random_model("gpt2", own, tmp_path, pad_token_id=None)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import save_random_model
 from expertchat import chat
-from expertchat.engine.contrastive import candidate_mask, scores
+from expertchat.engine.generate.contrastive import candidate_mask, scores
+from expertchat.engine.generate.sampling import draw
 from expertchat.engine.interface import Request
 from expertchat.engine.local import LocalEngine
-from expertchat.engine.next_token import draw
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load

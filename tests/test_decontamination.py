@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from expertchat.decontamination import QuestionGuard, all_questions
-from expertchat.questions import MultipleChoice
-from expertchat.similarity import words
+from expertchat.questions.artifact import MultipleChoice
+from expertchat.topics.decontamination import QuestionGuard, all_questions
+from expertchat.topics.similarity import words
 
 DATA = os.environ.get("EXPERTCHAT_DATA")
 

@@ -1,17 +1,9 @@
 """Dialogues on real models: who speaks when, candidates, and going on after an interruption."""
 
 import pytest
-from expertchat.dialogues import (
-    CANDIDATES,
-    DIALOGUES,
-    Context,
-    as_spoken,
-    begin_dialogues,
-    context_messages,
-    contexts_of,
-    hold_dialogues,
-    shard_of,
-)
+from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
+from expertchat.dialogues.contexts import Context, context_messages, contexts_of
+from expertchat.dialogues.talk import as_spoken, begin_dialogues, hold_dialogues, shard_of
 from expertchat.engine.local import LocalEngine
 from expertchat.records import read_records
 from expertchat.settings.decoding import Decoding

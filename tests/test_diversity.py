@@ -3,8 +3,8 @@
 import math
 
 import pytest
-from expertchat.diversity import distinct, nearest_rouge_l, self_bleu
-from expertchat.similarity import rouge_l, words
+from expertchat.topics.diversity import distinct, nearest_rouge_l, self_bleu
+from expertchat.topics.similarity import rouge_l, words
 from test_similarity import random_texts
 
 

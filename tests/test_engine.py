@@ -8,8 +8,8 @@ from expertchat import chat
 from expertchat.engine.batches import Batches
 from expertchat.engine.interface import Question, Request
 from expertchat.engine.local import LocalEngine
+from expertchat.engine.score.tokenized import TokenizedQuestion, answer_ids
 from expertchat.errors import UserError
-from expertchat.probes import Probe, answer_ids
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
@@ -187,13 +187,17 @@ def test_answer_logprobs_equal_plain_forward_passes_batched_and_ragged(engine):
     groups = []
     for text in TEXTS:
         shared = encode(text)
-        groups.append([Probe(shared + encode(t)[1:], [[5], [9]]) for t in (" for A", " B", " co")])
-    groups.append([Probe(encode("Topic: rye"), [[7, 8, 9], [4], [11, 12]])])
-    groups.append([Probe(encode("Topic: " + "rye " * k), [[7]]) for k in range(1, 120)])  # many lanes
+        groups.append(
+            [TokenizedQuestion(shared + encode(t)[1:], [[5], [9]]) for t in (" for A", " B", " co")]
+        )
+    groups.append([TokenizedQuestion(encode("Topic: rye"), [[7, 8, 9], [4], [11, 12]])])
+    groups.append(
+        [TokenizedQuestion(encode("Topic: " + "rye " * k), [[7]]) for k in range(1, 120)]
+    )  # many lanes
     with torch.no_grad():
         for group, found in zip(groups, engine.score(groups), strict=True):
-            for probe, logprobs in zip(group, found, strict=True):
-                plain = [plain_logprob(engine.model, probe.prompt, a) for a in probe.answers]
+            for each, logprobs in zip(group, found, strict=True):
+                plain = [plain_logprob(engine.model, each.prompt, a) for a in each.answers]
                 assert logprobs.tolist() == pytest.approx(plain, abs=1e-5)
 
 

@@ -3,9 +3,9 @@
 import textwrap
 
 import pytest
-from expertchat import fingerprints
-from expertchat.fingerprints import code_files, essential_source, folder_sample
-from expertchat.plan import STAGES
+from expertchat.pipeline import fingerprints
+from expertchat.pipeline.fingerprints import code_files, essential_source, folder_sample
+from expertchat.pipeline.plan import STAGES
 
 
 def essential(text: str) -> str:

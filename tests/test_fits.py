@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from expertchat.errors import UserError
-from expertchat.fits import FITS, fit_mixtures, read_fits, write_fits
-from expertchat.mixing.methods import BY_NAME, FITTED, METHODS
+from expertchat.mixture.artifact import FITS, read_fits, write_fits
+from expertchat.mixture.fits import fit_mixtures
+from expertchat.mixture.methods import BY_NAME, FITTED, METHODS
 from mixing_answers import SUBJECTS, model_answers, questions
 
 SKILLS = [[3, 3, 0.1, 0.1], [0.1, 0.1, 3, 3], [1.0] * 4]

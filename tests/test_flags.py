@@ -1,7 +1,8 @@
 """Each flag has cases that it is for, and near misses that it must leave alone."""
 
 import pytest
-from expertchat.flags import FLAGS, flags_of
+from expertchat.dialogues.artifact import FLAGS
+from expertchat.dialogues.turn_flags import flags_of
 from expertchat.sentences import ends_sentence, trim_to_sentence
 
 CASES = {

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from expertchat.engine.grouped_attention import few_new_tokens, grouped_attention
+from expertchat.engine.generate.grouped_attention import few_new_tokens, grouped_attention
 from expertchat.engine.loading import load_model
 from expertchat.settings.models import Load
 

@@ -1,75 +1,180 @@
-"""Imports go one way, and the oracle stays where it belongs."""
+"""Where each module stands, imports that go one way, and one name for each stage."""
 
 import ast
+import re
+import subprocess
+import sys
 import tomllib
+from fnmatch import fnmatchcase
+from functools import cache
+from graphlib import TopologicalSorter
 
 import pytest
 import yaml
-from expertchat.fingerprints import PACKAGE, SCRIPTS, code_files
-from expertchat.plan import STAGES
+from expertchat.pipeline.experiment import read_experiment
+from expertchat.pipeline.fingerprints import NEUTRAL, PACKAGE, SCRIPTS, code_files
+from expertchat.pipeline.plan import STAGES
+from expertchat.pipeline.planner import make_plan
 
-FOUNDATIONS = {
-    "chat",
-    "engine",
-    "errors",
-    "fingerprints",
-    "flags",
-    "prompts",
-    "probes",
-    "recipes",
-    "records",
-    "transcripts",
+# From the bottom to the top: a module imports from its own layer's rooms or from layers below it.
+LAYERS = {
+    "foundations": ("errors", "splits", "seeds", "records", "sentences", "statistics", "console"),
+    "messages": ("chat", "prompts"),
+    "settings": ("settings", "settings.*"),
+    "store": ("pipeline.recipes", "pipeline.fingerprints", "pipeline.store"),
+    "engine": ("engine", "engine.*"),
+    "demo": ("demo", "demo.*"),
+    # what a stage hands on to later ones: file names, columns, readers
+    "artifacts": ("*.artifact", "dialogues.contexts"),
+    "stages": tuple(p for stage in STAGES if stage != "report" for p in (stage, f"{stage}.*")),
+    "pipeline": ("pipeline", "pipeline.*"),
+    "results": ("results",),
+    "report": ("report", "report.*"),
+    "command": ("cli", ""),  # "" is the package itself
 }
+MOST_TOP_MODULES, MOST_LINES = 18, 400
 
 
-def imports(path):
-    names = set()
+def dotted(path) -> str:
+    """The module's name below the package, such as "topics.pool"; "" for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def layer_of(module: str) -> str | None:
+    """The first layer with the module's own name, or with a pattern of it."""
+    for patterns in LAYERS.values():
+        if module in patterns:
+            return next(name for name, own in LAYERS.items() if own is patterns)
+    found = [name for name, own in LAYERS.items() if any(fnmatchcase(module, p) for p in own)]
+    return found[0] if found else None
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[0]
+
+
+@cache
+def names_imported(path) -> frozenset[str]:
+    """All that a file imports, anywhere in it, as dotted names."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
+    return frozenset(names)
 
 
-def test_only_the_check_reaches_the_oracle():
+def imports_of(path) -> set[str]:
+    """The package's own modules among them; a package only where nothing below it is meant."""
+    own = {n.removeprefix("expertchat.") for n in names_imported(path) if n.startswith("expertchat.")}
+    found = {name for name in own if name in MODULES}
+    return {name for name in found if not any(other.startswith(name + ".") for other in found)}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module):
+    layer, order = layer_of(module), list(LAYERS)
+    assert layer is not None, f"{module} stands in no layer"
+    for other in imports_of(MODULES[module]):
+        theirs = layer_of(other)
+        beside = layer == theirs and (layer != "stages" or room_of(module) == room_of(other))
+        assert beside or order.index(theirs) < order.index(layer), f"{module} ({layer}) imports {other}"
+
+
+def test_no_module_imports_itself_in_a_circle():
+    graph = {module: imports_of(path) for module, path in MODULES.items()}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+def test_stages_know_of_the_engine_only_its_interface_or_its_door_for_training():
+    for module, path in MODULES.items():
+        if layer_of(module) in ("stages", "artifacts"):
+            used = {name for name in imports_of(path) if room_of(name) == "engine"}
+            assert used <= {"engine.interface", "engine.training"}, module
+
+
+def test_the_packages_of_stages_hold_a_docstring_only():
+    for name in {*STAGES, "pipeline", "engine", "settings"}:
+        if (PACKAGE / name).is_dir():
+            body = ast.parse((PACKAGE / name / "__init__.py").read_text(encoding="utf-8")).body
+            assert [type(node) for node in body] == [ast.Expr], name
+
+
+def test_the_house_stays_small_enough_to_find_ones_way():
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_TOP_MODULES
+    for path in (*PACKAGE.rglob("*.py"), *SCRIPTS.glob("*.py")):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines < MOST_LINES, f"{path.relative_to(PACKAGE.parent)} has {lines} lines"
+
+
+def test_neutral_names_are_modules_that_exist():
+    assert {name.removeprefix("expertchat.") for name in NEUTRAL} <= set(MODULES)
+
+
+def test_only_stage_oracle_reaches_the_oracle():
     oracle = PACKAGE / "demo/oracle.py"
     reaching = {stage for stage in STAGES if oracle in code_files(SCRIPTS / f"{stage}.py")}
-    assert reaching == {"check"}
-    importing = {p.name for p in PACKAGE.rglob("*.py") if "expertchat.demo.oracle" in imports(p)}
-    assert importing == {"check.py"}
+    assert reaching == {"oracle"}
+    assert {m for m, path in MODULES.items() if "demo.oracle" in imports_of(path)} == {"oracle"}
 
 
 def test_the_library_never_imports_snakemake():
-    assert not [p for p in PACKAGE.rglob("*.py") if any(n.startswith("snakemake") for n in imports(p))]
-
-
-@pytest.mark.parametrize("name", sorted(FOUNDATIONS))
-def test_foundations_know_no_stage(name):
-    stages = {f"expertchat.{stage}" for stage in STAGES}
-    files = [*PACKAGE.glob(f"{name}.py"), *PACKAGE.glob(f"{name}/*.py")]
-    assert files and not any(imports(file) & stages for file in files)
+    for path in MODULES.values():
+        assert not any(name.startswith("snakemake") for name in names_imported(path)), path
 
 
 def test_planning_imports_nothing_heavy():
-    import subprocess
-    import sys
-
     code = (
-        "import sys, expertchat.planner, expertchat.settings.experiment;"
+        "import sys, expertchat.pipeline.planner, expertchat.pipeline.experiment;"
         "print(sorted({'torch', 'transformers', 'pandas', 'numpy'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
+@pytest.fixture(scope="module")
+def rules(root) -> dict[str, dict[str, str]]:
+    """{stage: {name of an input: the stage that makes it}}, as rules/ says."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(root.glob("rules/*.smk")))
+    found = {}
+    for part in re.split(r"^rule make_", text, flags=re.MULTILINE)[1:]:
+        stage = part.split(":")[0]
+        assert f'"results/{stage}/{{id}}/manifest.json"' in part and '"""' in part, stage
+        inputs = re.findall(r'(\w+)=made_by\(\s*"(\w+)",\s*"([\w.]+)"\s*\)', part)
+        assert all(reader == f"{stage}.{name}" for name, _, reader in inputs), inputs
+        found[stage] = {name: producer for name, producer, _ in inputs}
+    return found
+
+
+def plans(root, default_config):
+    """Plans that use every input of every stage."""
+    two = default_config | {"rounds": 2, "ratings": default_config["ratings"] | {"tuned_raters": True}}
+    two["topics"] = two["topics"] | {"decontaminate": True}
+    return [make_plan(read_experiment(config, root), root) for config in (default_config, two)]
+
+
+def test_rules_name_the_inputs_that_the_planner_gives(rules, root, default_config):
+    assert set(rules) == set(STAGES)
+    given: dict[str, dict[str, str]] = {stage: {} for stage in STAGES}
+    for plan in plans(root, default_config):
+        for recipe in plan.recipes.values():
+            for name, references in recipe.inputs.items():
+                for reference in [references] if isinstance(references, str) else references:
+                    given[recipe.stage][name] = reference.split("/")[0]
+    assert given == rules
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_has_one_name_everywhere(stage, root):
-    assert (root / f"rules/{stage}.smk").read_text().count(f"rule make_{stage}:") == 1
     assert (root / f"workflow/scripts/{stage}.py").is_file()
-    module = PACKAGE / f"{stage}.py"
-    assert module.is_file() or (PACKAGE / stage / "__init__.py").is_file()
+    room = {"fits": "mixture.fits"}.get(stage, stage)  # fits shares the room of what it fits
+    assert room in MODULES
 
 
 def test_lock_file_environment_and_package_name_the_same_versions(root):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from expertchat.mixing import choices, gates, pools, stacking
-from expertchat.mixing.methods import BY_NAME, CHOICE, FITTED, FIXED, METHODS
-from expertchat.mixing.text import describe_text, fit_text
+from expertchat.mixture import choices, gates, pools, stacking
+from expertchat.mixture.methods import BY_NAME, CHOICE, FITTED, FIXED, METHODS
+from expertchat.mixture.text import describe_text, fit_text
 from mixing_answers import SUBJECTS, skilled_table, table_of
 from scipy.optimize import check_grad
 

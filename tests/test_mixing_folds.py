@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from expertchat.errors import UserError
-from expertchat.mixing.curve import choose_subsets, fit_curve, greedy_order, score_curve
-from expertchat.mixing.folds import FOLDS, Splits, cross_validate, make_folds
-from expertchat.mixing.methods import BY_NAME, FITTED, Method
-from expertchat.mixing.table import build_table
-from expertchat.mixing.text import describe_text, fit_text
+from expertchat.mixture.curve import choose_subsets, fit_curve, greedy_order, score_curve
+from expertchat.mixture.folds import FOLDS, Splits, cross_validate, make_folds
+from expertchat.mixture.methods import BY_NAME, FITTED, Method
+from expertchat.mixture.table import build_table
+from expertchat.mixture.text import describe_text, fit_text
 from mixing_answers import SUBJECTS, answered, questions, skilled_table
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from expertchat.errors import UserError
-from expertchat.mixing.table import build_table
+from expertchat.mixture.table import build_table
 from mixing_answers import answered, model_answers, questions
 
 ASKED = questions(("art", "law"), 3)

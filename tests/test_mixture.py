@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from expertchat.artifacts import write_manifest
 from expertchat.errors import UserError
-from expertchat.fingerprints import SCRIPTS, code_fingerprint
-from expertchat.fits import fit_mixtures, read_fits, write_fits
-from expertchat.mixing.methods import METHODS
-from expertchat.mixture import answer_rows, mix_answers, score_mixtures, text_table
-from expertchat.recipes import Recipe
+from expertchat.mixture.artifact import read_fits, write_fits
+from expertchat.mixture.evaluation import answer_rows, mix_answers, score_mixtures, text_table
+from expertchat.mixture.fits import fit_mixtures
+from expertchat.mixture.methods import METHODS
+from expertchat.pipeline.fingerprints import SCRIPTS, code_fingerprint
+from expertchat.pipeline.recipes import Recipe
+from expertchat.pipeline.store import recipe_path, write_manifest, write_recipe
 from expertchat.records import without_nan
 from mixing_answers import model_answers, questions
 
@@ -164,7 +165,9 @@ def test_other_models_than_those_fitted_are_refused(fits):
 def run_script(stage, store, settings, inputs):
     """Runs a stage's script as a job does; the folder of what it made and its reference."""
     recipe = Recipe(stage, settings, code_fingerprint(stage), inputs)
-    command = [sys.executable, SCRIPTS / f"{stage}.py", recipe.to_json(), "--store", store]
+    write_recipe(store, recipe)
+    file = recipe_path(store, recipe.reference)
+    command = [sys.executable, SCRIPTS / f"{stage}.py", file, "--store", store]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return store / recipe.reference, recipe.reference

@@ -10,21 +10,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from expertchat.answer_tables import (
+from expertchat.answers.artifact import (
     asked_questions,
     check_complete,
     folders_by_model,
     read_models,
 )
-from expertchat.artifacts import write_manifest
 from expertchat.errors import UserError
-from expertchat.fingerprints import SCRIPTS, code_fingerprint
-from expertchat.mmlu import differences, results, scores
-from expertchat.mmlu_categories import CATEGORIES, HARNESS, HENDRYCKS, SUBCATEGORIES, harness_order
-from expertchat.mmlu_harness import deviations, harness_json, result_files
-from expertchat.questions import SPLITS, describe, list_subjects, question_path, read_split
-from expertchat.recipes import Recipe
+from expertchat.mmlu.categories import CATEGORIES, HARNESS, HENDRYCKS, SUBCATEGORIES, harness_order
+from expertchat.mmlu.harness import deviations, harness_json, result_files
+from expertchat.mmlu.scores import differences, results, scores
+from expertchat.pipeline.fingerprints import SCRIPTS, code_fingerprint
+from expertchat.pipeline.recipes import Recipe
+from expertchat.pipeline.store import recipe_path, write_manifest, write_recipe
+from expertchat.questions.artifact import list_subjects, question_path, read_split
+from expertchat.questions.sources import describe
 from expertchat.records import without_nan
+from expertchat.splits import SPLITS
 from test_questions import write
 
 LETTERS = "ABCD"
@@ -365,7 +367,9 @@ def test_every_key_of_the_scores_is_documented(tmp_path, questions, root):
 def run_script(stage, store, settings, inputs):
     """Runs a stage's script as a job does; the reference of what it made."""
     recipe = Recipe(stage, settings, code_fingerprint(stage), inputs)
-    command = [sys.executable, SCRIPTS / f"{stage}.py", recipe.to_json(), "--store", store]
+    write_recipe(store, recipe)
+    file = recipe_path(store, recipe.reference)
+    command = [sys.executable, SCRIPTS / f"{stage}.py", file, "--store", store]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return recipe.reference

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from expertchat.answer_tables import LOGPROBS
-from expertchat.answers import answer_questions, read_asked
+from expertchat.answers.artifact import LOGPROBS
+from expertchat.answers.asking import answer_questions, read_asked
+from expertchat.answers.prompts import answer_texts, prompt
 from expertchat.engine.interface import Question
 from expertchat.engine.local import LocalEngine
-from expertchat.mmlu_harness import harness_json
-from expertchat.mmlu_prompts import answer_texts, prompt
-from expertchat.questions import (
+from expertchat.mmlu.harness import harness_json
+from expertchat.questions.artifact import (
     LETTERS,
     MultipleChoice,
     list_subjects,

@@ -1,8 +1,8 @@
 """The prompts of each style and formulation, letter for letter."""
 
 import pytest
-from expertchat.mmlu_prompts import answer_texts, prompt, unconditional_prompt
-from expertchat.questions import MultipleChoice
+from expertchat.answers.prompts import answer_texts, prompt, unconditional_prompt
+from expertchat.questions.artifact import MultipleChoice
 from expertchat.settings.mmlu import Asking
 from pydantic import ValidationError
 

@@ -1,13 +1,16 @@
 """The plan is a pure function of the settings."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import yaml
 from expertchat.errors import UserError
-from expertchat.plan import STAGES
-from expertchat.planner import make_plan
-from expertchat.settings.experiment import read_experiment
+from expertchat.pipeline.experiment import read_experiment
+from expertchat.pipeline.plan import STAGES
+from expertchat.pipeline.planner import make_plan
+from expertchat.pipeline.store import recipe_path
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def test_every_stage_takes_part_and_inputs_come_first(planned, default_config):
 
 AFTER_PPO = {
     *("policies", "replies", "answers", "mmlu", "fits", "mixture"),
-    *("dialogues", "ratings", "reliability", "check", "report"),
+    *("dialogues", "ratings", "reliability", "oracle", "report"),
 }
 ASKED = {"answers", "mmlu", "fits", "mixture"}
 
@@ -49,7 +52,7 @@ ASKED = {"answers", "mmlu", "fits", "mixture"}
         ("ppo", "learning_rate", 0.5, AFTER_PPO),
         ("rewards", "epochs", 9, AFTER_PPO | {"rewards"}),
         ("mmlu", "shots", 3, ASKED | {"report"}),
-        ("replies", "per_context", 9, {"replies", "check", "report"}),
+        ("replies", "per_context", 9, {"replies", "oracle", "report"}),
         (
             "topics",
             "per_subject",
@@ -174,7 +177,7 @@ def test_models_in_several_pairs_learn_from_all_partners(planned, default_config
 def test_without_rounds_the_models_talk_about_everything_and_nothing_is_tuned(planned, default_config):
     plan = planned({**default_config, "rounds": 0})
     stages = {recipe.stage for recipe in plan.recipes.values()}
-    assert not stages & {"rewards", "policies", "replies", "check"} and "report" in stages
+    assert not stages & {"rewards", "policies", "replies", "oracle"} and "report" in stages
     (dialogues,) = [r for r in plan.recipes.values() if r.stage == "dialogues"]
     assert not dialogues.settings["held_out_only"]
     assert dialogues.reference in ids(planned(default_config))  # tuning later starts from them
@@ -344,3 +347,19 @@ def test_a_base_models_answers_stand_beside_those_of_each_round(planned, default
     assert "before" not in base.inputs
     assert later.inputs["before"] == base.inputs["answers"]
     assert later.settings["before"] == ["llama", "mixtral"]
+
+
+def test_a_large_experiments_report_job_starts(tmp_path, root, default_config):
+    """Linux refuses one argument of more than 128 KiB, so jobs get their recipes as files."""
+    llama = default_config["models"]["llama"]
+    config = default_config | {"models": {f"m{i}": llama for i in range(8)}, "pairs": "round_robin"}
+    config |= {"rounds": 3, "dialogues": default_config["dialogues"] | {"shards": 16}}
+    plan = make_plan(read_experiment(config, root), root)
+    (report,) = [recipe for recipe in plan.recipes.values() if recipe.stage == "report"]
+    assert len(report.to_json()) > 2**17
+    plan.store = tmp_path
+    plan.write_recipes()
+    command = [sys.executable, root / "workflow/scripts/report.py", "--store", tmp_path]
+    file = recipe_path(tmp_path, report.reference)
+    done = subprocess.run([*command, file], capture_output=True, text=True)
+    assert done.returncode == 1 and "the artifact is not finished" in done.stderr

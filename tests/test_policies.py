@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 import torch
 from expertchat.engine.loading import load_model, load_tokenizer
-from expertchat.learner import Learner, make_rollout
-from expertchat.policies import Tuner, take_step, tune
-from expertchat.ppo import token_logprobs
-from expertchat.rewards import lora_config
+from expertchat.engine.training import lora_config
+from expertchat.policies.ppo import token_logprobs
+from expertchat.policies.rollout import make_rollout
+from expertchat.policies.shared_backbone import SharedBackbone
+from expertchat.policies.trainer import PPOTrainer, take_step, train
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
@@ -48,26 +49,28 @@ def reward_folder(model_folder, tmp_path_factory):
 
 
 @pytest.fixture
-def learner(model_folder, reward_folder):
+def backbone(model_folder, reward_folder):
     torch.manual_seed(0)
     base = load_model(model_folder, Load())
-    return Learner(base, lora_config(SETTINGS.lora, task_type="CAUSAL_LM"), reward_folder[0])
+    return SharedBackbone(base, lora_config(SETTINGS.lora, task_type="CAUSAL_LM"), reward_folder[0])
 
 
 @pytest.fixture
-def tuner(learner, model_folder):
-    return make_tuner(learner, model_folder)
+def trainer(backbone, model_folder):
+    return make_tuner(backbone, model_folder)
 
 
-def make_tuner(learner, model_folder):
+def make_tuner(backbone, model_folder):
     tokenizer = load_tokenizer(model_folder, Load())
     prompts = [tokenizer.encode(text) for text in ("Topic: bread.", "Rate A", "I bake", "degrees from")]
-    return Tuner(learner, tokenizer, prompts, SETTINGS, Decoding(max_new_tokens=8), 0, batch_size=4)
+    return PPOTrainer(
+        backbone, tokenizer, prompts, SETTINGS, Decoding(max_new_tokens=8), 0, batch_size=4
+    )
 
 
-def test_the_reward_is_the_reward_models_own_score(tuner, reward_folder):
-    rollout = tuner.draw(1)
-    scores = tuner.learner.scores(rollout)
+def test_the_reward_is_the_reward_models_own_score(trainer, reward_folder):
+    rollout = trainer.draw(1)
+    scores = trainer.backbone.scores(rollout)
     alone = reward_folder[1]
     for i, score in enumerate(scores.tolist()):
         ids = rollout.ids[i][rollout.mask[i].bool()].unsqueeze(0)
@@ -76,11 +79,11 @@ def test_the_reward_is_the_reward_models_own_score(tuner, reward_folder):
             assert score == pytest.approx(alone(input_ids=ids).logits.item(), abs=1e-4)
 
 
-def test_reference_and_fresh_policy_agree_and_equal_the_plain_model(tuner, model_folder):
-    rollout = tuner.draw(1)
+def test_reference_and_fresh_policy_agree_and_equal_the_plain_model(trainer, model_folder):
+    rollout = trainer.draw(1)
     with torch.no_grad():
-        logprobs, values = tuner.learner.logprobs_and_values(rollout, 0.7)
-    reference = tuner.learner.reference_logprobs(rollout, 0.7)
+        logprobs, values = trainer.backbone.logprobs_and_values(rollout, 0.7)
+    reference = trainer.backbone.reference_logprobs(rollout, 0.7)
     mask = rollout.reply_mask
     assert torch.allclose(logprobs[mask], reference[mask], atol=1e-5)
     assert not values.any()  # the value head starts at 0
@@ -93,29 +96,29 @@ def test_reference_and_fresh_policy_agree_and_equal_the_plain_model(tuner, model
     assert torch.allclose(expected[0], logprobs[0][mask[0]], atol=1e-4)
 
 
-def test_only_the_policy_adapter_and_the_value_head_are_trained(tuner):
-    names = tuner.learner.trainable()
+def test_only_the_policy_adapter_and_the_value_head_are_trained(trainer):
+    names = trainer.backbone.trainable()
     assert names and all("default" in n or n.startswith("value_head") for n in names)
-    before = {n: p.detach().clone() for n, p in tuner.learner.model.named_parameters()}
-    tuner.calibrate()
-    take_step(tuner)
-    take_step(tuner)
+    before = {n: p.detach().clone() for n, p in trainer.backbone.model.named_parameters()}
+    trainer.calibrate()
+    take_step(trainer)
+    take_step(trainer)
     changed = {
-        n for n, p in tuner.learner.model.named_parameters() if not torch.equal(p.detach(), before[n])
+        n for n, p in trainer.backbone.model.named_parameters() if not torch.equal(p.detach(), before[n])
     }
     assert changed and all(".default." in name for name in changed)
 
 
-def test_the_first_update_starts_from_ratio_1(tuner):
-    experience, figures = tuner.experience(tuner.draw(1))
-    again, _ = tuner.learner.logprobs_and_values(experience.rollout, 1.0)
+def test_the_first_update_starts_from_ratio_1(trainer):
+    experience, figures = trainer.experience(trainer.draw(1))
+    again, _ = trainer.backbone.logprobs_and_values(experience.rollout, 1.0)
     mask = experience.rollout.reply_mask
     assert torch.allclose(again[mask], experience.logprobs[mask], atol=1e-5)
     assert figures["kl"] == pytest.approx(0, abs=1e-3)
 
 
-def test_a_reply_without_an_end_gets_the_fixed_score(tuner):
-    from expertchat.engine.endings import Completion
+def test_a_reply_without_an_end_gets_the_fixed_score(trainer):
+    from expertchat.engine.generate.stopping import Completion
 
     completions = [Completion([5, 6], "stop"), Completion([5, 6, 7], "length")]
     rollout = make_rollout([[1, 4], [1, 4, 5]], completions, 2, 0, "cpu")
@@ -123,9 +126,9 @@ def test_a_reply_without_an_end_gets_the_fixed_score(tuner):
     assert rollout.replies[0].tolist() == [5, 6, 2] and rollout.ended.tolist() == [True, False]
 
 
-def test_ppo_learns_what_is_rewarded(tuner):
+def test_ppo_learns_what_is_rewarded(trainer):
     """The score is the share of tokens from the vocabulary's lower half: it must rise far."""
-    tuner.settings = tuner.settings.model_copy(
+    trainer.settings = trainer.settings.model_copy(
         update={
             "steps": 50,
             "learning_rate": 3e-2,
@@ -134,15 +137,15 @@ def test_ppo_learns_what_is_rewarded(tuner):
             "kl_coefficient": 0,
         }
     )
-    draw, half = tuner.draw, len(tuner.tokenizer) // 2
-    tuner.draw = lambda step: replace(rollout := draw(step), ended=torch.ones_like(rollout.ended))
+    draw, half = trainer.draw, len(trainer.tokenizer) // 2
+    trainer.draw = lambda step: replace(rollout := draw(step), ended=torch.ones_like(rollout.ended))
 
     def share(rollout):
         low = (rollout.replies < half) & rollout.reply_mask
         return low.sum(1) / rollout.reply_mask.sum(1)
 
-    tuner.learner.scores = share
-    scores = [take_step(tuner)["score"] for _ in range(50)]
+    trainer.backbone.scores = share
+    scores = [take_step(trainer)["score"] for _ in range(50)]
     assert sum(scores[:4]) / 4 < 0.7
     assert sum(scores[-4:]) / 4 > sum(scores[:4]) / 4 + 0.2
 
@@ -151,21 +154,23 @@ def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, t
     def run(folder, stop_after=None):
         torch.manual_seed(0)
         base = load_model(model_folder, Load())
-        learner = Learner(base, lora_config(SETTINGS.lora, task_type="CAUSAL_LM"), reward_folder[0])
-        tuner = make_tuner(learner, model_folder)
+        backbone = SharedBackbone(
+            base, lora_config(SETTINGS.lora, task_type="CAUSAL_LM"), reward_folder[0]
+        )
+        trainer = make_tuner(backbone, model_folder)
         out = folder / "out"
         out.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoints").mkdir(exist_ok=True)
         if stop_after is not None:
-            save = tuner.save
+            save = trainer.save
 
             def dying_save(path):
                 save(path)
-                if tuner.run.step == stop_after:
+                if trainer.state.step == stop_after:
                     raise KeyboardInterrupt
 
-            tuner.save = dying_save
-        tune(tuner, "test", folder / "checkpoints", out)
+            trainer.save = dying_save
+        train(trainer, "test", folder / "checkpoints", out)
         return load_file(out / "adapter/adapter_model.safetensors"), pd.read_parquet(
             out / "steps.parquet"
         ).drop(columns="seconds")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from expertchat import ppo
+from expertchat.policies import ppo
 
 
 def test_gae_of_three_tokens_by_hand():

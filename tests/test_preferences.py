@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from expertchat.preferences import build_pairs, shuffle_within_contexts
+from expertchat.rewards.preferences import build_pairs, shuffle_within_contexts
 from expertchat.settings.rewards import Rewards
 
 

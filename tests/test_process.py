@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from expertchat.dialogues import begin_dialogues, hold_dialogues
-from expertchat.engine import Source, arrange, open_engine, open_engines, place_copies
-from expertchat.engine.interface import Question, Request
+from expertchat.dialogues.talk import begin_dialogues, hold_dialogues
+from expertchat.engine.interface import Question, Request, Source
+from expertchat.engine.opening import arrange, open_engine, open_engines, place_copies
 from expertchat.engine.process import ProcessEngine
 from expertchat.engine.replicas import Replicas
 from expertchat.errors import UserError
@@ -81,7 +81,7 @@ def test_a_process_that_dies_is_told_in_one_sentence(pair):
 
 
 def test_a_model_that_cannot_be_opened_says_why(tmp_path):
-    engine = ProcessEngine(Source("a", tmp_path / "nowhere", Load(), 4), None, 1)
+    engine = ProcessEngine(Source("a", tmp_path / "nowhere", Load(), 4), None, 1, open_engine)
     with pytest.raises(Exception, match="nowhere"):
         engine.generate(REQUESTS, DECODING)
     engine.close()
@@ -100,11 +100,12 @@ def test_no_process_outlives_one_that_is_killed(llama_folder):
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from expertchat.engine import Source\n"
+        "from expertchat.engine.interface import Source\n"
+        "from expertchat.engine.opening import open_engine\n"
         "from expertchat.engine.process import ProcessEngine\n"
         "from expertchat.settings.models import Load\n"
         "if __name__ == '__main__':\n"
-        "    engine = ProcessEngine(Source('a', Path(sys.argv[1]), Load(), 4), None, 1)\n"
+        "    engine = ProcessEngine(Source('a', Path(sys.argv[1]), Load(), 4), None, 1, open_engine)\n"
         "    engine.use(None)\n"
         "    print(engine._process.pid, flush=True)\n"
         "    time.sleep(60)\n"
@@ -165,7 +166,9 @@ def test_copies_divide_the_questions_of_one_subject(llama_folder):
 
 @pytest.mark.parametrize(("free", "copies"), [([10**9] * 4, 4), ([260_000] * 4, 2), ([260_000] * 3, 1)])
 def test_as_many_copies_as_fit_side_by_side(llama_folder, monkeypatch, free, copies):
-    monkeypatch.setattr("expertchat.engine.WORKING_TOKENS", 16)  # 140 KB of weights, 177 KB to work
+    monkeypatch.setattr(
+        "expertchat.engine.opening.WORKING_TOKENS", 16
+    )  # 140 KB of weights, 177 KB to work
     source = Source("a", llama_folder, Load(), 4)
     placements = place_copies(source, free)
     gpus = [set(devices.values()) for devices in placements]

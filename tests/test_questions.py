@@ -6,22 +6,19 @@ from pathlib import Path
 
 import pytest
 from expertchat.errors import UserError
-from expertchat.questions import (
-    SPLITS,
+from expertchat.questions.artifact import (
     MultipleChoice,
     also_in,
     checksums,
     combined_checksum,
-    copy_questions,
-    describe,
-    fetch_questions,
     list_subjects,
     normalised,
     question_path,
     read_questions,
     read_shots,
-    write_splits,
 )
+from expertchat.questions.sources import copy_questions, describe, fetch_questions, write_splits
+from expertchat.splits import SPLITS
 
 
 def write(path, rows):

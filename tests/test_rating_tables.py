@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from expertchat import rating_tables
-from expertchat.rating_tables import (
+from expertchat.ratings import artifact as rating_tables
+from expertchat.ratings.artifact import (
     RATING_SCHEMA,
     RATINGS,
     merge_parts,

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from expertchat import ratings as stage
 from expertchat.engine.local import LocalEngine
-from expertchat.probes import exclusive_logprobs
+from expertchat.engine.score.tokenized import exclusive_logprobs
 from expertchat.prompts import read_prompts
-from expertchat.rating_items import fence_of, items_for, labels_of, relation_of
-from expertchat.ratings import (
+from expertchat.ratings import rating as stage
+from expertchat.ratings.items import fence_of, items_for, labels_of, relation_of
+from expertchat.ratings.rating import (
     Rater,
     expected_score,
     presentations_of,
@@ -223,11 +223,11 @@ def test_standard_scores_by_hand():
 def test_bits_a_byte_are_those_of_the_judged_words(engine):
     (row,) = text_rows(rater_on(engine, perplexity=True), [ITEM])
     tokenizer, text = engine.tokenizer, "one\n\nthree"
-    from expertchat.probes import Probe
+    from expertchat.engine.score.tokenized import TokenizedQuestion
 
     prompt = [tokenizer.bos_token_id, *tokenizer.encode("Topic: bread\n", add_special_tokens=False)]
     ids = tokenizer.encode(text, add_special_tokens=False)
-    ((logprobs,),) = engine.score([[Probe(prompt, [ids])]])
+    ((logprobs,),) = engine.score([[TokenizedQuestion(prompt, [ids])]])
     assert row["bits_per_byte"] == pytest.approx(-logprobs[0] / np.log(2) / len(text))
     assert (row["words"], row["bytes"]) == (2, 10)
     silent = replace(ITEM, turns=[("b", " ")])

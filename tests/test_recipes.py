@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from expertchat.recipes import Recipe, canonical, short_hash
+from expertchat.pipeline.recipes import Recipe, canonical, short_hash
 
 RECIPE = Recipe("topics", {"seed": 1, "rate": 2.0}, "c0de", {"models": ["models/a", "models/b"]})
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from expertchat.rating_tables import (
+from expertchat.ratings.artifact import (
     ANCHOR_SCHEMA,
     ANCHORS,
     RATING_SCHEMA,
@@ -14,7 +14,7 @@ from expertchat.rating_tables import (
     write_table,
 )
 from expertchat.records import without_nan
-from expertchat.reliability import estimate, mean, mean_terms, measure
+from expertchat.reliability.measures import estimate, mean, mean_terms, measure
 
 TOPICS, PER_TOPIC = 12, 6
 WEIGHTS = {"x": 1.0, "y": 1.0}

@@ -5,20 +5,20 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from expertchat.mmlu_categories import HARNESS
-from expertchat.report import write_report
+from expertchat.mmlu.categories import HARNESS
+from expertchat.report.page import write_report
 from expertchat.report.cautions import answer_cautions
 from expertchat.report.mmlu import harness_words
 from expertchat.report.plots import MODELS, plot
 from expertchat.report.policies import thinned
 from expertchat.report.results import Results, spread
 from expertchat.report.rewards import reliability
+from expertchat.report.summary import summarise
 from expertchat.report.wording import interval, memory, number, p_value, percent, seconds, visible
-from expertchat.summary import summarise
 from small_experiment import SUBJECTS, asking_config, small_config, write_experiment
 
 STAGES = ("topics", "dialogues", "ratings", "reliability")
-STAGES += ("rewards", "policies", "replies", "mmlu", "mixture", "check")
+STAGES += ("rewards", "policies", "replies", "mmlu", "mixture", "oracle")
 
 
 HOSTILE = "<script>alert(1)</script>{{7*7}}{% raw %}</section><!-- & \"' a\u202eb\x00c\x1b[31md"
@@ -64,7 +64,7 @@ def bare(tmp_path_factory) -> str:
         for folder in artifacts["ratings"][2:]:
             ratings = pd.read_parquet(folder / "ratings.parquet").assign(usable=False)
             ratings.to_parquet(folder / "ratings.parquet")
-        return {"check": None}
+        return {"oracle": None}
 
     return page(tmp_path_factory.mktemp("bare"), change=change)
 
@@ -75,7 +75,7 @@ def several(tmp_path_factory) -> str:
 
     def change(artifacts):
         items = pd.DataFrame({"oracle": [0.1, 0.9], "overall": [2.0, 8.0], "round": 1, "scope": "reply"})
-        items.assign(rater="llama").to_parquet(artifacts["check"] / "items.parquet")
+        items.assign(rater="llama").to_parquet(artifacts["oracle"] / "items.parquet")
         return {}
 
     return page(tmp_path_factory.mktemp("several"), change=change, rounds=2, control="shuffled")
@@ -247,7 +247,7 @@ def test_without_rounds_there_is_one_side_and_nothing_of_tuning(tmp_path):
     html = page(tmp_path, rounds=0)
     names = section_names(html)
     assert {"dialogues", "ratings", "reliability", "mmlu"} <= set(names)
-    assert not {"rewards", "policies", "replies", "check"} & set(names)
+    assert not {"rewards", "policies", "replies", "oracle"} & set(names)
     assert "Nothing was tuned" in html and "Before:" not in html
     assert "Mixture: " in html, "what nobody tuned is still measured"
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from conftest import save_random_model
 from expertchat.records import write_records
-from expertchat.rewards import evaluate, make_reward_model, supported_scale
+from expertchat.rewards.evaluation import evaluate, supported_scale
+from expertchat.rewards.reward_model import make_reward_model
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards

@@ -8,14 +8,19 @@ import pytest
 import torch
 from conftest import save_random_model
 from expertchat.engine.batches import Batches
-from expertchat.engine.encoding import Encoder, leading_ids
-from expertchat.engine.forest import plant
 from expertchat.engine.interface import Lengths, Question
 from expertchat.engine.local import LocalEngine
-from expertchat.engine.reading import attend, attend_plainly
+from expertchat.engine.score.encoding import Encoder, leading_ids
+from expertchat.engine.score.forest import plant
+from expertchat.engine.score.forest_attention import attend, attend_plainly
+from expertchat.engine.score.tokenized import (
+    AnswerSequence,
+    TokenizedQuestion,
+    answer_sequences,
+    exclusive_logprobs,
+)
 from expertchat.errors import UserError
-from expertchat.probes import Probe, Reading, exclusive_logprobs, readings_of
-from expertchat.questions import LETTERS, list_subjects, question_path, read_questions
+from expertchat.questions.artifact import LETTERS, list_subjects, question_path, read_questions
 from expertchat.settings.models import Load
 from tokenizers import (
     Regex,
@@ -58,14 +63,14 @@ def engine(request, tokenizer, tmp_path_factory):
     return LocalEngine(folder, Load(), batch_size=64)
 
 
-def plain(engine, probe) -> list[float]:
+def plain(engine, each) -> list[float]:
     """Each answer's log-probability by one pass over the whole text."""
     found = []
-    for answer in probe.answers:
-        ids = [*map(int, probe.prompt), *answer]
+    for answer in each.answers:
+        ids = [*map(int, each.prompt), *answer]
         with torch.no_grad():
             logits = engine.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        places = range(len(probe.prompt) - 1, len(ids) - 1)
+        places = range(len(each.prompt) - 1, len(ids) - 1)
         found.append(sum(logits[i, t].item() for i, t in zip(places, answer, strict=True)))
     return found
 
@@ -73,7 +78,7 @@ def plain(engine, probe) -> list[float]:
 @pytest.mark.parametrize("cloze", [False, True], ids=["letter", "cloze"])
 def test_few_shot_answers_equal_whole_prompts(engine, cloze):
     asked = questions(cloze)
-    expected = [plain(engine, probe) for probe in engine.encoder.probes(asked)]
+    expected = [plain(engine, each) for each in engine.encoder.tokenize(asked)]
     (found,) = engine.answer_logprobs([asked])
     assert np.allclose(found, expected, atol=1e-5)
 
@@ -90,10 +95,10 @@ def test_windows_that_a_model_keeps_to_itself_are_kept(tokenizer, tmp_path, capf
     own = {"attention_types": [[["global", "local"], 1]], "window_size": 8}
     save_random_model("gpt_neo", tokenizer, tmp_path, **own)
     engine = LocalEngine(tmp_path, Load(), batch_size=64)
-    probes = engine.encoder.probes(questions())
-    found = engine.score([probes])[0]
-    for probe, logprobs in zip(probes, found, strict=True):
-        assert logprobs.tolist() == pytest.approx(plain(engine, probe), abs=1e-3)
+    tokenized = engine.encoder.tokenize(questions())
+    found = engine.score([tokenized])[0]
+    for each, logprobs in zip(tokenized, found, strict=True):
+        assert logprobs.tolist() == pytest.approx(plain(engine, each), abs=1e-3)
     assert engine.way == "whole" and "read anew" in capfd.readouterr().err
 
 
@@ -148,12 +153,12 @@ def test_heads_that_share_keys_and_plain_attention_agree():
             assert torch.allclose(a, b, atol=1e-5)
 
 
-def reading(*ids: int, answer=(1,)) -> Reading:
-    return Reading(np.array(ids, np.int32), list(answer), (0, 0, 0))
+def sequence(*ids: int, answer=(1,)) -> AnswerSequence:
+    return AnswerSequence(np.array(ids, np.int32), list(answer), (0, 0, 0))
 
 
 def test_what_texts_begin_with_is_one_node():
-    rows = [reading(1, 2, 3, 4), reading(1, 2, 3), reading(1, 2, 5, 6, 7), reading(1, 2, 3, 4)]
+    rows = [sequence(1, 2, 3, 4), sequence(1, 2, 3), sequence(1, 2, 5, 6, 7), sequence(1, 2, 3, 4)]
     forest = plant(rows, most=100, least_saved=1)
     shape = {(node.start, tuple(node.ids.tolist()), node.parent, node.end) for node in forest.nodes}
     assert shape == {
@@ -167,7 +172,7 @@ def test_what_texts_begin_with_is_one_node():
 
 
 def test_a_long_node_is_a_chain_and_its_lookups_are_where_their_tokens_are():
-    forest = plant([reading(*range(1, 8), answer=(70, 80, 90))], most=3)
+    forest = plant([sequence(*range(1, 8), answer=(70, 80, 90))], most=3)
     assert [(node.start, node.parent, node.end) for node in forest.nodes] == [
         (0, -1, 3),
         (3, 0, 3),
@@ -180,11 +185,11 @@ def test_a_long_node_is_a_chain_and_its_lookups_are_where_their_tokens_are():
 def test_a_cut_keeps_what_lm_evaluation_harness_keeps():
     """Input = (prompt + answer)[-(context + 1):][:-1], each answer by itself."""
     prompt_ids, answers = [1, 2, 3, 4, 5, 6], [[7], [8, 9, 10]]
-    short, long = readings_of([[Probe(prompt_ids, answers, cut=True)]], 6)
+    short, long = answer_sequences([[TokenizedQuestion(prompt_ids, answers, cut=True)]], 6)
     assert short.ids.tolist() == [1, 2, 3, 4, 5, 6]  # as many as the model takes: nothing is cut
     assert long.ids.tolist() == [3, 4, 5, 6, 8, 9]
     with pytest.raises(UserError, match="an answer of 3 tokens"):
-        readings_of([[Probe(prompt_ids, answers, cut=True)]], 2)
+        answer_sequences([[TokenizedQuestion(prompt_ids, answers, cut=True)]], 2)
 
 
 def test_a_cut_question_is_answered_from_its_end(tokenizer, tmp_path):
@@ -195,11 +200,13 @@ def test_a_cut_question_is_answered_from_its_end(tokenizer, tmp_path):
     with pytest.raises(UserError, match="takes 64"):
         engine.answer_logprobs([[Question(text, answers)]])
     ((found,),) = engine.answer_logprobs([[Question(text, answers, cut=True)]])
-    (probe,) = engine.encoder.probes([Question(text, answers)])
-    for logprob, answer in zip(found, probe.answers, strict=True):
-        kept = [*probe.prompt, *answer][-65:]
+    (each,) = engine.encoder.tokenize([Question(text, answers)])
+    for logprob, answer in zip(found, each.answers, strict=True):
+        kept = [*each.prompt, *answer][-65:]
         split = len(kept) - len(answer)
-        assert logprob == pytest.approx(plain(engine, Probe(kept[:split], [kept[split:]]))[0], abs=1e-5)
+        assert logprob == pytest.approx(
+            plain(engine, TokenizedQuestion(kept[:split], [kept[split:]]))[0], abs=1e-5
+        )
 
 
 def test_equal_answers_are_equally_likely(engine):
@@ -264,13 +271,13 @@ def test_a_text_begins_with_what_its_tokenizer_puts_there():
     assert leading_ids(spaced_tokenizer(TEXTS, True)) == [1]
     assert leading_ids(byte_tokenizer(TEXTS)) == []
     encoder = Encoder(both)
-    plain_text, begun, empty = encoder.probes(
+    plain_text, begun, empty = encoder.tokenize(
         [Question(text, [" A", " B"]) for text in ("On bread.", "<s>On bread.", "")]
     )
     assert plain_text.prompt[0] == 1 and plain_text.prompt[1] != 1
     assert begun.prompt.tolist().count(1) == 1
     assert empty.prompt.tolist() == [1]
-    bare = Encoder(byte_tokenizer(TEXTS)).probes([Question(t, [" A"]) for t in ("On bread.", "")])
+    bare = Encoder(byte_tokenizer(TEXTS)).tokenize([Question(t, [" A"]) for t in ("On bread.", "")])
     assert bare[0].prompt.tolist() == byte_tokenizer(TEXTS).encode("On bread.")
     assert bare[1].prompt.tolist() == [0]  # there must be something to read
 
@@ -278,37 +285,37 @@ def test_a_text_begins_with_what_its_tokenizer_puts_there():
 def test_a_shared_token_is_read_with_the_prompt():
     encoder = Encoder(spaced_tokenizer(TEXTS, joined=False))
     letters = [f" {x}" for x in "ABCD"]
-    whole, skipped = encoder.probes(
+    whole, skipped = encoder.tokenize(
         [Question("Which? Answer:", letters, skip_shared=skip) for skip in (False, True)]
     )
     assert {len(answer) for answer in whole.answers} == {2}
     assert {len(answer) for answer in skipped.answers} == {1}
     assert skipped.prompt.tolist() == [*whole.prompt.tolist(), whole.answers[0][0]]
     asked = Question("Which? Answer:", [" A", " A rye", " A"], skip_shared=True)
-    (kept,) = encoder.probes([asked])  # an answer keeps a token of its own
+    (kept,) = encoder.tokenize([asked])  # an answer keeps a token of its own
     assert all(kept.answers) and kept.answers[0] == kept.answers[2]
 
 
 def test_answers_that_join_their_prompt_are_an_error_where_they_must_be_told_apart():
     encoder = Encoder(byte_tokenizer(["bake baker bakes baking " * 9]))
     with pytest.raises(UserError, match="joins the answer 'r bake' with the end of its prompt"):
-        encoder.probes([Question("I bake", ["r bake", " bakes"], exclusive=True)])
-    (probe,) = encoder.probes([Question("I bake", ["r bake", " bakes"])])
+        encoder.tokenize([Question("I bake", ["r bake", " bakes"], exclusive=True)])
+    (each,) = encoder.tokenize([Question("I bake", ["r bake", " bakes"])])
     whole = encoder.tokenizer.encode("I baker bake")  # lm-evaluation-harness slices it all the same
-    assert probe.answers[0] == whole[len(probe.prompt) :]
+    assert each.answers[0] == whole[len(each.prompt) :]
     with pytest.raises(UserError, match="joins"):
-        encoder.probes([Question("I bake", ["r"])])  # nothing is left of it
+        encoder.tokenize([Question("I bake", ["r"])])  # nothing is left of it
 
 
 def test_lengths_are_those_of_what_is_asked_and_encode_it_once(engine, monkeypatch):
     asked = questions(cloze=True)
     lengths = engine.lengths(asked)
-    probes = engine.encoder.probes(asked)
-    assert lengths == [Lengths(len(p.prompt), list(map(len, p.answers))) for p in probes]
+    tokenized = engine.encoder.tokenize(asked)
+    assert lengths == [Lengths(len(p.prompt), list(map(len, p.answers))) for p in tokenized]
     encoder = Encoder(engine.tokenizer)
     encoder.lengths(asked)
     monkeypatch.setattr(encoder, "tokenizer", None)  # it would not be found
-    assert [p.prompt.tolist() for p in encoder.probes(asked)] == [p.prompt.tolist() for p in probes]
+    assert [p.prompt.tolist() for p in encoder.tokenize(asked)] == [p.prompt.tolist() for p in tokenized]
 
 
 @pytest.fixture(scope="module")
@@ -337,19 +344,19 @@ def test_answers_to_mmlu_are_encoded_as_with_their_whole_prompts(mmlu, kind):
     }
     encoder = Encoder(makers[kind](texts))
     assert encoder.local
-    probes = encoder.probes(asked)
+    tokenized = encoder.tokenize(asked)
     assert encoder.local  # the ends were good enough
     whole = encoder.encode([q.prompt + a for q in asked for a in q.answers])
     ids = iter(whole)
     lead = len(encoder.leading)
-    for probe in probes:
-        for answer in probe.answers:
-            assert next(ids).tolist() == [*probe.prompt[lead:].tolist(), *answer]
+    for each in tokenized:
+        for answer in each.answers:
+            assert next(ids).tolist() == [*each.prompt[lead:].tolist(), *answer]
 
 
 def test_shared_paragraphs_are_encoded_once_and_come_out_the_same(mmlu):
     """Five shots stand before each question; "spaces" tokenizers merge across words."""
-    from expertchat.questions import list_subjects
+    from expertchat.questions.artifact import list_subjects
 
     texts = []
     for subject in list_subjects(mmlu)[::9]:

@@ -16,15 +16,16 @@ import httpx2
 import numpy as np
 import pytest
 import torch
-from expertchat.engine import server as server_module
-from expertchat.engine import server_client, server_guard
 from expertchat.engine.interface import Question, Request
 from expertchat.engine.local import LocalEngine
-from expertchat.engine.server import ServerEngine, decoding_fields, sentence_end
-from expertchat.engine.server_answers import listed_logprobs, upper_bound
-from expertchat.engine.server_client import pause, retry_after
-from expertchat.engine.server_process import free_port
+from expertchat.engine.server import client, guard
+from expertchat.engine.server import engine as server_module
+from expertchat.engine.server.answers import listed_logprobs, upper_bound
+from expertchat.engine.server.client import pause, retry_after
+from expertchat.engine.server.engine import ServerEngine, decoding_fields, sentence_end
+from expertchat.engine.server.process import free_port
 from expertchat.errors import UserError
+from expertchat.pipeline.store import recipe_path, write_recipe
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load, Server
 
@@ -91,7 +92,7 @@ def wait_for(condition, seconds=60):
 @pytest.fixture(scope="module", autouse=True)
 def quick_retries():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_client, "FIRST_WAIT_SECONDS", 0.02)
+        patch.setattr(client, "FIRST_WAIT_SECONDS", 0.02)
         patch.setattr(server_module, "POLL_SECONDS", 0.05)
         yield
 
@@ -358,7 +359,7 @@ def test_an_answer_that_hangs_is_timed_out_and_asked_for_again(words, engine_on)
 
 
 def test_waits_double_and_the_server_may_ask_for_more(monkeypatch):
-    monkeypatch.setattr(server_client, "FIRST_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.5)
     for attempt, about in ((0, 0.5), (1, 1), (3, 4), (20, 60)):
         assert 0.75 * about <= pause(attempt, None) <= 1.25 * about
     assert len({pause(0, None) for _ in range(5)}) == 5  # jitter
@@ -482,9 +483,9 @@ def test_a_server_is_started_asked_and_ended_with_all_that_it_started(tmp_path, 
 JOB = """
 import signal, sys
 from pathlib import Path
-from expertchat import jobs
+from expertchat.pipeline import jobs
 from expertchat.engine.interface import Request
-from expertchat.engine.server import ServerEngine
+from expertchat.engine.server.engine import ServerEngine
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load, Server
 signal.signal(signal.SIGTERM, jobs._raise_terminated)
@@ -525,8 +526,8 @@ def test_a_group_that_does_not_listen_is_made_to_end():
     )
     process.stdout.readline()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_guard, "GRACE_SECONDS", 0.1)
-        server_guard.end_group(process.pid, lambda: process.poll() is None)
+        patch.setattr(guard, "GRACE_SECONDS", 0.1)
+        guard.end_group(process.pid, lambda: process.poll() is None)
     assert process.wait(10) == -signal.SIGKILL
 
 
@@ -611,7 +612,7 @@ def with_server(config, **server):
 
 @pytest.mark.parametrize("case", FAULTS)
 def test_faults_of_the_settings_are_told_without_secrets(case, default_config, root):
-    from expertchat.settings.experiment import read_experiment
+    from expertchat.pipeline.experiment import read_experiment
 
     server, expected = FAULTS[case]
     with pytest.raises(UserError) as caught:
@@ -624,7 +625,7 @@ def test_faults_of_the_settings_are_told_without_secrets(case, default_config, r
 
 
 def test_the_pair_must_be_tunable(default_config, root):
-    from expertchat.settings.experiment import read_experiment
+    from expertchat.pipeline.experiment import read_experiment
 
     with pytest.raises(UserError, match="without adapter_arguments"):
         read_experiment(with_server(default_config, command="a {folder} {port}"), root)
@@ -643,9 +644,9 @@ def test_the_pair_must_be_tunable(default_config, root):
 def test_recipes_hold_what_changes_results_and_nothing_of_where_the_server_is(
     default_config, root, tmp_path
 ):
-    from expertchat.jobs import Job
-    from expertchat.planner import make_plan
-    from expertchat.settings.experiment import read_experiment
+    from expertchat.pipeline.experiment import read_experiment
+    from expertchat.pipeline.jobs import Job
+    from expertchat.pipeline.planner import make_plan
 
     base = {"command": "serve {folder} {port}", "adapter_arguments": "--lora {adapter}"}
 
@@ -671,8 +672,8 @@ def test_recipes_hold_what_changes_results_and_nothing_of_where_the_server_is(
 
 
 def test_a_model_behind_a_server_has_an_artifact_without_weights(default_config, root, tmp_path):
-    from expertchat.jobs import Job
-    from expertchat.planner import _Planner
+    from expertchat.pipeline.jobs import Job
+    from expertchat.pipeline.planner import _Planner
     from expertchat.settings.experiment import Experiment
 
     for name in ("judge", "other"):
@@ -684,7 +685,9 @@ def test_a_model_behind_a_server_has_an_artifact_without_weights(default_config,
     recipe = planner.plan.recipes[references[0]]
     store = tmp_path / "results"
     script = root / "workflow/scripts/models.py"
-    subprocess.run([sys.executable, script, recipe.to_json(), "--store", store], check=True)
+    write_recipe(store, recipe)
+    file = recipe_path(store, recipe.reference)
+    subprocess.run([sys.executable, script, file, "--store", store], check=True)
     (made,) = store.glob("models/*")
     assert json.loads((made / "server.json").read_text())["model"] == "judge"
     assert "JUDGE_URL" not in "".join(p.read_text() for p in made.iterdir())

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from expertchat.errors import UserError
+from expertchat.pipeline.experiment import read_experiment
 from expertchat.settings.describe import describe_settings
-from expertchat.settings.experiment import read_experiment
 
 
 def fault_of(config, root, tmp_path=None) -> str:

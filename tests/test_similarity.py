@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from expertchat.similarity import TextIndex, rouge_l, words
+from expertchat.topics.similarity import TextIndex, rouge_l, words
 
 
 def table_rouge_l(first, second):

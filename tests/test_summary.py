@@ -6,8 +6,8 @@ import re
 import pandas as pd
 import pytest
 from expertchat.cli import answer_lines
-from expertchat.summary import ends, rating_change, summarise, verdict, with_interval, without_nan
-from expertchat.summary_mmlu import mixture_verdict
+from expertchat.report.summary import ends, rating_change, summarise, verdict, with_interval, without_nan
+from expertchat.report.summary_mmlu import mixture_verdict
 from small_experiment import ROOT, asking_config, small_config, write_experiment
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from expertchat.errors import UserError
 from expertchat.settings.topics import Topics
-from expertchat.taxonomies import choose_taxonomy, held_out_subjects
+from expertchat.topics.taxonomies import choose_taxonomy, held_out_subjects
 
 
 def fault(settings, root):
@@ -49,7 +49,7 @@ def test_a_file_of_the_users_own_and_settings_that_go_before_it(tmp_path):
     ("text", "message"),
     [
         ("subjects: []", "it names no subjects"),
-        ("- law", "it names no subjects"),
+        ("- law", "it holds no keys"),
         (
             "subjects: {a: [law], b: [law]}",
             "subjects: b: 'law' stands twice|subjects: 'law' stands twice",

@@ -5,7 +5,7 @@ import json
 import pytest
 from expertchat.errors import UserError
 from expertchat.settings.topics import TopicFile
-from expertchat.topic_files import FileTopic, file_splits, read_topic_file
+from expertchat.topics.files import FileTopic, file_splits, read_topic_file
 
 
 def test_three_formats_say_the_same(tmp_path):

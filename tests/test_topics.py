@@ -5,20 +5,20 @@ from collections import Counter
 
 import pytest
 import torch
-from expertchat.decontamination import QuestionGuard
-from expertchat.embeddings import Encoder
 from expertchat.engine.interface import Reply
 from expertchat.engine.local import LocalEngine
 from expertchat.errors import UserError
-from expertchat.questions import MultipleChoice
+from expertchat.questions.artifact import MultipleChoice
 from expertchat.records import read_records
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 from expertchat.settings.topics import Topics
-from expertchat.taxonomies import Taxonomy, choose_taxonomy
-from expertchat.topic_files import FileTopic
-from expertchat.topic_pool import Rejection, TopicPool
-from expertchat.topics import next_tries, subject_slots, tidy, topic_prompt, write_topics
+from expertchat.topics.decontamination import QuestionGuard
+from expertchat.topics.embeddings import Encoder
+from expertchat.topics.files import FileTopic
+from expertchat.topics.pool import Rejection, TopicPool
+from expertchat.topics.taxonomies import Taxonomy, choose_taxonomy
+from expertchat.topics.writing import next_tries, subject_slots, tidy, topic_prompt, write_topics
 
 TEMPLATE = "Subject: {{ subject }}."
 

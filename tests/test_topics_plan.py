@@ -7,9 +7,10 @@ import sys
 
 import pytest
 from expertchat.errors import UserError
-from expertchat.planner import make_plan
+from expertchat.pipeline.experiment import read_experiment
+from expertchat.pipeline.planner import make_plan
+from expertchat.pipeline.store import recipe_path, write_recipe
 from expertchat.records import read_records
-from expertchat.settings.experiment import read_experiment
 
 
 @pytest.fixture
@@ -66,8 +67,8 @@ def test_faults_are_told_with_the_key(topics_recipe, tmp_path):
         ({"file": {"path": "none.txt"}}, "none.txt: No such file"),
         ({"subjects": "mmul"}, "topics.subjects: mmul; no such file"),
         ({"subjects": "mmlu"}, "topics.subjects: 'abstract algebra' and 56 more; the demo"),
-        ({"subjects": 3}, "topics.subjects: 3; input should be a valid list"),
-        ({"contamination_words": 2}, "topics.contamination_words: 2; input should be greater than"),
+        ({"subjects": 3}, "topics.subjects: 3; must be a list"),
+        ({"contamination_words": 2}, "topics.contamination_words: 2; must be greater than"),
     ):
         with pytest.raises(UserError) as caught:
             topics_recipe(**changes)
@@ -76,7 +77,9 @@ def test_faults_are_told_with_the_key(topics_recipe, tmp_path):
 
 def run(root, stage, recipe, store, check=True):
     """Runs a stage's script as the workflow does; its output."""
-    command = [sys.executable, str(root / f"workflow/scripts/{stage}.py"), recipe.to_json()]
+    write_recipe(store, recipe)
+    script = root / f"workflow/scripts/{stage}.py"
+    command = [sys.executable, str(script), str(recipe_path(store, recipe.reference))]
     environment = {**os.environ, "PYTHONPATH": str(root / "workflow")}
     done = subprocess.run(
         [*command, "--store", str(store)], capture_output=True, text=True, env=environment

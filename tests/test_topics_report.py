@@ -6,9 +6,9 @@ import pytest
 from expertchat.records import write_records
 from expertchat.report.blocks import Fold, Table
 from expertchat.report.results import Results
+from expertchat.report.summary import topic_counts
 from expertchat.report.topics import section
-from expertchat.summary import topic_counts
-from expertchat.topics import figures
+from expertchat.topics.writing import figures
 
 
 def topic(number, subject, split, author="a", audience="", kind=""):

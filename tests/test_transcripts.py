@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
 from expertchat.records import write_records
-from expertchat.transcripts import read_transcripts
 
 
 def message(role, content):

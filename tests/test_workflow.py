@@ -110,7 +110,7 @@ def copied(finished, tmp_path) -> Path:
 
 AFTER_PPO = {
     *("policies", "replies", "answers", "mmlu", "fits", "mixture"),
-    *("dialogues", "ratings", "reliability", "check", "report"),
+    *("dialogues", "ratings", "reliability", "oracle", "report"),
 }
 
 

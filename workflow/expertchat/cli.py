@@ -16,27 +16,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from expertchat.artifacts import artifact_path, faults, manifest_path, set_aside
 from expertchat.errors import UserError
-from expertchat.plan import STAGES, Plan
-from expertchat.planner import make_plan
-from expertchat.settings.experiment import read_experiment
+from expertchat.pipeline.experiment import read_experiment
+from expertchat.pipeline.plan import STAGES, Plan
+from expertchat.pipeline.planner import make_plan
+from expertchat.pipeline.store import artifact_path, faults, manifest_path, set_aside
+from expertchat.settings.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def read_plan(configfile: Path) -> Plan:
     """The plan of the experiment in a YAML file, as snakemake would make it."""
-    try:
-        config = yaml.safe_load(configfile.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{configfile}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{configfile}: not YAML in UTF-8 ({error})") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{configfile}: it holds no keys; see config/config.yaml for an example")
+    config = read_yaml(configfile, "see config/config.yaml for an example")
     return make_plan(read_experiment(config, ROOT), ROOT)
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expertchat.dialogues import Context, draw_replies
+from expertchat.console import progress_bar, rate
+from expertchat.dialogues.contexts import Context, draw_replies
 from expertchat.engine.interface import Engine
-from expertchat.progress import bar, rate
 from expertchat.records import write_records
 from expertchat.seeds import seed_of
 from expertchat.settings.dialogues import Dialogues
@@ -30,7 +30,7 @@ def write_replies(
     """Writes replies.jsonl {context_id, topic_id, speaker, number, text, tokens, finish_reason}."""
     asked = [(context, number) for context in contexts for number in range(per_context)]
     seeds = [seed_of(seed, "held-out reply", context.id, number) for context, number in asked]
-    with bar(len(asked), "replies", "replies") as progress:
+    with progress_bar(len(asked), "replies", "replies") as progress:
 
         def report(replies: int, tokens: int, seconds: float) -> None:
             progress.set_postfix_str(rate(tokens, seconds, "tokens"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-
-from expertchat.recipes import canonical
+import json
 
 
 def seed_of(*parts: object) -> int:
     """A 63-bit seed for the draw that `parts` name, such as (seed, dialogue id, turn)."""
-    digest = hashlib.sha256(canonical([str(part) for part in parts]).encode()).digest()
+    text = json.dumps([str(part) for part in parts], separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

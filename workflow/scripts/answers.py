@@ -1,17 +1,18 @@
 """Let a model, base or tuned, answer the multiple-choice questions."""
 
-from expertchat.jobs import open_job
+from expertchat.pipeline.jobs import open_job
 
 
 def main() -> None:
     with open_job("answers", __doc__) as job:
-        from expertchat.answer_tables import ANSWERS
-        from expertchat.answers import answer_questions, read_asked
+        from expertchat.answers.artifact import ANSWERS
+        from expertchat.answers.asking import answer_questions, read_asked
+        from expertchat.engine.opening import open_copies
         from expertchat.settings.mmlu import Asking
 
         settings, asking = job.settings, Asking(**job.settings["section"])
         asked = read_asked(job.input("questions"), settings["split"], asking, tuple(settings["shard"]))
-        engine = job.engine(settings["name"], job.input("model"), job.input("policy"))
+        engine = open_copies(job.source(settings["name"], job.input("model"), job.input("policy")))
         answers = answer_questions(engine, asked, asking, job.checkpoints, job.recipe.label)
         answers.to_parquet(job.out / ANSWERS)
 

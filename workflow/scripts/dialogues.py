@@ -1,6 +1,6 @@
 """Let two models talk about each topic, and draw candidate replies on the way; or import transcripts."""
 
-from expertchat.jobs import Job, open_job
+from expertchat.pipeline.jobs import Job, open_job
 from expertchat.settings.dialogues import Dialogues
 
 
@@ -15,9 +15,10 @@ def main() -> None:
 
 def talk(job: Job) -> None:
     """Holds the dialogues of the job's shard."""
-    from expertchat.dialogues import begin_dialogues, hold_dialogues, shard_of
+    from expertchat.dialogues.talk import begin_dialogues, hold_dialogues, shard_of
+    from expertchat.engine.opening import open_engines
     from expertchat.records import read_records
-    from expertchat.topics import HELD_OUT
+    from expertchat.splits import HELD_OUT
 
     settings = job.settings
     topics = read_records(job.input("topics") / "topics.jsonl")
@@ -26,7 +27,8 @@ def talk(job: Job) -> None:
     if settings["held_out_only"]:  # begun as in the other rounds, so that they can be compared
         begun = [dialogue for dialogue in begun if dialogue["split"] == HELD_OUT]
         section = section.model_copy(update={"candidate_turns": []})
-    engines, apart = job.engines(settings["models"], job.inputs("models"), job.inputs("policies"))
+    sources = job.sources(settings["models"], job.inputs("models"), job.inputs("policies"))
+    engines, apart = open_engines(sources)
     hold_dialogues(
         engines,
         shard_of(begun, *settings["shard"]),
@@ -41,9 +43,10 @@ def talk(job: Job) -> None:
 
 def import_transcripts(job: Job, path) -> None:
     """Writes the transcripts of the job's shard as dialogues, without candidate replies."""
-    from expertchat.dialogues import CANDIDATES, DIALOGUES, shard_of
+    from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
+    from expertchat.dialogues.talk import shard_of
+    from expertchat.dialogues.transcripts import read_transcripts
     from expertchat.records import write_records
-    from expertchat.transcripts import read_transcripts
 
     write_records(job.out / DIALOGUES, shard_of(read_transcripts(path), *job.settings["shard"]))
     write_records(job.out / CANDIDATES, [])

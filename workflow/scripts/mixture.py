@@ -2,22 +2,21 @@
 
 import json
 
-from expertchat.jobs import open_job
+from expertchat.pipeline.jobs import open_job
 
 
 def main() -> None:
     with open_job("mixture", __doc__) as job:
-        from expertchat.answer_tables import folders_by_model, read_answers
-        from expertchat.fits import read_fits
-        from expertchat.mixture import answer_rows, mix_answers, score_mixtures, text_table
-        from expertchat.mmlu_categories import HARNESS
+        from expertchat.answers.artifact import ANSWERS, read_by_model
+        from expertchat.mixture.artifact import read_fits
+        from expertchat.mixture.evaluation import answer_rows, mix_answers, score_mixtures, text_table
+        from expertchat.mmlu.categories import HARNESS
         from expertchat.records import without_nan
 
         settings, fits = job.settings, read_fits(job.input("fits"))
-        folders = folders_by_model(settings["answers"], job.inputs("answers"))
-        answers = {name: read_answers(parts) for name, parts in folders.items()}
+        answers = read_by_model(settings["answers"], job.inputs("answers"))
         table, mixed = mix_answers(fits, answers, HARNESS)
-        answer_rows(table, mixed).to_parquet(job.out / "answers.parquet")
+        answer_rows(table, mixed).to_parquet(job.out / ANSWERS)
         scores = score_mixtures(fits, table, mixed, settings["seed"], settings.get("published"))
         text = json.dumps(without_nan(scores), indent=1, allow_nan=False)
         (job.out / "mixture.json").write_text(text, encoding="utf-8")

@@ -2,14 +2,14 @@
 
 import json
 
-from expertchat.jobs import open_job
+from expertchat.pipeline.jobs import open_job
 
 
 def main() -> None:
     with open_job("mmlu", __doc__) as job:
-        from expertchat.answer_tables import folders_by_model, read_models
-        from expertchat.mmlu import scores
-        from expertchat.mmlu_harness import result_files
+        from expertchat.answers.artifact import folders_by_model, read_models
+        from expertchat.mmlu.harness import result_files
+        from expertchat.mmlu.scores import scores
 
         section, questions = job.settings["section"], job.input("questions")
         folders = folders_by_model(job.settings["answers"], job.inputs("answers"))

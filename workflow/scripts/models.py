@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from expertchat import models
-from expertchat.jobs import open_job
+from expertchat.pipeline.jobs import open_job
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from expertchat.jobs import open_job
-from expertchat.questions import copy_questions, describe, fetch_questions
+from expertchat.pipeline.jobs import open_job
+from expertchat.questions.sources import copy_questions, describe, fetch_questions
 
 
 def main() -> None:

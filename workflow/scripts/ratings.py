@@ -1,6 +1,6 @@
 """Let one model rate what was said, category by category."""
 
-from expertchat.jobs import open_job
+from expertchat.pipeline.jobs import open_job
 from expertchat.settings.anchors import Anchor
 from expertchat.settings.ratings import Ratings
 from expertchat.settings.rubrics import Rubric
@@ -8,13 +8,14 @@ from expertchat.settings.rubrics import Rubric
 
 def main() -> None:
     with open_job("ratings", __doc__) as job:
-        from expertchat.ratings import Rater, rate
+        from expertchat.engine.opening import open_copies
+        from expertchat.ratings.rating import Rater, rate
 
         settings = job.settings
         name = settings["rater"]
         rater = Rater(
             name,
-            job.engine(name, job.input("model"), job.input("policy")),
+            open_copies(job.source(name, job.input("model"), job.input("policy"))),
             Ratings(**settings["section"]),
             Rubric(**settings["rubric"]),
             settings["prompt"],

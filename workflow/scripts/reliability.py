@@ -2,13 +2,13 @@
 
 import json
 
-from expertchat.jobs import open_job
+from expertchat.pipeline.jobs import open_job
 
 
 def main() -> None:
     with open_job("reliability", __doc__) as job:
         from expertchat.records import without_nan
-        from expertchat.reliability import measure
+        from expertchat.reliability.measures import measure
 
         settings = job.settings
         found = measure(

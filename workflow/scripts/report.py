@@ -2,16 +2,16 @@
 
 import json
 
-from expertchat.jobs import open_job
-from expertchat.plan import STAGES
+from expertchat.pipeline.jobs import open_job
+from expertchat.pipeline.plan import STAGES
 
 
 def main() -> None:
     with open_job("report", __doc__) as job:
-        from expertchat.report import write_report
-        from expertchat.summary import summarise
+        from expertchat.report.page import write_report
+        from expertchat.report.summary import summarise
 
-        single = ("questions", "topics", "check")
+        single = ("questions", "topics", "oracle")
         artifacts = {
             stage: job.input(stage) if stage in single else job.inputs(stage)
             for stage in STAGES

@@ -1,12 +1,12 @@
 """Train a model's reward model on the ratings of its candidate replies."""
 
-from expertchat.jobs import open_job
+from expertchat.pipeline.jobs import open_job
 from expertchat.settings.rewards import Rewards
 
 
 def main() -> None:
     with open_job("rewards", __doc__) as job:
-        from expertchat.rewards import make_reward_model
+        from expertchat.rewards.reward_model import make_reward_model
 
         settings = job.settings
         make_reward_model(

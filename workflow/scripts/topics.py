@@ -1,20 +1,21 @@
 """Let the models write the topics that will be talked about, or take the user's own."""
 
-from expertchat.jobs import open_job
+from expertchat.pipeline.jobs import open_job
 from expertchat.settings.topics import Topics
-from expertchat.taxonomies import Taxonomy
+from expertchat.topics.taxonomies import Taxonomy
 
 
 def main() -> None:
     with open_job("topics", __doc__) as job:
-        from expertchat.topic_files import read_topic_file
-        from expertchat.topic_pool import TopicPool
-        from expertchat.topics import write_topics
+        from expertchat.engine.opening import open_engines
+        from expertchat.topics.files import read_topic_file
+        from expertchat.topics.pool import TopicPool
+        from expertchat.topics.writing import write_topics
 
         settings = Topics(**job.settings["section"])
         file, encoder = job.outside("file"), job.outside("encoder")
         authors = job.settings["models"] if job.inputs("models") else []
-        engines, _ = job.engines(authors, job.inputs("models"))
+        engines, _ = open_engines(job.sources(authors, job.inputs("models")))
         write_topics(
             engines,
             settings,

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from expertchat.console import progress_bar, rate
 from expertchat.demo.corpus import Mix, Plain, Ratings, documents
 from expertchat.demo.experts import use_dense_experts
 from expertchat.demo.losses import CrossEntropy
@@ -20,7 +21,6 @@ from expertchat.demo.optimizer import optimizers, schedule
 from expertchat.demo.packing import Batch, Encoder, Weights, batches
 from expertchat.demo.tokenizer import train_tokenizer
 from expertchat.demo.world import World, build_world
-from expertchat.progress import bar, rate
 
 ARCHITECTURES = ("llama", "mixtral")
 
@@ -259,7 +259,7 @@ def train(
     tokens, began = 0, time.perf_counter()
     model.train()
     model.set_attn_implementation("eager")  # a quarter faster here than the fused one
-    with bar(steps, label, "steps") as progress:
+    with progress_bar(steps, label, "steps") as progress:
         for step, batch in enumerate(packed):
             loss, means = losses(model, batch)
             model.zero_grad(set_to_none=False)

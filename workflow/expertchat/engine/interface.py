@@ -15,6 +15,7 @@ import numpy as np
 
 from expertchat.chat import Message
 from expertchat.settings.decoding import Decoding
+from expertchat.settings.models import Load
 
 FinishReason = Literal["stop", "sentence", "length"]
 # "stop": the model ended the reply, or a stop text did; "sentence": it ran over its limit and came to
@@ -84,6 +85,22 @@ class Lengths:
 
     prompt: int
     answers: list[int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an engine is opened on.
+
+    `folder` holds the model, `adapter` peft's files; `log` is the file for what a server that is
+    started here says.
+    """
+
+    name: str
+    folder: Path
+    load: Load
+    batch_size: int
+    adapter: Path | None = None
+    log: Path | None = None
 
 
 def ignore(*_: float) -> None:

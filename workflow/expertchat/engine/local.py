@@ -11,34 +11,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from expertchat import chat
 from expertchat.engine.batches import Batches, free_bytes, planned_rows, planned_tokens
-from expertchat.engine.cache import Sessions, why_unshared
-from expertchat.engine.contrastive import check_contrastive, continue_contrastive, read_states
-from expertchat.engine.encoding import Encoder
-from expertchat.engine.endings import Completion, Endings, cut
-from expertchat.engine.forest import plant
-from expertchat.engine.generation import continue_read, expand, read_prompts
+from expertchat.engine.generate.cache import Sessions, why_unshared
+from expertchat.engine.generate.contrastive import check_contrastive, continue_contrastive, read_states
+from expertchat.engine.generate.generation import continue_read, expand, read_prompts
+from expertchat.engine.generate.sampling import uniforms
+from expertchat.engine.generate.stopping import Completion, Endings, cut, end_ids
 from expertchat.engine.interface import Lengths, Question, Reply, Request, ignore
 from expertchat.engine.loading import context_tokens, load_model, load_tokenizer
-from expertchat.engine.next_token import uniforms
-from expertchat.engine.reading import HeldNodes
-from expertchat.engine.scoring import Way, pick_way, score_nodes, score_whole
+from expertchat.engine.score.encoding import Encoder
+from expertchat.engine.score.forest import plant
+from expertchat.engine.score.forest_attention import HeldNodes
+from expertchat.engine.score.scoring import Way, pick_way, score_nodes, score_whole
+from expertchat.engine.score.tokenized import (
+    AnswerSequence,
+    TokenizedQuestion,
+    answer_sequences,
+    exclusive_logprobs,
+)
 from expertchat.errors import UserError
-from expertchat.probes import Probe, Reading, exclusive_logprobs, readings_of
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
 SESSION_SHARE = 0.3  # of the free memory after loading: what conversations may hold between calls
-
-
-def end_ids(model: PreTrainedModel, tokenizer) -> list[int]:
-    """The tokens that end a turn: the tokenizer's end token and those of the generation settings."""
-    configured = model.generation_config.eos_token_id
-    configured = configured if isinstance(configured, list) else [configured]
-    return sorted({t for t in [tokenizer.eos_token_id, *configured] if t is not None})
 
 
 class LocalEngine:
@@ -188,13 +185,13 @@ class LocalEngine:
         self, groups: Sequence[Sequence[Question]], on_batch: Callable[[int], None] = ignore
     ) -> list[list[np.ndarray]]:
         """Log-probabilities [answers] for each question of each group."""
-        encoded = iter(self.encoder.probes([question for group in groups for question in group]))
-        probes = [[next(encoded) for _ in group] for group in groups]
-        found = self.score(probes, on_batch)
+        encoded = iter(self.encoder.tokenize([question for group in groups for question in group]))
+        tokenized = [[next(encoded) for _ in group] for group in groups]
+        found = self.score(tokenized, on_batch)
         for g, group in enumerate(groups):
             for i, question in enumerate(group):
                 if question.exclusive:
-                    found[g][i] = exclusive_logprobs(probes[g][i].answers, found[g][i])
+                    found[g][i] = exclusive_logprobs(tokenized[g][i].answers, found[g][i])
         return found
 
     def lengths(self, questions: Sequence[Question]) -> list[Lengths]:
@@ -218,31 +215,33 @@ class LocalEngine:
 
     @torch.inference_mode()
     def score(
-        self, groups: Sequence[Sequence[Probe]], on_batch: Callable[[int], None] = ignore
+        self, groups: Sequence[Sequence[TokenizedQuestion]], on_batch: Callable[[int], None] = ignore
     ) -> list[list[np.ndarray]]:
         """`answer_logprobs` on token ids."""
-        readings = readings_of(groups, self.context_tokens)
-        self._check_length(max((len(reading.ids) for reading in readings), default=0))
-        left = Counter(reading.place[0] for reading in readings)
-        if readings:
+        sequences = answer_sequences(groups, self.context_tokens)
+        self._check_length(max((len(sequence.ids) for sequence in sequences), default=0))
+        left = Counter(sequence.place[0] for sequence in sequences)
+        if sequences:
             ask = self._score_whole if self.way == "whole" else self._score_forest
-        totals = np.zeros(len(readings))
-        for done in ask(readings, totals) if readings else ():
+        totals = np.zeros(len(sequences))
+        for done in ask(sequences, totals) if sequences else ():
             before = len(left)
-            left -= Counter(readings[r].place[0] for r in done)
+            left -= Counter(sequences[r].place[0] for r in done)
             on_batch(before - len(left))
-        found = [[np.zeros(len(probe.answers)) for probe in group] for group in groups]
-        for reading, total in zip(readings, totals.tolist(), strict=True):
-            g, i, k = reading.place
+        found = [[np.zeros(len(question.answers)) for question in group] for group in groups]
+        for sequence, total in zip(sequences, totals.tolist(), strict=True):
+            g, i, k = sequence.place
             # equal answers may be read twice, and rounding must not make one the likelier
-            first = groups[g][i].answers.index(reading.answer)
+            first = groups[g][i].answers.index(sequence.answer)
             found[g][i][k] = found[g][i][first] if first < k else total
         return found
 
-    def _score_forest(self, readings: Sequence[Reading], totals: np.ndarray) -> Iterator[Sequence[int]]:
-        """Adds log-probabilities to `totals` [readings]; gives the readings that each pass has ended."""
+    def _score_forest(
+        self, sequences: Sequence[AnswerSequence], totals: np.ndarray
+    ) -> Iterator[Sequence[int]]:
+        """Adds log-probabilities to `totals` [sequences]; yields the sequences that each pass ends."""
         most = planned_tokens(self.model)
-        forest = plant(readings, most)
+        forest = plant(sequences, most)
         starts = forest.starts()
         by_last = np.argsort(forest.last, kind="stable")
         held: HeldNodes = {}
@@ -257,18 +256,20 @@ class LocalEngine:
             held = kept
             first, end = part[0], part[-1] + 1
             begin, stop = np.searchsorted(forest.node, [first, end])
-            np.add.at(totals, forest.reading[begin:stop], values)
+            np.add.at(totals, forest.sequence[begin:stop], values)
             begin, stop = np.searchsorted(forest.last[by_last], [first, end])
             yield by_last[begin:stop].tolist()
 
-    def _score_whole(self, readings: Sequence[Reading], totals: np.ndarray) -> Iterator[Sequence[int]]:
+    def _score_whole(
+        self, sequences: Sequence[AnswerSequence], totals: np.ndarray
+    ) -> Iterator[Sequence[int]]:
         """`_score_forest` by whole prompts."""
-        order = sorted(range(len(readings)), key=lambda r: (-len(readings[r].ids), readings[r].place))
+        order = sorted(range(len(sequences)), key=lambda r: (-len(sequences[r].ids), sequences[r].place))
 
         def score(part: Sequence[int]) -> list[float]:
-            return score_whole(self.model, [readings[r] for r in part], self.pad)
+            return score_whole(self.model, [sequences[r] for r in part], self.pad)
 
-        longest = len(readings[order[0]].ids)
+        longest = len(sequences[order[0]].ids)
         for part, scored in self.batches.run(order, score, planned_rows(self.model, longest)):
             totals[part] = scored
             yield part

@@ -14,23 +14,28 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from expertchat.engine.interface import Lengths, Question, Reply, Request, ignore
+from expertchat.engine.interface import Engine, Lengths, Question, Reply, Request, Source, ignore
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 
-if TYPE_CHECKING:
-    from expertchat.engine import Source
+Opener = Callable[[Source, Mapping[str, int] | None], Engine]  # a function of a module, to be pickled
 
 
 class ProcessEngine:
     """An `Engine` that passes each call on to a process of its own."""
 
-    def __init__(self, source: Source, placement: Mapping[str, int] | None, threads: int | None):
-        """Begins to open the engine; the first call waits until it is open.
+    def __init__(
+        self,
+        source: Source,
+        placement: Mapping[str, int] | None,
+        threads: int | None,
+        open_engine: Opener,
+    ):
+        """Begins to open the engine by `open_engine`; the first call waits until it is open.
 
         `threads`: of the processor, None for as many as there are.
         """
@@ -38,7 +43,7 @@ class ProcessEngine:
         self.name = source.name
         self._pipe, other = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(other, source, placement, threads), daemon=True
+            target=serve, args=(other, source, placement, threads, open_engine), daemon=True
         )
         self._process.start()
         other.close()  # so that its end is noticed here
@@ -105,16 +110,21 @@ class ProcessEngine:
         return value
 
 
-def serve(pipe: Connection, source: Source, placement: Mapping[str, int] | None, threads: int | None):
+def serve(
+    pipe: Connection,
+    source: Source,
+    placement: Mapping[str, int] | None,
+    threads: int | None,
+    open_engine: Opener,
+) -> None:
     """The process: opens the engine, then does what is asked until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
-    from expertchat.engine import open_engine
-    from expertchat.quiet import quieten
+    from expertchat.console import silence_libraries
 
-    quieten()
+    silence_libraries()
     try:
         import torch
 

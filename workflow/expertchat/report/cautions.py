@@ -9,8 +9,8 @@ import pandas as pd
 
 from expertchat.records import read_records
 from expertchat.report.results import Results
+from expertchat.report.summary import ends
 from expertchat.report.wording import interval, number, percent
-from expertchat.summary import ends
 
 KL_TIMES = 2.0  # times its target at which the last KL is worth a word
 FALLEN = 0.1  # of an oracle's mark, on its scale from 0 to 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from expertchat.artifacts import read_manifest
+from expertchat.pipeline.store import read_manifest
 from expertchat.report.blocks import Figure, Figures, Fold, Section, Table
 from expertchat.report.plots import INK, MODELS, plot, rows_axis
 from expertchat.report.results import Results

@@ -7,13 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from expertchat.flags import FLAGS
-from expertchat.rating_items import DIALOGUE
-from expertchat.rating_tables import overall
+from expertchat.dialogues.artifact import FLAGS
+from expertchat.ratings.artifact import DIALOGUE, overall
 from expertchat.report.blocks import Comparison, Comparisons, Fold, Section, Side, Table, Turn
 from expertchat.report.results import Results, spread
 from expertchat.report.wording import number, percent
-from expertchat.topics import HELD_OUT
+from expertchat.splits import HELD_OUT
 
 SHOWN, FOLDED = 4, 8
 CUT = "length"  # the finish reason of a turn that reached the token limit

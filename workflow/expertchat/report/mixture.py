@@ -18,8 +18,8 @@ from expertchat.report.mixture_weights import weight_blocks
 from expertchat.report.mmlu_subjects import columns, grouped
 from expertchat.report.mmlu_tables import PUBLISHED_NOTE, moment
 from expertchat.report.results import Results
+from expertchat.report.summary_mmlu import read_mixed
 from expertchat.report.wording import ABSENT, counted, interval, number, p_value, percent, scaled
-from expertchat.summary_mmlu import read_mixed
 
 MARKS = {"chosen_fitted": "★", "chosen": "☆"}  # what val chose
 KINDS = {"member": "model", "oracle": "no method"}

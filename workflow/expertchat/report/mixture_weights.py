@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from expertchat.fits import read_fits
+from expertchat.mixture.artifact import read_fits
 from expertchat.report.blocks import Figure, Figures, Fold, Table
 from expertchat.report.mmlu_plots import ROW, rows_of, subject_axis
 from expertchat.report.mmlu_subjects import category_title, columns, grouped

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from expertchat.mmlu_categories import CATEGORIES, HARNESS
+from expertchat.mmlu.categories import CATEGORIES, HARNESS
 from expertchat.records import read_records
 from expertchat.report.results import Results
-from expertchat.topics import HELD_OUT
+from expertchat.splits import HELD_OUT
 
 MOST_ROWS = 30  # of one drawing; more are two side by side
 

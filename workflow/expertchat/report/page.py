@@ -9,11 +9,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from expertchat.report import (
-    check,
     cost,
     dialogues,
     mixture,
     mmlu,
+    oracle,
     policies,
     provenance,
     ratings,
@@ -38,8 +38,8 @@ def write_report(
 ) -> None:
     """Writes the page to `path`: one HTML file that needs no other.
 
-    `summary` is `expertchat.summary.summarise`'s, `settings` those of stage report, `artifacts` folders
-    by input name in the plan's order; `check` may be None. Equal input gives equal bytes.
+    `summary` is what `summary.summarise` returns, `settings` those of stage report, `artifacts` folders
+    by input name in the plan's order; `oracle` may be None. Equal input gives equal bytes.
     """
     results = Results(summary, settings, artifacts)
     page = environment().get_template("page.html.jinja")
@@ -81,7 +81,7 @@ def sections(results: Results) -> list[Section]:
     """The sections of all stages that took part; that of the rounds only where there are several."""
     played = [rounds] if results.rounds > 1 else []
     stages = [module for module in STAGES if results.artifacts[module.__name__.rpartition(".")[2]]]
-    truth = [check] if results.rounds else []
+    truth = [oracle] if results.rounds else []
     return [module.section(results) for module in (*played, *stages, *truth, cost, provenance)]
 
 

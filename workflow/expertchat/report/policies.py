@@ -8,8 +8,8 @@ from matplotlib.ticker import MaxNLocator
 from expertchat.report.blocks import Figure, Figures, Section, Table
 from expertchat.report.plots import LINE, MODELS, percent_axis, plot, reference_line
 from expertchat.report.results import Results
+from expertchat.report.summary import ends
 from expertchat.report.wording import number, percent, seconds
-from expertchat.summary import ends
 
 MOST_POINTS = 300
 

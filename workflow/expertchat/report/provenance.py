@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from expertchat.artifacts import read_manifest
+from expertchat.pipeline.store import read_manifest
 from expertchat.report.blocks import Fold, Pre, Section, Table
 from expertchat.report.results import Results
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from expertchat.rating_items import DIALOGUE, REPLY
-from expertchat.rating_tables import overall
+from expertchat.ratings.artifact import DIALOGUE, REPLY, overall
 from expertchat.report.blocks import (
     Comparison,
     Comparisons,
@@ -20,9 +19,9 @@ from expertchat.report.blocks import (
 )
 from expertchat.report.plots import INK, MODELS, MUTED, plot
 from expertchat.report.results import Results, spread
+from expertchat.report.summary import with_interval
 from expertchat.report.wording import counted, interval, number, percent
-from expertchat.summary import with_interval
-from expertchat.topics import HELD_OUT
+from expertchat.splits import HELD_OUT
 
 CONTEXTS_SHOWN = 2  # a model, of its best and worst candidate replies
 

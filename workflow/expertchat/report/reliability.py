@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from expertchat.rating_items import DIALOGUE, SELF
+from expertchat.ratings.artifact import DIALOGUE, SELF
 from expertchat.report.blocks import Figure, Figures, Fold, Section, Table, Text
 from expertchat.report.plots import INK, MARKERS, MODELS, MUTED, plot, reference_line, rows_axis
 from expertchat.report.results import Results

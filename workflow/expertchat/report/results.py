@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from expertchat.artifacts import of_round
-from expertchat.dialogues import CANDIDATES, DIALOGUES
-from expertchat.rating_tables import OVERALL_COLUMNS, read_ratings
+from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
+from expertchat.pipeline.store import of_round
+from expertchat.ratings.artifact import OVERALL_COLUMNS, read_ratings
 from expertchat.records import read_all
 from expertchat.report.blocks import ModelName
 from expertchat.report.plots import COLORS
-from expertchat.summary_mmlu import read_scores
+from expertchat.report.summary_mmlu import read_scores
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Results:
     @property
     def checked(self) -> bool:
         """Whether a known truth was there to check against."""
-        return self.artifacts["check"] is not None
+        return self.artifacts["oracle"] is not None
 
     def stage_settings(self, stage: str) -> Mapping[str, Any]:
         """A section of the experiment's settings."""

@@ -19,7 +19,7 @@ from expertchat.report.plots import (
 )
 from expertchat.report.results import Results
 from expertchat.report.wording import interval, number, percent
-from expertchat.topics import HELD_OUT
+from expertchat.splits import HELD_OUT
 
 BINS = 5
 SCORES = ["chosen_score", "rejected_score"]

@@ -13,7 +13,8 @@ from expertchat.report.blocks import Figure, Figures, Fold, Section, Table
 from expertchat.report.plots import INK, MODELS, MUTED, plot, rows_axis
 from expertchat.report.results import Results, spread
 from expertchat.report.wording import ABSENT, counted, number
-from expertchat.topics import DIVERSITY, FILE, HELD_OUT, MEASURES, REJECTED, TOPICS
+from expertchat.splits import HELD_OUT
+from expertchat.topics.artifact import DIVERSITY, FILE, MEASURES, REJECTED, TOPICS
 
 LISTED = 100
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from expertchat.errors import UserError
+from expertchat.settings.messages import sentences
 from expertchat.settings.section import Section
 
 MOST_CHARACTERS = 60_000  # the recipe holds the anchors, and a command line holds the recipe
@@ -64,9 +65,7 @@ def _anchor(place: str, line: str) -> Anchor:
     except json.JSONDecodeError as error:
         raise UserError(f"{place}: not JSON ({error})") from None
     except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])
-        raise UserError(f"{place}: {key}: {fault['msg']}") from None
+        raise UserError(f"{place}: {sentences(error, Anchor)[0]}") from None
     if anchor.rated not in {turn.speaker for turn in anchor.turns}:
         raise UserError(f"{place}: rated: {anchor.rated!r} says nothing in it")
     return anchor

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from expertchat.settings.anchors import Anchor
-from expertchat.settings.experiment import Experiment, section_classes
+from expertchat.settings.experiment import Experiment
+from expertchat.settings.messages import section_classes
 from expertchat.settings.rubrics import Rubric
 
 HEAD = """# Settings

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from expertchat.errors import UserError
+from expertchat.settings.messages import sentences
 from expertchat.settings.section import Section
+from expertchat.settings.yaml_files import read_yaml
 
 
 class Wording(Section):
@@ -77,18 +78,11 @@ def read_rubric(path: Path, repeats: int = 1) -> Rubric:
 
     Each category must have words for `repeats` repeats: its own and repeats - 1 paraphrases.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; ratings.rubric must name a rubric") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML in UTF-8 ({error})") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: it holds no keys; a rubric has low, high and categories")
+    data = read_yaml(path, "ratings.rubric must name a rubric, which has low, high and categories")
     try:
         rubric = Rubric.model_validate(data)
     except ValidationError as error:
-        raise UserError("; ".join(_sentence(path, fault) for fault in error.errors())) from None
+        raise UserError("; ".join(f"{path}: {said}" for said in sentences(error, Rubric))) from None
     for number, category in enumerate(rubric.categories):
         words = 1 + len(category.paraphrases)
         if words < repeats:
@@ -97,12 +91,3 @@ def read_rubric(path: Path, repeats: int = 1) -> Rubric:
                 f"of the {repeats} repeats that ratings.repeats asks for; add {repeats - words}"
             )
     return rubric
-
-
-def _sentence(path: Path, fault) -> str:
-    """One of pydantic's faults as "file: key: what is allowed"."""
-    key = ".".join(str(part) for part in fault["loc"])
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        message = "unknown key"
-    return f"{path}: {key}: {message}" if key else f"{path}: {message}"

@@ -1,0 +1,40 @@
+# Where models and questions come from.
+
+
+rule make_models:
+    """A model is linked, fetched, or (demo) trained. Only demo models need a compute node."""
+    output:
+        "results/models/{id}/manifest.json",
+    log:
+        "logs/models/{id}.log",
+    benchmark:
+        "logs/models/{id}.tsv"
+    localrule: all(model.source != "demo" for model in experiment.models.values())
+    threads: experiment.threads
+    params:
+        script=script_of("models"),
+        recipe=recipe_of("models"),
+        label=label_of("models"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"
+
+
+rule make_questions:
+    """Multiple-choice questions are checked and copied, in MMLU's layout."""
+    output:
+        "results/questions/{id}/manifest.json",
+    log:
+        "logs/questions/{id}.log",
+    benchmark:
+        "logs/questions/{id}.tsv"
+    localrule: True
+    params:
+        script=script_of("questions"),
+        recipe=recipe_of("questions"),
+        label=label_of("questions"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

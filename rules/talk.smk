@@ -1,0 +1,96 @@
+# The models choose topics, talk about them, and rate what was said.
+
+
+rule make_topics:
+    """The models write topics in turns, or the user's file gives them."""
+    input:
+        questions=made_by("questions", "topics.questions"),
+        models=made_by("models", "topics.models"),
+    output:
+        "results/topics/{id}/manifest.json",
+    log:
+        "logs/topics/{id}.log",
+    benchmark:
+        "logs/topics/{id}.tsv"
+    threads: threads_of("topics")
+    resources:
+        machine_gpus=1,
+    params:
+        script=script_of("topics"),
+        recipe=recipe_of("topics"),
+        label=label_of("topics"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"
+
+
+rule make_dialogues:
+    """Two models talk about each topic; candidate replies are drawn on the way."""
+    input:
+        topics=made_by("topics", "dialogues.topics"),
+        models=made_by("models", "dialogues.models"),
+        policies=made_by("policies", "dialogues.policies"),
+    output:
+        "results/dialogues/{id}/manifest.json",
+    log:
+        "logs/dialogues/{id}.log",
+    benchmark:
+        "logs/dialogues/{id}.tsv"
+    threads: threads_of("dialogues")
+    resources:
+        machine_gpus=1,
+    params:
+        script=script_of("dialogues"),
+        recipe=recipe_of("dialogues"),
+        label=label_of("dialogues"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"
+
+
+rule make_ratings:
+    """A model rates what the others said, category by category."""
+    input:
+        model=made_by("models", "ratings.model"),
+        policy=made_by("policies", "ratings.policy"),
+        dialogues=made_by("dialogues", "ratings.dialogues"),
+    output:
+        "results/ratings/{id}/manifest.json",
+    log:
+        "logs/ratings/{id}.log",
+    benchmark:
+        "logs/ratings/{id}.tsv"
+    threads: experiment.threads
+    resources:
+        machine_gpus=1,
+    params:
+        script=script_of("ratings"),
+        recipe=recipe_of("ratings"),
+        label=label_of("ratings"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"
+
+
+rule make_reliability:
+    """How far a round's ratings can be trusted."""
+    input:
+        ratings=made_by("ratings", "reliability.ratings"),
+    output:
+        "results/reliability/{id}/manifest.json",
+    log:
+        "logs/reliability/{id}.log",
+    benchmark:
+        "logs/reliability/{id}.tsv"
+    localrule: True
+    params:
+        script=script_of("reliability"),
+        recipe=recipe_of("reliability"),
+        label=label_of("reliability"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

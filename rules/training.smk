@@ -1,0 +1,52 @@
+# What is learned from the ratings.
+
+
+rule make_rewards:
+    """A reward model learns from ratings which of two replies is better."""
+    input:
+        model=made_by("models", "rewards.model"),
+        dialogues=made_by("dialogues", "rewards.dialogues"),
+        ratings=made_by("ratings", "rewards.ratings"),
+    output:
+        "results/rewards/{id}/manifest.json",
+    log:
+        "logs/rewards/{id}.log",
+    benchmark:
+        "logs/rewards/{id}.tsv"
+    threads: experiment.threads
+    resources:
+        machine_gpus=1,
+    params:
+        script=script_of("rewards"),
+        recipe=recipe_of("rewards"),
+        label=label_of("rewards"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"
+
+
+rule make_policies:
+    """PPO tunes a model's LoRA adapter on its reward model."""
+    input:
+        model=made_by("models", "policies.model"),
+        dialogues=made_by("dialogues", "policies.dialogues"),
+        rewards=made_by("rewards", "policies.rewards"),
+        policy=made_by("policies", "policies.policy"),
+    output:
+        "results/policies/{id}/manifest.json",
+    log:
+        "logs/policies/{id}.log",
+    benchmark:
+        "logs/policies/{id}.tsv"
+    threads: experiment.threads
+    resources:
+        machine_gpus=1,
+    params:
+        script=script_of("policies"),
+        recipe=recipe_of("policies"),
+        label=label_of("policies"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"

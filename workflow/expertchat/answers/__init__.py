@@ -1,0 +1,1 @@
+"""Stage answers: a model answers the multiple-choice questions."""

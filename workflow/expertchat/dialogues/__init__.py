@@ -1,0 +1,1 @@
+"""Stage dialogues: two models talk about each topic."""

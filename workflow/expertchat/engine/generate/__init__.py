@@ -1,0 +1,1 @@
+"""Drawing replies, token by token."""

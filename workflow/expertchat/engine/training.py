@@ -1,0 +1,63 @@
+"""The engine's door for the stages that train weights: rewards and policies use this module alone.
+
+Loading, padding and drawing are those of inference, so that what is trained on is what was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from expertchat.engine.generate.generation import continue_prompts, padded, position_ids
+from expertchat.engine.generate.sampling import uniforms
+from expertchat.engine.generate.stopping import Completion, end_ids
+from expertchat.engine.loading import load_model, load_tokenizer
+from expertchat.settings.decoding import Decoding
+from expertchat.settings.lora import LoRA
+
+__all__ = [
+    "Completion",
+    "draw_completions",
+    "load_model",
+    "load_tokenizer",
+    "lora_config",
+    "padded",
+    "position_ids",
+]
+
+
+def lora_config(lora: LoRA, **kwargs):
+    """peft's LoraConfig for an adapter of these settings; `kwargs` are passed on."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        **kwargs,
+    )
+
+
+@torch.inference_mode()
+def draw_completions(
+    model,
+    tokenizer,
+    prompts: Sequence[list[int]],
+    seeds: Sequence[int],
+    decoding: Decoding,
+    batch_size: int,
+) -> list[Completion]:
+    """One completion of each prompt (token ids), drawn with its seed, `batch_size` rows at a time.
+
+    `model` may be wrapped by peft; the adapters that are active take part.
+    """
+    ends = end_ids(model, tokenizer)
+    uniform = np.stack([uniforms(seed, decoding.max_new_tokens) for seed in seeds])
+    completions: list[Completion] = []
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        completions += continue_prompts(model, prompts[part], uniform[part], decoding, tokenizer, ends)
+    return completions

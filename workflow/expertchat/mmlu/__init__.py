@@ -1,0 +1,1 @@
+"""Stage mmlu: accuracies of the models' answers, before and after tuning."""

@@ -1,0 +1,1 @@
+"""What to make, under which id, where it lies, and how one job makes it."""

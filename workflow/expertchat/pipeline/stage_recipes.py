@@ -1,0 +1,349 @@
+"""One recipe per stage: the slice of the settings that its job needs, and what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from expertchat.pipeline.fingerprints import code_fingerprint, folder_sample, outside_sample
+from expertchat.pipeline.plan import Plan
+from expertchat.pipeline.recipes import Recipe
+from expertchat.prompts import read_chat_template, read_prompts
+from expertchat.settings.anchors import read_anchors
+from expertchat.settings.experiment import Experiment
+from expertchat.settings.mmlu import Asking
+from expertchat.settings.models import Load, Server
+from expertchat.settings.rubrics import read_rubric
+from expertchat.settings.section import Section
+from expertchat.topics.taxonomies import choose_taxonomy
+
+Tuned = Mapping[str, str | None]  # the policy's reference by model; None: the base model
+
+
+def lasting(load: Load) -> dict[str, Any]:
+    """The part of `load` that may change results: it belongs to a recipe's settings."""
+    server = load.server and load.server.model_dump(exclude=Server.RUNTIME)
+    return {**load.model_dump(exclude={"batch_size", "server"}), "server": server}
+
+
+def passing(loads: Mapping[str, Load]) -> dict[str, Any]:
+    """The part of each model's `load` that changes speed only: it belongs to a recipe's runtime."""
+    servers = {model: load.server for model, load in loads.items() if load.server}
+    found: dict[str, Any] = {"batch_size": {model: load.batch_size for model, load in loads.items()}}
+    if servers:
+        found["server"] = {m: s.model_dump(include=Server.RUNTIME) for m, s in servers.items()}
+    return found
+
+
+def shard_place(shard: int, shards: int) -> str:
+    """The readable name of a shard: empty where there is only one."""
+    return f"shard-{shard:02d}" if shards > 1 else ""
+
+
+class StageRecipes:
+    """Adds recipes to a plan: one method per stage, each returning the artifact's reference "stage/id".
+
+    `round` counts from 1; None stands for what belongs to no round, such as replies of the base models.
+    """
+
+    def __init__(self, experiment: Experiment, root: Path):
+        """Reads the files that the settings name; relative paths count from `root`."""
+        self.experiment, self.root = experiment, root
+        self.plan = Plan(experiment)
+        self.texts = read_prompts(root / experiment.prompts)
+        self.models: dict[str, str] = {}  # reference by name, of those that `model` has added
+        ratings = experiment.ratings
+        self.rubric = read_rubric(root / ratings.rubric, ratings.repeats)
+        self.weights = self.rubric.weights
+        self.anchors = read_anchors(root / ratings.anchors) if ratings.anchors else []
+
+    def add(
+        self,
+        stage: str,
+        name: str,
+        settings: dict[str, Any],
+        inputs: Mapping[str, Any] | None = None,
+        uses: Sequence[str] = (),
+        round: int | None = None,
+    ) -> str:
+        """Adds a recipe and its view. `uses`: the models that the job loads."""
+        loads = {model: self.experiment.models[model].load for model in uses}
+        if loads:
+            settings = {**settings, "load": {model: self._load(model) for model in loads}}
+        of, when = [f"of {name}"] if name else [], [f"in round {round}"] if round else []
+        recipe = Recipe(
+            stage=stage,
+            settings=settings,
+            code=code_fingerprint(stage),
+            inputs={key: value for key, value in (inputs or {}).items() if value},
+            runtime=passing(loads),
+            label=" ".join([stage, *of, *when]),
+        )
+        self.plan.recipes.setdefault(recipe.reference, recipe)
+        place = [*([f"round-{round}"] if round else []), stage, *([name] if name else [])]
+        self.plan.views["/".join(place)] = recipe.reference
+        return recipe.reference
+
+    def _load(self, model: str) -> dict[str, Any]:
+        """How a model is loaded, with the text of its chat template in place of the path."""
+        load = lasting(self.experiment.models[model].load)
+        template = load["chat_template"]
+        if template not in (None, "plain"):
+            where = f"models.{model}.load.chat_template"
+            load["chat_template"] = read_chat_template(self.root / template, where)
+        return load
+
+    def _outside(self, path: str) -> dict[str, str]:
+        """A user's file or folder, for `Job.outside`."""
+        place = (self.root / path).resolve()
+        return {"path": str(place), "sample": outside_sample(place)}
+
+    def _drawing(self, section: Section) -> dict[str, Any]:
+        """A section and the seed, for stages that draw."""
+        return {"section": section.model_dump(mode="json"), "seed": self.experiment.seed}
+
+    def _speaking(self) -> dict[str, str]:
+        """The prompts of those who talk."""
+        roles = self.experiment.dialogues.roles
+        return {name: self.texts[name] for name in sorted({*roles, "opening"})}
+
+    def _world(self) -> dict[str, Any]:
+        """The demo world's settings."""
+        return self.experiment.world.model_dump()
+
+    def model(self, name: str) -> str:
+        """A model, made, linked or fetched."""
+        model = self.experiment.models[name]
+        settings = model.model_dump(exclude={"load", "adapter"})
+        if getattr(model, "adapter", None):
+            settings["adapter"] = self._outside(model.adapter)
+        if model.source == "path":
+            folder = (self.root / model.path).resolve()
+            settings |= {"path": str(folder), "sample": folder_sample(folder)}
+        elif model.source == "demo":
+            learned = ("topic", "speaker", "opening", "rating")  # it is trained on these prompts
+            settings |= {"world": self._world(), "prompts": {n: self.texts[n] for n in learned}}
+        elif model.source == "server":
+            settings |= {"server": lasting(model.load)["server"]}
+        self.models[name] = self.add("models", name, settings)
+        return self.models[name]
+
+    def questions(self) -> str:
+        """The multiple-choice questions."""
+        questions = self.experiment.mmlu.questions
+        settings = questions.model_dump()
+        if questions.source == "demo":
+            settings |= {"world": self._world()}
+        elif questions.source == "folder":
+            folder = (self.root / questions.path).resolve()
+            settings |= {"path": str(folder), "sample": folder_sample(folder)}
+        return self.add("questions", "", settings)
+
+    def topics(self, authors: Sequence[str], questions: str | None) -> str:
+        """The topics: by the base models `authors`, or from the user's file alone."""
+        topics = self.experiment.topics
+        settings = self._drawing(topics) | {"models": list(authors), "prompt": self.texts["topic"]}
+        settings["taxonomy"] = asdict(choose_taxonomy(topics, self.root))
+        if topics.file is not None:
+            settings["file"] = self._outside(topics.file.path)
+        if topics.embeddings is not None:
+            settings["encoder"] = self._outside(topics.embeddings.path)
+        inputs: dict[str, Any] = {"questions": questions} if topics.decontaminate else {}
+        if topics.file is not None and topics.file.mode == "replace":
+            return self.add("topics", "", settings, inputs)
+        inputs["models"] = [self.models[name] for name in authors]
+        return self.add("topics", "", settings, inputs, authors)
+
+    def dialogues(
+        self,
+        pair: tuple[str, str],
+        place: str,
+        shard: int,
+        topics: str,
+        tuned: Tuned,
+        round: int,
+        held_out_only: bool,
+    ) -> str:
+        """A shard of a pair's dialogues in a round."""
+        dialogues, members = self.experiment.dialogues, list(dict.fromkeys(pair))
+        settings = {
+            "section": dialogues.model_dump(mode="json", exclude={"shards"}),
+            "seed": self.experiment.seed,
+            "pair": list(pair),
+            "models": members,
+            "shard": [shard, dialogues.shards],
+            "prompts": self._speaking(),
+            "held_out_only": held_out_only,
+            "round": round,
+        }
+        inputs = {
+            "topics": topics,
+            "models": [self.models[name] for name in members],
+            "policies": [tuned[name] for name in members if tuned[name]],
+        }
+        return self.add("dialogues", place, settings, inputs, members, round)
+
+    def transcripts(self, place: str, shard: int) -> str:
+        """A shard of the user's own conversations, as dialogues."""
+        dialogues = self.experiment.dialogues
+        settings = {
+            "transcripts": self._outside(dialogues.transcripts),
+            "shard": [shard, dialogues.shards],
+        }
+        return self.add("dialogues", place, settings)
+
+    def ratings(self, rater: str, name: str, dialogues: str, tuned: Tuned, round: int | None) -> str:
+        """One rater's ratings of one shard of dialogues; `name` is their readable name."""
+        section = self.experiment.ratings
+        settings = {
+            "section": section.asked(),
+            "rubric": self.rubric.asked(section.repeats),
+            "anchors": [anchor.model_dump() for anchor in self.anchors],
+            "rater": rater,
+            "prompt": self.texts["rating"],
+            "seed": self.experiment.seed,
+        }
+        inputs = {"model": self.models[rater], "dialogues": dialogues}
+        if section.tuned_raters:
+            inputs["policy"] = tuned.get(rater)
+        return self.add("ratings", name, settings, inputs, [rater], round)
+
+    def reliability(self, ratings: Sequence[str], round: int | None) -> str:
+        """How far a round's ratings can be trusted."""
+        settings = {
+            "weights": self.weights,
+            "scale": [self.rubric.low, self.rubric.high],
+            "seed": self.experiment.seed,
+        }
+        return self.add("reliability", "", settings, {"ratings": list(ratings)}, round=round)
+
+    def rewards(self, name: str, dialogues: Sequence[str], ratings: Sequence[str], round: int) -> str:
+        """The reward model of `name`, from its partners' ratings."""
+        settings = {
+            "section": self.experiment.rewards.model_dump(),
+            "seed": self.experiment.seed,
+            "speaker": name,
+            "weights": self.weights,
+            "prompts": self._speaking(),
+            "shuffled": self.experiment.control == "shuffled",
+        }
+        inputs = {"model": self.models[name], "dialogues": list(dialogues), "ratings": list(ratings)}
+        return self.add("rewards", name, settings, inputs, [name], round)
+
+    def policies(
+        self, name: str, dialogues: Sequence[str], rewards: str, before: str | None, round: int
+    ) -> str:
+        """The adapter of `name` after this round's PPO; `before`: the one that it goes on from."""
+        settings = {
+            "section": self.experiment.ppo.model_dump(),
+            "decoding": self.experiment.dialogues.decoding.untouched().model_dump(),
+            "turns": self.experiment.dialogues.candidate_turns,
+            "seed": self.experiment.seed,
+            "speaker": name,
+            "prompts": self._speaking(),
+        }
+        inputs = {
+            "model": self.models[name],
+            "dialogues": list(dialogues),
+            "rewards": rewards,
+            "policy": before,
+        }
+        return self.add("policies", name, settings, inputs, [name], round)
+
+    def replies(self, name: str, policy: str | None, dialogues: Sequence[str], round: int | None) -> str:
+        """Replies of `name`, base or tuned, to the held-out contexts of the base dialogues."""
+        section = self.experiment.dialogues
+        settings = {
+            "section": self.experiment.replies.model_dump(),
+            "dialogues": section.model_dump(mode="json", exclude={"shards"}),
+            "seed": self.experiment.seed,
+            "speaker": name,
+            "prompts": self._speaking(),
+        }
+        inputs = {"model": self.models[name], "dialogues": list(dialogues), "policy": policy}
+        return self.add("replies", name, settings, inputs, [name], round)
+
+    def answers(
+        self, name: str, split: str, shard: int, questions: str, policy: str | None, round: int | None
+    ) -> str:
+        """The answers of `name`, base or tuned, to a shard of a split's questions."""
+        asked = self.experiment.mmlu
+        settings = {
+            "section": asked.asked(),
+            "name": name,
+            "split": split,
+            "shard": [shard, asked.shards],
+        }
+        inputs = {"questions": questions, "model": self.models[name], "policy": policy}
+        place = "/".join(filter(None, (name, split, shard_place(shard, asked.shards))))
+        return self.add("answers", place, settings, inputs, [name], round)
+
+    def mmlu(
+        self,
+        answers: Mapping[str, str],
+        before: Mapping[str, str],
+        questions: str,
+        names: Sequence[str],
+        round: int | None,
+    ) -> str:
+        """What the answers come to. `answers` and the base models' `before`: model by reference."""
+        settings = {
+            "models": list(names),
+            "answers": list(answers.values()),
+            "before": list(before.values()),
+            "section": self.experiment.mmlu.model_dump(include=set(Asking.model_fields)),
+            "round": round or 0,
+        }
+        inputs = {"answers": list(answers), "before": list(before), "questions": questions}
+        return self.add("mmlu", "", settings, inputs, round=round)
+
+    def fits(self, answers: Mapping[str, str], names: Sequence[str], round: int | None) -> str:
+        """The mixtures, fitted on answers to val (model by reference)."""
+        settings = {
+            "models": list(names),
+            "answers": list(answers.values()),
+            "seed": self.experiment.seed,
+        }
+        return self.add("fits", "", settings, {"answers": list(answers)}, round=round)
+
+    def mixture(
+        self, fits: str, answers: Mapping[str, str], names: Sequence[str], round: int | None
+    ) -> str:
+        """The mixtures, measured on answers to test (model by reference)."""
+        settings = {
+            "models": list(names),
+            "answers": list(answers.values()),
+            "seed": self.experiment.seed,
+        }
+        if self.experiment.mmlu.published:
+            settings["published"] = self.experiment.mmlu.published
+        inputs = {"fits": fits, "answers": list(answers)}
+        return self.add("mixture", "", settings, inputs, round=round)
+
+    def _reported(self, names: Sequence[str]) -> dict[str, Any]:
+        """What the report and the comparison with the oracle are told alike."""
+        return {
+            "name": self.experiment.name,
+            "control": self.experiment.control,
+            "rounds": self.experiment.rounds,
+            "models": list(names),
+            "weights": self.weights,
+            "scale": [self.rubric.low, self.rubric.high],
+        }
+
+    def oracle(self, names: Sequence[str], inputs: Mapping[str, list[str]]) -> str:
+        """The comparison with the demo world's truth."""
+        settings = {**self._reported(names), "name": None, "world": self._world()}
+        return self.add("oracle", "", settings, inputs)
+
+    def report(self, names: Sequence[str], answering: Sequence[str], inputs: Mapping[str, Any]) -> str:
+        """The report. `answering`: whose each of the answers among the inputs is."""
+        models = self.experiment.models
+        settings = self._reported(names) | {
+            "knows": {name: m.knows for name, m in models.items() if m.source == "demo"},
+            "experiment": self.experiment.model_dump(mode="json"),
+            "answers": list(answering),
+        }
+        return self.add("report", "", settings, inputs)

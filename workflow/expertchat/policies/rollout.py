@@ -1,0 +1,51 @@
+"""Rollouts: prompts with the replies that were drawn for them, as padded tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expertchat.engine.training import Completion, padded
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B prompts of at most Q tokens with replies of at most T. All tensors on the model's device."""
+
+    ids: Tensor  # [B, Q + T], prompts flush right, replies flush left
+    mask: Tensor  # [B, Q + T], 1 on real tokens
+    reply_mask: Tensor  # [B, T] bool, end token included
+    ended: Tensor  # [B] bool, whether the reply has its end token
+
+    @property
+    def replies(self) -> Tensor:
+        """Reply tokens [B, T]."""
+        return self.ids[:, -self.reply_mask.shape[1] :]
+
+    def rows(self, index: Tensor) -> Rollout:
+        """The rollout of some rows, without the columns before their longest prompt."""
+        first = int(self.mask[index].any(0).byte().argmax())
+        return Rollout(
+            self.ids[index, first:],
+            self.mask[index, first:],
+            self.reply_mask[index],
+            self.ended[index],
+        )
+
+
+def make_rollout(
+    prompts: Sequence[list[int]], completions: Sequence[Completion], eos: int, pad: int, device
+) -> Rollout:
+    """Prompts and what was drawn for them, as one padded batch."""
+    replies = [[*c.ids, eos] if c.finish_reason == "stop" else list(c.ids) for c in completions]
+    prompt_ids, prompt_mask = padded(prompts, pad, device, side="left")
+    reply_ids, reply_mask = padded(replies, pad, device, side="right")
+    return Rollout(
+        ids=torch.cat([prompt_ids, reply_ids], 1),
+        mask=torch.cat([prompt_mask, reply_mask], 1),
+        reply_mask=reply_mask.bool(),
+        ended=torch.tensor([c.finish_reason == "stop" for c in completions], device=device),
+    )

@@ -1,0 +1,1 @@
+"""Stage questions: multiple-choice questions in MMLU's layout."""

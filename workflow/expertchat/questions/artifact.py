@@ -1,0 +1,179 @@
+"""Multiple-choice questions in MMLU's layout: {dev,val,test}/<subject>_<split>.csv, no header.
+
+Each row: question, A, B, C, D, letter of the right answer. Read by the csv module, as pandas would
+turn answers such as "None" into missing values. Nothing is skipped: what is no question is an error
+that names file and line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from expertchat.errors import UserError
+from expertchat.splits import SPLITS
+
+LETTERS = "ABCD"
+HEADER_WORDS = {"question", "answer", "label", "gold", "target", "correct", "correct answer"}
+
+
+@dataclass(frozen=True)
+class MultipleChoice:
+    """One question with four answers, as they stand in the file, outer white space included; `gold` is
+    the index of the right one."""
+
+    question: str
+    answers: tuple[str, str, str, str]
+    gold: int
+
+
+def question_path(folder: Path, split: str, subject: str) -> Path:
+    """The file of a subject's questions."""
+    return folder / split / f"{subject}_{split}.csv"
+
+
+def list_subjects(folder: Path) -> list[str]:
+    """Subjects that have a test file, sorted."""
+    files = (path.name for path in folder.glob("test/*_test.csv"))
+    return sorted(name.removesuffix("_test.csv") for name in files if not name.startswith("."))
+
+
+def read_questions(path: Path) -> list[MultipleChoice]:
+    """All questions of a file, UTF-8 with or without a byte order mark.
+
+    Raises UserError with file and line for whatever is no row of six cells, for an empty question or
+    choice, another letter than A to D, NUL bytes, wrong encoding, and quotation marks that do not match.
+    """
+    questions = [parse_question(row, f"{path}, line {line}", line) for line, row in _rows(path)]
+    if not questions:
+        raise UserError(f"{path}: the file is empty")
+    return questions
+
+
+def read_shots(folder: Path, subject: str, shots: int) -> list[MultipleChoice]:
+    """The first `shots` questions of a subject's dev file, to be shown solved; none for 0 shots.
+
+    Raises UserError where the file is missing or has fewer.
+    """
+    if not shots:
+        return []
+    path = question_path(folder, "dev", subject)
+    if not path.exists():
+        raise UserError(f"{path}: no such file, but mmlu.shots is {shots}; set it to 0 or add the file")
+    questions = read_questions(path)
+    if len(questions) < shots:
+        raise UserError(f"{path}: {len(questions)} questions, but mmlu.shots is {shots}")
+    return questions[:shots]
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    if b"\0" in data:
+        raise UserError(f"{path}, line {_line(data, data.index(0))}: a NUL byte; is this a text file?")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line, byte = _line(data, error.start), data[error.start]
+        raise UserError(f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x})") from None
+
+
+def _line(data: bytes, place: int) -> int:
+    """The line, from 1, of the byte at `place`."""
+    return len((data[:place] + b"x").splitlines())
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line on which it begins, cells) of each row."""
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            reason = "a quotation mark opens here that is never closed, or text follows a closing one"
+            raise UserError(f"{path}, line {line}: {reason} ({error})") from None
+        if row is None:
+            return
+        if any(_swallowed(cell) for cell in row):
+            raise UserError(
+                f"{path}, line {line}: a cell holds whole rows down to line {reader.line_num}; "
+                "is a quotation mark left open?"
+            )
+        yield line, row
+
+
+def _swallowed(cell: str) -> bool:
+    """Whether a line within a cell of several lines is itself a row, as after a stray quotation mark."""
+    lines = cell.splitlines()
+    if len(lines) < 2:
+        return False
+    return any(len(row) == 6 and row[5].strip() in tuple(LETTERS) for row in csv.reader(lines))
+
+
+def parse_question(row: Sequence[str], place: str, number: int) -> MultipleChoice:
+    if not any(cell.strip() for cell in row):
+        raise UserError(f"{place}: the line is blank")
+    hint = ""
+    if number == 1 and {row[0].strip().lower(), row[-1].strip().lower()} & HEADER_WORDS:
+        hint = "; this looks like a header, and the layout has none"
+    if len(row) != 6:
+        needed = "where 6 are needed (question, A to D, letter)"
+        raise UserError(f"{place}: {len(row)} columns, {needed}{hint}")
+    question, *answers, letter = row
+    if not question.strip():
+        raise UserError(f"{place}: the question is empty")
+    for name, answer in zip(LETTERS, answers, strict=True):
+        if not answer.strip():
+            raise UserError(f"{place}: choice {name} is empty")
+    if letter.strip() not in tuple(LETTERS):
+        raise UserError(f"{place}: the right answer is {letter!r}, not A, B, C or D{hint}")
+    return MultipleChoice(question, tuple(answers), LETTERS.index(letter.strip()))
+
+
+def normalised(question: MultipleChoice) -> tuple[str, ...]:
+    """What makes two questions the same: question and choices in order, white space and case apart."""
+    return tuple(" ".join(text.split()).casefold() for text in (question.question, *question.answers))
+
+
+def also_in(questions: Sequence[MultipleChoice], others: Sequence[MultipleChoice]) -> list[bool]:
+    """Of each question, whether it also stands among `others` (see `normalised`)."""
+    known = {normalised(other) for other in others}
+    return [normalised(question) in known for question in questions]
+
+
+def read_split(folder: Path, split: str) -> dict[str, list[MultipleChoice]]:
+    """The questions of a split by subject, of all subjects that have them."""
+    paths = {subject: question_path(folder, split, subject) for subject in list_subjects(folder)}
+    return {subject: read_questions(path) for subject, path in paths.items() if path.exists()}
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """{"test/law_test.csv": SHA-256 of its content}, sorted.
+
+    The content is the cells, a row a line as a JSON list: how a file quotes and ends its lines makes no
+    difference, so that a folder and the same questions from the hub agree.
+    """
+    found = {}
+    for split in SPLITS:
+        for subject, questions in read_split(folder, split).items():
+            digest = hashlib.sha256()
+            for q in questions:
+                cells = [q.question, *q.answers, LETTERS[q.gold]]
+                digest.update(json.dumps(cells, ensure_ascii=False).encode() + b"\n")
+            found[f"{split}/{subject}_{split}.csv"] = digest.hexdigest()
+    return dict(sorted(found.items()))
+
+
+def combined_checksum(found: Mapping[str, str]) -> str:
+    """One SHA-256 of what `checksums` gives: of its lines "<checksum>  <path>", as sha256sum prints."""
+    lines = "".join(f"{checksum}  {path}\n" for path, checksum in sorted(found.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Stage ratings: models rate what was said, category by category."""

@@ -1,0 +1,1 @@
+"""Stage reliability: how far the ratings can be trusted."""

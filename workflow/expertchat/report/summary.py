@@ -1,0 +1,206 @@
+"""The experiment's numbers, gathered from its artifacts: summary.json (schema in docs/summary.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from expertchat.pipeline.store import of_round, read_manifest
+from expertchat.ratings.artifact import DIALOGUE, OVERALL_COLUMNS, overall, read_ratings
+from expertchat.records import read_records, without_nan
+from expertchat.report.summary_mmlu import (
+    mixture_rows,
+    mixture_verdict,
+    mmlu_change,
+    mmlu_rows,
+    mmlu_verdict,
+    mmlu_words,
+)
+from expertchat.splits import HELD_OUT
+from expertchat.statistics import cluster_bootstrap
+from expertchat.topics.artifact import DIVERSITY, MEASURES
+
+SCHEMA = 1
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def summarise(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> dict[str, Any]:
+    """All figures of the experiment. `artifacts`: folders by input name, in the plan's order."""
+    rows = [
+        round_row(settings, artifacts, number, i)
+        for number in range(settings["rounds"])
+        for i in range(len(settings["models"]))
+    ]
+    answered, mixed = mmlu_rows(settings, artifacts), mixture_rows(settings, artifacts)
+    talked = bool(artifacts["dialogues"])
+    told = [] if rows else mmlu_verdict(answered) + mixture_verdict(mixed)
+    found = {
+        "schema": SCHEMA,
+        "name": settings["name"],
+        "control": settings["control"],
+        "rounds": settings["rounds"],
+        "models": list(settings["models"]),
+        "topics": topic_counts(artifacts["topics"]) if artifacts["topics"] else None,
+        "rows": rows,
+        "mmlu": answered,
+        "mixture": mixed,
+        "seconds": costs(artifacts, "seconds", sum),
+        "peak_memory_bytes": costs(artifacts, "peak_memory_bytes", max),
+        "verdict": verdict(rows, settings["control"], talked) + told,
+    }
+    return without_nan(found)
+
+
+def round_row(
+    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, i: int
+) -> dict[str, Any]:
+    """The figures of one model in one round; `number` and `i` count from 0."""
+    models = settings["models"]
+    place = number * len(models) + i
+    name = models[i]
+    row: dict[str, Any] = {"round": number + 1, "model": name}
+    trained = _json(artifacts["rewards"][place] / "metrics.json")
+    metrics = trained["held_out"]
+    row["reward_scale"] = trained["scale"]
+    row["reward_pair_accuracy"] = metrics["accuracy"]
+    row["reward_pair_accuracy_interval"] = metrics["accuracy_interval"]
+    row["reward_calibration_error"] = metrics["calibration_error"]
+    row["reward_length_accuracy"] = metrics["length_accuracy"]
+    row["reward_pairs"] = metrics["pairs"]
+    steps = pd.read_parquet(artifacts["policies"][place] / "steps.parquet")
+    row["ppo_score_first"], row["ppo_score_last"] = ends(steps["score"])
+    row["ppo_kl_last"] = ends(steps["kl"])[1]
+    row |= rating_change(settings, artifacts, number, name)
+    row |= mmlu_change(settings, artifacts, number + 1, name)
+    if artifacts["oracle"] is not None:
+        checked = _json(artifacts["oracle"] / "oracle.json")[place]
+        row |= {key: value for key, value in checked.items() if key not in row}
+    return row
+
+
+def ends(values: pd.Series, share: float = 0.1) -> tuple[float, float]:
+    """Means of the first and of the last tenth of a series."""
+    count = max(1, round(len(values) * share))
+    return float(values[:count].mean()), float(values[-count:].mean())
+
+
+def with_interval(name: str, values: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
+    """{name, name_interval}: mean and 95 % bootstrap interval by cluster; null without values."""
+    if not len(values):
+        return {name: None, f"{name}_interval": None}
+    mean, low, high = cluster_bootstrap(values, clusters)
+    return {name: mean, f"{name}_interval": [low, high]}
+
+
+def held_out_ratings(
+    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
+) -> pd.DataFrame:
+    """One row a held-out dialogue after `number` rounds (0: base): the overall rating of `name`."""
+    folders = of_round(artifacts["ratings"], settings["rounds"] + 1, number)
+    table = read_ratings(folders, OVERALL_COLUMNS, scope=DIALOGUE, split=HELD_OUT, model=name)
+    return overall(table, settings["weights"])
+
+
+def rating_change(
+    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
+) -> dict[str, Any]:
+    """Rating that `name` got in held-out dialogues before and after the round, by the other.
+
+    Unusable ratings are left out and their share told. A change, in the round and from the base models,
+    pairs dialogues of one topic and seed. All intervals are bootstraps by topic.
+    """
+    got, found = {}, {}
+    for moment, round_number in (("base", 0), ("before", number), ("after", number + 1)):
+        table = held_out_ratings(settings, artifacts, round_number, name)
+        got[moment] = table[table["usable"]]
+        if moment != "base":
+            values = got[moment]["overall"].to_numpy()
+            found |= with_interval(f"rating_{moment}", values, got[moment]["topic_id"])
+            found[f"rating_usable_{moment}"] = float(table["usable"].mean())
+    for key, start in (("rating_change", "before"), ("rating_change_from_base", "base")):
+        pairs = got[start].merge(
+            got["after"], on=["item_id", "topic_id", "ratee"], suffixes=("", "_after")
+        )
+        change = (pairs["overall_after"] - pairs["overall"]).to_numpy()
+        found |= with_interval(key, change, pairs["topic_id"])
+    return found
+
+
+def topic_counts(folder: Path) -> dict[str, Any]:
+    """Topics kept by split, rejected by reason, and how diverse the kept ones are."""
+    diversity = _json(folder / DIVERSITY)
+    topics = pd.DataFrame(read_records(folder / "topics.jsonl"))
+    rejected = pd.DataFrame(read_records(folder / "rejected.jsonl"), columns=["reason"])
+    counts = {"kept": topics["split"], "rejected": rejected["reason"]}
+    found = {
+        name: {str(k): int(v) for k, v in column.value_counts().items()}
+        for name, column in counts.items()
+    }
+    return found | {"diversity": {key: diversity[key] for key in MEASURES}}
+
+
+def costs(artifacts: Mapping[str, Any], key: str, combine) -> dict[str, float]:
+    """`key` of the manifests of all artifacts, combined by stage."""
+    found = {}
+    for stage, folders in artifacts.items():
+        listed = folders if isinstance(folders, list) else [folders] if folders else []
+        values = [read_manifest(folder)[key] for folder in listed]
+        if values:
+            found[stage] = combine(values)
+    return found
+
+
+def verdict(rows: list[dict[str, Any]], control: str, talked: bool = True) -> list[str]:
+    """What the loop showed after its last round, a sentence or two a model; nothing of models that only
+    answered questions."""
+    if not rows:
+        return ["Nothing was tuned: the models talked and rated each other."] if talked else []
+    last = max(row["round"] for row in rows)
+    sentences = []
+    for row in rows:
+        if row["round"] != last:
+            continue
+        first = next(r for r in rows if r["model"] == row["model"])
+        words = f"{row['model']}: {rating_words(first, row)}; {mmlu_words(row)}."
+        if row.get("oracle_win_rate") is not None:
+            words += " " + oracle_words(row)
+        sentences.append(words)
+    if all("oracle_win_rate" not in row for row in rows):
+        sentences.append("No truth is known to check against: a rating is the other model's opinion.")
+    if control == "shuffled":
+        sentences.append("This is the control run: its ratings were shuffled before reward training.")
+    return sentences
+
+
+def rating_words(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """How the rating by the other moved, from the base models to the last round."""
+    if first["rating_before"] is None or last["rating_after"] is None:
+        return "its rating by the other is unusable"
+    words = (
+        f"its rating by the other went from {first['rating_before']:.2f} to {last['rating_after']:.2f}"
+    )
+    if last["rating_change_from_base"] is not None:
+        low, high = last["rating_change_from_base_interval"]
+        words += f" (95 % interval of the change {low:+.2f} to {high:+.2f})"
+    return words
+
+
+def oracle_words(row: Mapping[str, Any]) -> str:
+    """What the world's truth says of the tuned replies."""
+    low, high = row["oracle_win_rate_interval"]
+    if low > 0.5:
+        meaning = "better than base"
+    else:
+        meaning = "worse than base" if high < 0.5 else "no difference from base is shown"
+    return (
+        f"By the world's truth its tuned replies win {100 * row['oracle_win_rate']:.0f} % of "
+        f"comparisons with its base replies (95 % interval {100 * low:.0f} to {100 * high:.0f} %): "
+        f"{meaning}."
+    )

@@ -1,0 +1,217 @@
+"""The figures of the multiple-choice questions, for summary.json: models, tuning, mixtures, in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from expertchat.answers.artifact import ANSWERS, read_by_model
+from expertchat.mmlu.scores import differences
+from expertchat.pipeline.store import of_round
+from expertchat.questions.artifact import LETTERS
+
+MEASURED = ("before", "after", "change", "change_interval", "gained", "lost", "p")
+MEASURED += ("questions", "subjects")
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """scores.json of an artifact of stage mmlu."""
+    return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+
+
+def test_answers(
+    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int
+) -> dict[str, pd.DataFrame]:
+    """Each model's answers to the test split after `number` rounds (0: base), by its name."""
+    rounds = settings["rounds"] + 1
+    names = of_round(settings["answers"], rounds, number)
+    return read_by_model(names, of_round(artifacts["answers"], rounds, number))
+
+
+def mmlu_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The accuracy of each model, by round (0: base), then by model."""
+    rows = []
+    for number, folder in enumerate(artifacts["mmlu"]):
+        found = read_scores(folder)["models"]
+        for name, answers in test_answers(settings, artifacts, number).items():
+            scores = found[name]
+            given = answers["prediction"].value_counts(normalize=True)
+            rows.append(
+                {
+                    "round": number,
+                    "model": name,
+                    "questions": scores["questions"],
+                    "subjects": scores["micro"]["subjects"],
+                    "accuracy": scores["micro"]["accuracy"],
+                    "stderr": scores["micro"]["stderr"],
+                    "interval": scores["micro"]["interval"],
+                    "macro": scores["macro"]["accuracy"],
+                    "macro_interval": scores["macro"]["interval"],
+                    "always": max(scores["always"].values()),
+                    "letters": {x: float(given.get(k, 0)) for k, x in enumerate(LETTERS)},
+                    "mass": scores["mass"],
+                    "calibration_error": scores["calibration_error"],
+                    "shortened": scores["shortened"],
+                    "published": None if number else published(settings).get(name),
+                }
+            )
+    return rows
+
+
+def published(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Accuracies that were published elsewhere, by model or mixture, as shares."""
+    section = settings["experiment"]["mmlu"]
+    return {name: percent / 100 for name, percent in section["published"].items()} if section else {}
+
+
+def mmlu_change(
+    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
+) -> dict[str, Any]:
+    """Accuracy of the base model and after round `number` (from 1): over the subjects that a demo model
+    was taught, or all where these were not asked about, and over all. Null where nothing was asked."""
+    found: dict[str, Any] = {f"{key}_{what}": None for key in ("mmlu", "mmlu_all") for what in MEASURED}
+    if not artifacts["mmlu"]:
+        return found
+    scores = read_scores(artifacts["mmlu"][number])
+    before, after = scores["before"][name]["micro"], scores["models"][name]["micro"]
+    found |= _change("mmlu_all", before["accuracy"], after["accuracy"], scores["changes"][name])
+    asked = set(scores["models"][name]["by_subject"])
+    knows = asked & {s.replace(" ", "_") for s in settings["knows"].get(name) or []}
+    if not knows:
+        return found | {f"mmlu_{what}": found[f"mmlu_all_{what}"] for what in MEASURED}
+    tables = [test_answers(settings, artifacts, n)[name] for n in (0, number)]
+    taught = [table[table["subject"].isin(knows)] for table in tables]
+    shares = [float((table["prediction"] == table["gold"]).mean()) for table in taught]
+    return found | _change("mmlu", *shares, differences(*taught))
+
+
+def _change(key: str, before: float, after: float, found: Mapping[str, Any]) -> dict[str, Any]:
+    overall = found["overall"]
+    return {
+        f"{key}_before": before,
+        f"{key}_after": after,
+        f"{key}_change": overall["difference"],
+        f"{key}_change_interval": overall["interval"],
+        f"{key}_gained": overall["gained"],
+        f"{key}_lost": overall["lost"],
+        f"{key}_p": overall["p"],
+        f"{key}_questions": overall["questions"],
+        f"{key}_subjects": overall["subjects"],
+    }
+
+
+def mixture_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The models' mixtures, by round (0: base): each method, the one chosen on val, and the uniform one
+    beside its members."""
+    rows, theirs = [], published(settings)
+    for number, folder in enumerate(artifacts["mixture"]):
+        found = json.loads((folder / "mixture.json").read_text(encoding="utf-8"))
+        methods = [
+            _method(row, None if number else theirs.get(row_name(row))) for row in found["methods"]
+        ]
+        by_name = {row["method"]: row for row in methods}
+        members = {row["title"]: row["accuracy"] for row in methods if row["kind"] == "member"}
+        best = max(members, key=members.__getitem__)
+        answers = test_answers(settings, artifacts, number)[best]
+        uniform = read_mixed(folder, "uniform")
+        overall = differences(answers, uniform)["overall"]
+        rows.append(
+            {
+                "round": number,
+                "uniform": by_name["uniform"]["accuracy"],
+                "members": members,
+                "best": best,
+                "uniform_over_best": overall["difference"],
+                "uniform_over_best_interval": overall["interval"],
+                "best_single": found["best_single"],
+                "chosen": found["best"],
+                "chosen_fitted": found["best_fitted"],
+                "val_questions": found["val_questions"],
+                "val_left_out": found["val_left_out"],
+                "methods": methods,
+            }
+        )
+    return rows
+
+
+def row_name(row: Mapping[str, Any]) -> str:
+    """What a row of mixture.json is called in the settings: a model's name or a method's."""
+    return row["title"] if row["kind"] == "member" else row["method"]
+
+
+def read_mixed(folder: Path, method: str) -> pd.DataFrame:
+    """The answers of one method of an artifact of stage mixture."""
+    mixed = pd.read_parquet(folder / ANSWERS, filters=[("method", "==", method)])
+    return mixed.drop(columns="method").reset_index(drop=True)
+
+
+def _method(row: Mapping[str, Any], published: float | None) -> dict[str, Any]:
+    kept = ("method", "title", "kind", "accuracy", "macro", "over_best_single")
+    found = {key: row[key] for key in kept}
+    for key in ("interval", "macro_interval", "over_best_single_interval"):
+        found[key] = None if None in row[key] else row[key]  # of a single subject there is none
+    optional = {key: row.get(key) for key in ("val_accuracy", "share_of_oracle")}
+    return found | {"p": row["mcnemar"]} | optional | {"published": published}
+
+
+def mmlu_words(row: Mapping[str, Any]) -> str:
+    """How MMLU moved, in points."""
+    if row["mmlu_change"] is None:
+        return "MMLU is unmeasured"
+    words = f"MMLU changed by {100 * row['mmlu_change']:+.1f} points"
+    return words + _interval_words(row["mmlu_change_interval"], sign=True)
+
+
+def _interval_words(bounds: Sequence[float] | None, unit: str = "", sign: bool = False) -> str:
+    if bounds is None:
+        return ""
+    low, high = (f"{100 * bound:{'+' if sign else ''}.1f}" for bound in bounds)
+    return f" (95 % interval {low} to {high}{unit})"
+
+
+def mmlu_verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many questions each base model answers correctly, a sentence a model."""
+    return [
+        f"{row['model']} answers {100 * row['accuracy']:.1f} % of {row['questions']:,} questions "
+        f"correctly{_interval_words(row['interval'], ' %')}."
+        for row in rows
+        if row["round"] == 0
+    ]
+
+
+def mixture_verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What mixing the base models gains over the best of them, both chosen on val."""
+    if not rows:
+        return []
+    row = rows[0]
+    methods = {method["method"]: method for method in row["methods"]}
+    fitted, oracle = methods[row["chosen_fitted"]], methods["oracle"]
+    found = [
+        f"The best fitted mixture by val, {_mixture_words(fitted)} over {row['best_single']}, the best "
+        f"single model by val{_meaning(fitted)}. Picking the right model each time would gain "
+        f"{100 * oracle['over_best_single']:.1f} points."
+    ]
+    if row["chosen"] == "best_single":
+        found.append(f"By val, no mixture is better than {row['best_single']} alone.")
+    elif row["chosen"] != row["chosen_fitted"]:
+        other = methods[row["chosen"]]
+        found.append(f"The best by val of all methods is {_mixture_words(other)}{_meaning(other)}.")
+    return found
+
+
+def _mixture_words(row: Mapping[str, Any]) -> str:
+    return (
+        f"“{row['title']}”, answers {100 * row['accuracy']:.1f} % correctly: "
+        f"{100 * row['over_best_single']:+.1f} points"
+        + _interval_words(row["over_best_single_interval"], sign=True)
+    )
+
+
+def _meaning(row: Mapping[str, Any]) -> str:
+    bounds = row["over_best_single_interval"]
+    unclear = bounds is None or bounds[0] <= 0 <= bounds[1]
+    return "; no difference is shown" if unclear else ""

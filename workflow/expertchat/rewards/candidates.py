@@ -1,0 +1,46 @@
+"""Candidate replies: with their overall ratings, and as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from expertchat import chat
+from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
+from expertchat.dialogues.contexts import Context, context_messages
+from expertchat.errors import UserError
+from expertchat.ratings.artifact import OVERALL_COLUMNS, REPLY, overall, read_ratings
+from expertchat.records import read_all
+
+
+def rated_candidates(
+    folders: Sequence[Path], ratings: Sequence[Path], speaker: str, weights: Mapping[str, float]
+) -> pd.DataFrame:
+    """The candidate replies of the model `speaker` with their overall ratings by its partners."""
+    candidates = pd.DataFrame(c for c in read_all(folders, CANDIDATES) if c["model"] == speaker)
+    if candidates.empty:
+        raise UserError(
+            f"{speaker} has no candidate replies: none of its turns is one of dialogues.candidate_turns"
+        )
+    scores = overall(read_ratings(ratings, OVERALL_COLUMNS, scope=REPLY), weights)
+    scores = scores.rename(columns={"item_id": "candidate_id"})
+    return candidates.merge(scores[["candidate_id", "overall", "usable"]], on="candidate_id")
+
+
+def encode_candidates(
+    tokenizer, folders: Sequence[Path], candidates: pd.DataFrame, texts: Mapping[str, str]
+) -> dict[str, list[int]]:
+    """Token ids by candidate id: the prompt as the speaker saw it, its reply, and the end token."""
+    dialogues = {d["dialogue_id"]: d for d in read_all(folders, DIALOGUES)}
+    prompts: dict[str, list[int]] = {}
+    encoded = {}
+    for row in candidates.to_dict("records"):
+        if row["context_id"] not in prompts:
+            context = Context(dialogues[row["dialogue_id"]], row["turn"])
+            prompts[row["context_id"]] = chat.encode(tokenizer, context_messages(context, texts))
+        text = chat.reply_lead(tokenizer) + row["text"]
+        reply = tokenizer.encode(text, add_special_tokens=False)
+        encoded[row["candidate_id"]] = [*prompts[row["context_id"]], *reply, tokenizer.eos_token_id]
+    return encoded

@@ -1,0 +1,100 @@
+"""Stage rewards: a reward model learns from the ratings which of two replies is the better one.
+
+It is a LoRA adapter and a linear score head on the model that it will later train, so that policy,
+reference and reward share one backbone. Training is TRL's; the loss is Bradley and Terry's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from expertchat.engine.training import load_tokenizer
+from expertchat.errors import UserError
+from expertchat.rewards.candidates import encode_candidates, rated_candidates
+from expertchat.rewards.evaluation import evaluate, supported_scale, validation_topics
+from expertchat.rewards.preferences import build_pairs, shuffle_within_contexts
+from expertchat.rewards.training import score, score_head, train
+from expertchat.settings.models import Load
+from expertchat.settings.rewards import Rewards
+from expertchat.splits import HELD_OUT, TRAIN
+
+
+def make_reward_model(
+    *,
+    model_folder: Path,
+    load: Load,
+    dialogues: Sequence[Path],
+    ratings: Sequence[Path],
+    speaker: str,
+    weights: Mapping[str, float],
+    texts: Mapping[str, str],
+    settings: Rewards,
+    shuffled: bool,
+    seed: int,
+    batch_size: int,
+    checkpoints: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """Builds pairs, trains on those of training topics, and measures on those of held-out topics.
+
+    Some training topics are kept back to tell how far the scores can be trusted; the saved score head
+    is scaled by that. Writes the adapter with its score head (peft's layout), pairs.parquet,
+    training.json and metrics.json. With `shuffled` the pairs of training topics come from shuffled
+    ratings; the held-out pairs never do, as they are the measure.
+    """
+    candidates = rated_candidates(dialogues, ratings, speaker, weights)
+    training = candidates[candidates["split"] == TRAIN]
+    if shuffled:
+        training = shuffle_within_contexts(training, seed)
+    all_pairs, fates = build_pairs(training, settings)
+    kept_back = validation_topics(training["topic_id"], settings.validation_share, seed)
+    pairs = [pair for pair in all_pairs if pair["topic_id"] not in kept_back]
+    validation = [pair for pair in all_pairs if pair["topic_id"] in kept_back]
+    held_out, held_out_fates = build_pairs(candidates[candidates["split"] == HELD_OUT], settings)
+    for split, found in (("training", pairs), ("validation", validation), ("held-out", held_out)):
+        if not found:
+            raise UserError(
+                f"no {split} pairs are left ({fates}, held out {held_out_fates}): lower "
+                "rewards.min_margin, or draw more candidates on more topics"
+            )
+    tokenizer = load_tokenizer(model_folder, load)
+    encoded = encode_candidates(tokenizer, dialogues, candidates, texts)
+    model, tokenizer, log = train(model_folder, load, pairs, encoded, settings, seed, checkpoints)
+    ids = list(encoded)
+    found = score(model, [encoded[i] for i in ids], tokenizer.pad_token_id, batch_size)
+    scores = dict(zip(ids, found.tolist(), strict=True))
+    lengths = dict(zip(candidates["candidate_id"], candidates["tokens"], strict=True))
+    too_long = sum(
+        max(len(encoded[p["chosen"]]), len(encoded[p["rejected"]])) > settings.max_length for p in pairs
+    )
+    differences = [scores[p["chosen"]] - scores[p["rejected"]] for p in validation]
+    scale = supported_scale(differences, [p["topic_id"] for p in validation])
+    with torch.no_grad():
+        score_head(model).mul_(scale)
+    metrics = {
+        "speaker": speaker,
+        "shuffled": shuffled,
+        "scale": scale,
+        "training": evaluate(pairs, scores, lengths, scale) | {"fates": fates, "too_long": too_long},
+        "validation": evaluate(validation, scores, lengths, scale),
+        "held_out": evaluate(held_out, scores, lengths, scale) | {"fates": held_out_fates},
+    }
+    model.save_pretrained(out / "adapter", safe_serialization=True)
+    scored = [
+        pair
+        | {
+            "chosen_score": scale * scores[pair["chosen"]],
+            "rejected_score": scale * scores[pair["rejected"]],
+        }
+        for pair in (*pairs, *validation, *held_out)
+    ]
+    pd.DataFrame(scored).to_parquet(out / "pairs.parquet")
+    (out / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    return metrics

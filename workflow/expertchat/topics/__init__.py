@@ -1,0 +1,1 @@
+"""Stage topics: what the models will talk about."""

@@ -16,14 +16,15 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1]
 SCRIPTS = PACKAGE.parent / "scripts"
 
-# Modules and packages, by dotted name, that cannot change what a stage makes: they plan, move, check
-# or show. The settings' values, defaults included, are in the recipe itself.
+# Modules, by exact dotted name, and packages, by their name and ".*", that cannot change what a
+# stage makes: they plan, move, check or show. The settings' values are in the recipe itself.
 NEUTRAL = frozenset(
     {
+        "expertchat",
         "expertchat.console",
         "expertchat.errors",
-        "expertchat.pipeline",
-        "expertchat.settings",
+        "expertchat.pipeline.*",
+        "expertchat.settings.*",
     }
 )
 
@@ -92,9 +93,11 @@ def _beside(path: Path) -> set[Path]:
 
 
 def is_neutral(path: Path) -> bool:
-    """Whether the file is one of the `NEUTRAL` modules, or lies in one of the packages named there."""
+    """Whether the file is one of the `NEUTRAL` modules, or in one of the packages named there."""
     parts = path.with_suffix("").relative_to(PACKAGE.parent).parts
-    return any(".".join(parts[:length]) in NEUTRAL for length in range(1, len(parts) + 1))
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    packages = {".".join(parts[:length]) + ".*" for length in range(1, len(parts) + 1)}
+    return bool(({".".join(parts)} | packages) & NEUTRAL)
 
 
 def code_files(entry: Path) -> list[Path]:

@@ -28,7 +28,7 @@ from expertchat.errors import UserError
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import artifact_path, manifest_path, read_manifest, recipe_path
-from expertchat.ratings.artifact import PARTNER, RATINGS, read_tables
+from expertchat.ratings.artifact import ANCHORS, PARTNER, RATINGS, TEXTS, read_tables
 from expertchat.records import read_all, read_records
 from expertchat.topics.artifact import REJECTED, TOPICS
 
@@ -287,6 +287,14 @@ class ExperimentResults:
         parts = [read_tables([a.folder], RATINGS, columns, **only).assign(round=a.round) for a in chosen]
         return _joined(parts)
 
+    def rated_texts(self, round: int | None = None) -> pd.DataFrame:
+        """One row per rater and rated item: the length of its text and, if asked for, its perplexity."""
+        return self._by_round("ratings", TEXTS, round)
+
+    def anchors(self, round: int | None = None) -> pd.DataFrame:
+        """One row per rater, anchor and category."""
+        return self._by_round("ratings", ANCHORS, round)
+
     def preferences(self, model: str | None = None, round: int | None = None) -> pd.DataFrame:
         """One row per preference pair of a model's reward model; `chosen` and `rejected` are
         candidate_ids."""
@@ -319,7 +327,7 @@ class ExperimentResults:
 
     def mixtures(self, round: int | None = None) -> pd.DataFrame:
         """One row per method of mixing the models' answers and question of the split test."""
-        return self._tables("mixture", "answers.parquet", None, round).drop(columns="model")
+        return self._by_round("mixture", "answers.parquet", round)
 
     def oracle_items(self) -> pd.DataFrame:
         """One row per rated item of the demo's held-out topics, with its score by the oracle."""
@@ -328,6 +336,11 @@ class ExperimentResults:
     def summary(self) -> dict[str, Any]:
         """The experiment's figures, as the report states them (docs/summary.md)."""
         return self.json("report", "summary.json")
+
+    def _by_round(self, stage: str, file: str, round: int | None) -> pd.DataFrame:
+        """A parquet file of a stage's artifacts, with a column round."""
+        found = self.find(stage, round)
+        return _joined(pd.read_parquet(a.folder / file).assign(round=a.round) for a in found)
 
     def _only(self, stage: str) -> Path:
         """The folder of a stage that has one artifact."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from expertchat.pipeline.plan import STAGES
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,7 +165,7 @@ def test_a_comment_runs_nothing_and_code_runs_its_stage(finished, tmp_path):
     shutil.copytree(ROOT, copy, ignore=ignored)
     here = {"root": copy, "PYTHONPATH": str(copy / "workflow")}
     assert dry_run(finished, small_config(), **here) == set()
-    module = copy / "workflow/expertchat/ppo.py"
+    module = copy / "workflow/expertchat/policies/ppo.py"
     text = module.read_text(encoding="utf-8")
     module.write_text("# A comment.\n" + text.replace('"""PPO, as', '"""Changed. PPO, as'))
     assert dry_run(finished, small_config(), **here) == set()
@@ -239,10 +240,10 @@ def test_bad_settings_end_before_any_job_with_one_message(tmp_path):
 def test_lint_has_no_finding_but_one_environment_for_all_rules():
     command = [str(BIN / "snakemake"), "--lint", "--snakefile", str(ROOT / "Snakefile")]
     output = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    findings = {
-        line.strip() for line in (output.stdout + output.stderr).splitlines() if "    * " in line
-    }
-    assert findings <= {"* Specify a conda environment or container for each rule.:"}
+    lines = (output.stdout + output.stderr).splitlines()
+    findings = {line.strip() for line in lines if "    * " in line}
+    assert findings == {"* Specify a conda environment or container for each rule.:"}
+    assert sum("Lints for rule make_" in line for line in lines) == len(STAGES)
 
 
 PRESETS = sorted(path.name for path in (ROOT / "config/presets").glob("*.yaml"))

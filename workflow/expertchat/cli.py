@@ -80,7 +80,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
             if arguments.remove:
                 remove_artifact(store, reference)
                 print(f"{reference}: removed; the next run of snakemake makes it again")
-    print(f"{len(references)} artifacts, {damaged} damaged")
+    print(f"{count(len(references), 'artifact')}, {damaged} damaged")
     return 1 if damaged and not arguments.remove else 0
 
 
@@ -96,7 +96,7 @@ def prune_command(arguments: argparse.Namespace) -> int:
         if arguments.yes:
             path.unlink()
     done = "removed" if arguments.yes else "would be removed: add --yes to remove them"
-    print(f"{len(artifacts)} artifacts and {len(recipes)} recipe files {done}")
+    print(f"{count(len(artifacts), 'artifact')} and {count(len(recipes), 'recipe file')} {done}")
     return 0
 
 
@@ -106,6 +106,11 @@ def settings_command(arguments: argparse.Namespace) -> int:
 
     print(describe_settings(), end="")
     return 0
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 artifact" or "2 artifacts"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def read_plan(arguments: argparse.Namespace) -> Plan:

@@ -103,9 +103,8 @@ class Job:
         """
         from expertchat.engine.interface import Source  # imports numpy, which not every job needs
 
-        adapter = (policy or folder) / "adapter"
-        if policy is None and not adapter.exists():
-            adapter = None
+        own = folder / "adapter"
+        adapter = policy / "adapter" if policy else own if own.exists() else None
         return Source(
             name=model,
             folder=folder / "model",

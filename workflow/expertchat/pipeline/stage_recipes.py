@@ -82,8 +82,8 @@ class StageRecipes:
             label=" ".join([stage, *of, *when]),
         )
         self.plan.recipes.setdefault(recipe.reference, recipe)
-        place = [*([f"round-{round}"] if round else []), stage, *([name] if name else [])]
-        self.plan.views["/".join(place)] = recipe.reference
+        view = [*([f"round-{round}"] if round else []), stage, *([name] if name else [])]
+        self.plan.views["/".join(view)] = recipe.reference
         return recipe.reference
 
     def _load(self, model: str) -> dict[str, Any]:
@@ -97,8 +97,8 @@ class StageRecipes:
 
     def _user_file(self, path: str) -> dict[str, str]:
         """A user's file or folder and its fingerprint, for `Job.user_file`."""
-        place = (self.root / path).resolve()
-        return {"path": str(place), "sample": user_file_fingerprint(place)}
+        full = (self.root / path).resolve()
+        return {"path": str(full), "sample": user_file_fingerprint(full)}
 
     def _drawing(self, section: Section) -> dict[str, Any]:
         """A section of the settings and the seed, for stages that sample at random."""

@@ -673,16 +673,16 @@ def test_recipes_hold_what_changes_results_and_nothing_of_where_the_server_is(
 
 def test_a_model_behind_a_server_has_an_artifact_without_weights(default_config, root, tmp_path):
     from expertchat.pipeline.jobs import Job
-    from expertchat.pipeline.planner import _Planner
+    from expertchat.pipeline.stage_recipes import StageRecipes
     from expertchat.settings.experiment import Experiment
 
     for name in ("judge", "other"):
         server = {"url_env": "JUDGE_URL", "model": name}
         default_config["models"][name] = {"source": "server", "load": {"server": server}}
-    planner = _Planner(Experiment.model_validate(default_config), root)
-    references = [planner.model(name) for name in ("judge", "other")]
+    stages = StageRecipes(Experiment.model_validate(default_config), root)
+    references = [stages.model(name) for name in ("judge", "other")]
     assert len(set(references)) == 2
-    recipe = planner.plan.recipes[references[0]]
+    recipe = stages.plan.recipes[references[0]]
     store = tmp_path / "results"
     script = root / "workflow/scripts/models.py"
     write_recipe(store, recipe)

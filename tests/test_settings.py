@@ -127,7 +127,9 @@ def test_names_that_cannot_stand_for_anything_are_told(default_config, root):
     with pytest.raises(UserError) as caught:
         read_experiment(default_config, root)
     assert "models.a/b: a name is a part of file names" in str(caught.value)
-    assert "mmlu.published: 'unifrom' is no model and no mixture; known are llama" in str(caught.value)
+    assert "mmlu.published: 'unifrom' is neither a model nor a mixture; known: llama" in str(
+        caught.value
+    )
     default_config["mmlu"] |= {"mixture": False, "published": {"uniform": 70}}
-    with pytest.raises(UserError, match="'uniform' is no model"):
+    with pytest.raises(UserError, match="'uniform' is neither a model"):
         read_experiment(default_config, root)

@@ -53,7 +53,7 @@ def test_a_file_that_replaces_all_loads_no_model(topics_recipe, tmp_path):
 
 def test_an_encoder_counts_by_what_it_holds(topics_recipe, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"topics.embeddings.path: .*no such encoder: it holds no \*"):
+    with pytest.raises(UserError, match=r"topics.embeddings.path: .*not an encoder: .* no \*"):
         topics_recipe(embeddings={"path": str(tmp_path)})
     (tmp_path / "model.safetensors").write_bytes(b"0")
     first = topics_recipe(embeddings={"path": str(tmp_path)})

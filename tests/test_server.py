@@ -627,7 +627,7 @@ def test_faults_of_the_settings_are_told_without_secrets(case, default_config, r
 def test_the_pair_must_be_tunable(default_config, root):
     from expertchat.pipeline.experiment import read_experiment
 
-    with pytest.raises(UserError, match="load.server.adapter_arguments: missing"):
+    with pytest.raises(UserError, match=r"load\.server\.adapter_arguments: missing"):
         read_experiment(with_server(default_config, command="a {folder} {port}"), root)
     default_config["models"]["llama"] = {"source": "server", "load": {"server": {"url_env": "A"}}}
     with pytest.raises(UserError, match=r"pairs: 'llama' has no local weights"):

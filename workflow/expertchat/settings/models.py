@@ -214,7 +214,7 @@ class ServerModel(Section):
         for key in ("command", "model"):
             if "{folder}" in (getattr(server, key) or ""):
                 raise ValueError(
-                    f"load.server.{key}: must not contain {{folder}}: a model of source 'server' has none"
+                    f"load.server.{key}: must not contain {{folder}}: a model of source: server has none"
                 )
         if server.adapter_arguments is not None:
             raise ValueError(

@@ -29,7 +29,7 @@ def test_a_rubric_has_scale_wordings_and_weights(tmp_path):
     assert (found.low, found.high, found.weights) == (1, 5, {"wit": 2})
     assert found.categories[0].wording(0).high == "brilliant"
     assert found.categories[0].wording(1).name == "humour"
-    asked = found.asked(1)["categories"][0]
+    asked = found.recipe_settings(1)["categories"][0]
     assert "weight" not in asked and asked["paraphrases"] == []
 
 

@@ -41,6 +41,6 @@ class Decoding(Section):
     grace_tokens: int = Field(0, ge=0)
     """Number of tokens beyond max_new_tokens in which a reply may finish its sentence."""
 
-    def untouched(self) -> Decoding:
+    def plain_sampling(self) -> Decoding:
         """Sampling from the model's own distribution at this temperature and length, as PPO needs it."""
         return Decoding(temperature=self.temperature, max_new_tokens=self.max_new_tokens)

@@ -38,7 +38,7 @@ class Asking(Section):
             raise ValueError("formulation: 'cloze'; must be 'letter' if style is 'hendrycks'")
         return self
 
-    def asked(self) -> dict:
+    def recipe_settings(self) -> dict:
         """The keys that change answers, for recipes: `normalization` only matters in cloze."""
         letter = self.formulation == "letter"
         return self.model_dump(

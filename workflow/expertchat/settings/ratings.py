@@ -46,7 +46,7 @@ class Ratings(Section):
     """Whether models rate with the adapters of the last round, from round 2 on; false: the base models
     rate."""
 
-    def asked(self) -> dict:
+    def recipe_settings(self) -> dict:
         """The keys that change one rater's ratings, for recipes, which have files by their contents."""
         outside = {"rubric", "anchors", "third_party", "tuned_raters"}
         return self.model_dump(exclude=outside)

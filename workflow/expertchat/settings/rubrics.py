@@ -75,7 +75,7 @@ class Rubric(Section):
         """Weight by category."""
         return {category.name: category.weight for category in self.categories}
 
-    def asked(self, repeats: int) -> dict:
+    def recipe_settings(self, repeats: int) -> dict:
         """What raters read in `repeats` repeats, for recipes: no weights and no unused paraphrases."""
         rubric = self.model_dump()
         for category in rubric["categories"]:

@@ -129,12 +129,17 @@ CASES = {
     "number for a model's name": (
         "models",
         {1: {"source": "path", "path": "a"}},
-        "models.1: a key must be a string: put it in quotes",
+        "models: the key 1 must be a string: put it in quotes",
+    ),
+    "unquoted no for a model's name": (  # which YAML reads as false
+        "models",
+        {False: {"source": "path", "path": "a"}},
+        "models: the key false must be a string: put it in quotes",
     ),
     "number for a key of the body": (
         SERVER,
         {"url_env": "A", "body": {1: 2}},
-        f"{SERVER}.body.1: a key must be a string: put it in quotes",
+        f"{SERVER}.body: the key 1 must be a string: put it in quotes",
     ),
     # limits and choices
     "below its minimum": ("rounds", -1, "rounds: -1; must be at least 0"),

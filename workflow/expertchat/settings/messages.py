@@ -82,11 +82,13 @@ def _alternatives(allowed: Sequence[str]) -> str:
 def _place(loc: Sequence[str | int], root: type[BaseModel]) -> Place:
     """The place of pydantic's location, which names members of unions too."""
     keys: list[str | int] = []
-    annotation, section, is_key = root, None, False
+    annotation: Any = root
+    section: type[BaseModel] | None = None
+    is_key = False
     for part in loc:
         members = _members(annotation)
         if part == "[key]":
-            is_key = True
+            is_key = True  # `keys` ends with the key
         elif len(members) > 1:  # `part` names the member, by its source or by its type
             chosen = [cls for cls in section_classes(annotation) if source_of(cls) == part]
             annotation = chosen[0] if chosen else None
@@ -121,7 +123,9 @@ def _sentence(place: Place, fault: Mapping[str, Any], root: type[BaseModel]) -> 
     if kind == "extra_forbidden":
         return before, f"unknown key{_hint(place, root)}"
     if kind == "invalid_key" or place.is_key:
-        return before, "a key must be a string: put it in quotes"
+        parent = str(place).rpartition(".")[0]
+        wrong = f"the key {_yaml(value)} must be a string: put it in quotes"
+        return f"{parent}: " if parent else "", wrong
     if kind == "value_error":  # raised by a section's own check, which names a key within it
         return f"{place}." if place.keys else "", fault["msg"].removeprefix("Value error, ")
     if kind == "missing" and isinstance(place.keys[-1], int):  # the second of a pair

@@ -15,7 +15,7 @@ MERGE_TAG = "tag:yaml.org,2002:merge"  # of the key "<<", which may be given mor
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, except that a duplicate key is an error; PyYAML keeps the last one."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Checks the keys as they are written, before "<<" merges other mappings into them."""
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}

@@ -1,6 +1,8 @@
-# make demo: the whole loop on the built-in pair of small models
-# make test: the tests
-# make env:  the environment alone, .venv from pinned versions
+# make env    create the environment .venv from pinned versions
+# make demo   run the demo (config/config.yaml) and show its results
+# make lint   check style and formatting
+# make test   lint, and run all tests
+# make docs   write config/README.md from the docstrings of the settings
 
 PYTHON ?= python3
 BIN := .venv/bin

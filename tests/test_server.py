@@ -590,17 +590,17 @@ def test_a_running_server_takes_no_adapter(words, engine_on, tmp_path):
 
 
 FAULTS = {
-    "neither": ({}, "exactly one of command and url_env"),
-    "both": ({"command": "a {port}", "url_env": "A"}, "exactly one of command and url_env"),
-    "no port": ({"command": "vllm serve {folder}"}, "command: {port} does not stand in it"),
-    "no such place": ({"command": "a {port} {fodler}"}, "command: {fodler} stands for nothing"),
-    "open quote": ({"command": "a '{port}"}, "command: no closing quotation"),
+    "neither": ({}, "exactly one of the keys command and url_env"),
+    "both": ({"command": "a {port}", "url_env": "A"}, "exactly one of the keys command and url_env"),
+    "no port": ({"command": "vllm serve {folder}"}, "command: must contain {port}"),
+    "no such place": ({"command": "a {port} {fodler}"}, "command: unknown placeholder {fodler}"),
+    "open quote": ({"command": "a '{port}"}, "command: it has no closing quotation"),
     "adapter for a running one": (
         {"url_env": "A", "adapter_arguments": "{adapter}"},
         "adapter_arguments",
     ),
-    "an address in the settings": ({"url_env": "http://secret-host"}, "url_env: this is no name"),
-    "a key in the settings": ({"url_env": "A", "key_env": "sk-secret"}, "key_env: this is no name"),
+    "an address in the settings": ({"url_env": "http://secret-host"}, "url_env: must be the name"),
+    "a key in the settings": ({"url_env": "A", "key_env": "sk-secret"}, "key_env: must be the name"),
 }
 
 
@@ -627,17 +627,19 @@ def test_faults_of_the_settings_are_told_without_secrets(case, default_config, r
 def test_the_pair_must_be_tunable(default_config, root):
     from expertchat.pipeline.experiment import read_experiment
 
-    with pytest.raises(UserError, match="without adapter_arguments"):
+    with pytest.raises(UserError, match=r"load\.server\.adapter_arguments: missing"):
         read_experiment(with_server(default_config, command="a {folder} {port}"), root)
     default_config["models"]["llama"] = {"source": "server", "load": {"server": {"url_env": "A"}}}
-    with pytest.raises(UserError, match=r"pairs: 'llama' is behind a server"):
+    with pytest.raises(UserError, match=r"pairs: 'llama' has no local weights"):
         read_experiment(default_config, root)
     assert read_experiment({**default_config, "rounds": 0}, root)  # it may talk and rate
     default_config["models"]["llama"]["load"] = {}
     with pytest.raises(UserError, match=r"models\.llama\.load\.server: missing"):
         read_experiment(default_config, root)
     default_config["models"]["llama"]["load"] = {"server": {"command": "a {folder} {port}"}}
-    with pytest.raises(UserError, match=r"models\.llama\.load\.server\.command: \{folder\}"):
+    with pytest.raises(
+        UserError, match=r"models\.llama\.load\.server\.command: must not contain \{folder\}"
+    ):
         read_experiment(default_config, root)
 
 

@@ -68,7 +68,7 @@ def test_faults_are_told_with_the_key(topics_recipe, tmp_path):
         ({"subjects": "mmul"}, "topics.subjects: mmul; no such file"),
         ({"subjects": "mmlu"}, "topics.subjects: 'abstract algebra' and 56 more; the demo"),
         ({"subjects": 3}, "topics.subjects: 3; must be a list"),
-        ({"contamination_words": 2}, "topics.contamination_words: 2; must be greater than"),
+        ({"contamination_words": 2}, "topics.contamination_words: 2; must be at least"),
     ):
         with pytest.raises(UserError) as caught:
             topics_recipe(**changes)

@@ -198,8 +198,8 @@ class StageRecipes:
         """One rater's ratings of one shard of dialogues. `name` is the readable name of the artifact."""
         section = self.experiment.ratings
         settings = {
-            "section": section.asked(),
-            "rubric": self.rubric.asked(section.repeats),
+            "section": section.recipe_settings(),
+            "rubric": self.rubric.recipe_settings(section.repeats),
             "anchors": [anchor.model_dump() for anchor in self.anchors],
             "rater": rater,
             "prompt": self.texts["rating"],
@@ -238,7 +238,7 @@ class StageRecipes:
         """The adapter of `name` after PPO in this round. `before`: the policy that PPO starts from."""
         settings = {
             "section": self.experiment.ppo.model_dump(),
-            "decoding": self.experiment.dialogues.decoding.untouched().model_dump(),
+            "decoding": self.experiment.dialogues.decoding.plain_sampling().model_dump(),
             "turns": self.experiment.dialogues.candidate_turns,
             "seed": self.experiment.seed,
             "speaker": name,
@@ -271,7 +271,7 @@ class StageRecipes:
         """The answers of `name`, base or tuned, to one shard of the questions of a split."""
         asked = self.experiment.mmlu
         settings = {
-            "section": asked.asked(),
+            "section": asked.recipe_settings(),
             "name": name,
             "split": split,
             "shard": [shard, asked.shards],

@@ -7,7 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test env lint docs
+.PHONY: demo check test env lint docs
 
 env: .venv/ready
 
@@ -26,9 +26,15 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/mypy
+
+check: lint
+	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 docs: env
 	$(BIN)/expertchat settings > config/README.md
+	sed -i '/^## Tables$$/,$$d' docs/python.md
+	$(BIN)/expertchat tables >> docs/python.md

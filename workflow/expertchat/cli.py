@@ -108,6 +108,14 @@ def settings_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def tables_command(arguments: argparse.Namespace) -> int:
+    """Print the description of all tables of the results as Markdown, as in docs/python.md."""
+    from expertchat.tables import describe_tables
+
+    print(describe_tables(), end="")
+    return 0
+
+
 def count(number: int, noun: str) -> str:
     """ "1 artifact" or "2 artifacts"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -151,6 +159,7 @@ expertchat verify --remove              remove them; the next run of snakemake m
 expertchat prune --yes                  remove it""",
     ),
     "settings": (settings_command, "expertchat settings > config/README.md"),
+    "tables": (tables_command, "expertchat tables | less"),
 }
 
 
@@ -159,7 +168,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="expertchat", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, (function, examples) in COMMANDS.items():
-        description = "\n".join(line.removeprefix("    ") for line in function.__doc__.splitlines())
+        description = "\n".join(
+            line.removeprefix("    ") for line in (function.__doc__ or "").splitlines()
+        )
         command = commands.add_parser(
             name,
             help=description.splitlines()[0],

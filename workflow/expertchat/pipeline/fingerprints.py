@@ -78,7 +78,8 @@ def _outline(source: str) -> _Outline:
             imports.update(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):
             begin = line_starts[node.lineno - 1] + node.col_offset
-            bare_strings.append((begin, line_starts[node.end_lineno - 1] + node.end_col_offset))
+            end_line, end_column = node.end_lineno or 0, node.end_col_offset or 0  # 1-based, from 0
+            bare_strings.append((begin, line_starts[end_line - 1] + end_column))
     return _Outline(frozenset(imports), tuple(sorted(bare_strings)))
 
 
@@ -116,12 +117,12 @@ def _read(path: Path) -> str:
 @cache
 def _imported_files(path: Path) -> frozenset[Path]:
     """The files of this package that the file at `path` imports, with the packages they are in."""
-    files = set()
+    files: set[Path | None] = set()
     for name in _outline(_read(path)).imports:
         parts = name.split(".")
         if parts[0] == PACKAGE.name:
             files |= {_module_file(".".join(parts[:length])) for length in range(1, len(parts) + 1)}
-    return frozenset(files - {None})
+    return frozenset(file for file in files if file is not None)
 
 
 @cache

@@ -63,7 +63,7 @@ class Job:
     def input(self, name: str) -> Path | None:
         """The folder of the input artifact `name`, None if the recipe has no such input."""
         reference = self.recipe.inputs.get(name)
-        return None if reference is None else artifact_path(self.store, reference)
+        return artifact_path(self.store, reference) if isinstance(reference, str) else None
 
     def inputs(self, name: str) -> list[Path]:
         """The folders of the input artifacts `name`, empty if the recipe has no such input."""
@@ -118,7 +118,7 @@ class Job:
         self, models: Sequence[str], folders: Sequence[Path], policies: Sequence[Path] = ()
     ) -> list[Source]:
         """`source` for several models. `policies` are given for all of them or for none."""
-        adapters = policies or [None] * len(models)
+        adapters: Sequence[Path | None] = policies or [None] * len(models)
         return [self.source(*parts) for parts in zip(models, folders, adapters, strict=True)]
 
 
@@ -166,7 +166,7 @@ def check_inputs(recipe: Recipe, store: Path) -> None:
 def describe_run(started: float) -> dict[str, Any]:
     """For the manifest: seconds since `started`, peak memory, machine and versions of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kibibytes on Linux
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     gpus = torch.cuda.device_count() if torch is not None else 0
     return {
         "seconds": round(time.time() - started, 2),

@@ -81,8 +81,8 @@ def plan_lines(artifacts: Sequence[Artifact]) -> Iterator[str]:
     for heading, group in groupby(artifacts, lambda artifact: artifact.heading):
         yield from [heading] if heading else []
         for artifact in group:
-            done = "done" if artifact.state == "done" else ""
-            yield f"  {done:4}  {artifact.recipe.reference:24}  {artifact.recipe.label}"
+            mark = "done" if artifact.state == "done" else ""
+            yield f"  {mark:4}  {artifact.recipe.reference:24}  {artifact.recipe.label}"
     done = sum(artifact.state == "done" for artifact in artifacts)
     yield f"{len(artifacts)} artifacts: {done} done, {len(artifacts) - done} to be made"
 

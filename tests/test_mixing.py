@@ -1,4 +1,4 @@
-"""Ways of mixing: answers worked out by hand, and what must hold of any."""
+"""Methods of mixing: results worked out by hand, and properties of every method."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_the_choices_are_those_with_most_right_answers():
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 class TestEveryMethod:
-    """What must hold of any method, at any point of its grid."""
+    """Properties of every method, at any point of its grid."""
 
     def test_gives_probabilities_and_does_not_read_the_gold(self, method):
         val, test = described(skilled_table(SKILLS, 10), skilled_table(SKILLS, 15, seed=1))
@@ -107,11 +107,11 @@ class TestEveryMethod:
         assert turned == pytest.approx(p, abs=2e-3)  # the optimisers' tolerance
 
     def test_mixes_models_that_are_equal_into_that_model(self, method):
-        # equal models cannot be told apart: what is left is their own answers
+        # equal models get equal weights, so the mixture has their own answers
         [one] = described(skilled_table(SKILLS[:1], 30))
         twice = one.only([0, 0, 0])
         p = method.mix(method.fit(twice, method.grid[-1]), twice)
-        if method.name != "subject_stacking":  # which sharpens by subject
+        if method.name != "subject_stacking":  # it sharpens by subject
             agrees = p.argmax(1) == one.p[0].argmax(1)
             assert agrees.mean() > (0.9 if "stacking" in method.name else 0.999)  # a letter bias
 
@@ -227,5 +227,5 @@ def test_similar_questions_have_similar_features():
 def test_other_features_may_take_the_place_of_words():
     table = skilled_table(SKILLS, 5)
     assert table.described(np.ones((20, 7))).text.shape == (20, 7)
-    with pytest.raises(ValueError, match="features of 3 questions, where there are 20"):
+    with pytest.raises(ValueError, match="features of 3 questions for a table of 20"):
         table.described(np.ones((3, 7)))

@@ -1,4 +1,4 @@
-"""Cross-validation within val: what it measures is what a fit is worth, not how well it remembers."""
+"""Cross-validation within val measures how a fit does on new questions, not how well it remembers."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,9 @@ def test_folds_are_even_in_each_subject():
 
 
 def test_too_few_questions():
-    with pytest.raises(UserError, match=r"^4 val questions are left .*; 5 are needed: raise"):
+    with pytest.raises(
+        UserError, match=r"^mixtures are fitted on at least 5 val questions, and 4 can be used: raise"
+    ):
         make_folds(np.array(["art"] * 4), 0)
 
 

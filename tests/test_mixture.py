@@ -17,7 +17,8 @@ from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import recipe_path, write_manifest, write_recipe
 from expertchat.records import without_nan
 from expertchat.settings.mmlu import Asking
-from mixing_answers import model_answers, questions
+from expertchat.statistics import tango_interval, wilson_interval
+from mixing_answers import answered, model_answers, questions
 
 SUBJECTS = ("art", "botany", "chess", "diving", "ethics", "fishing", "golf", "history")
 SKILLS = [[4, 0.1] * 4, [0.1, 4] * 4]  # each an expert in half of the subjects
@@ -83,6 +84,20 @@ def test_one_subject_has_no_intervals(fits):
     for one in without_nan(found)["methods"]:
         for key in ("interval", "macro_interval", "over_best_single_interval"):
             assert one[key] == [None, None]
+
+
+def test_equal_accuracies_of_all_subjects_have_an_interval(fits):
+    """If every method is always right, all resamples are equal, but that does not prove 100 %."""
+    asked = questions(SUBJECTS, 5, 1)
+    sure = 9 * np.eye(4)[asked["gold"]]
+    answers = {name: answered(asked, sure) for name in ("m0", "m1")}
+    found = score_mixtures(fits, *mix_answers(fits, answers, {}), seed=0)
+    reference = {"best_single", f"model/{found['best_single']}"}
+    for one in found["methods"]:
+        assert one["accuracy"] == 1
+        assert one["interval"] == one["macro_interval"] == list(wilson_interval(40, 40))
+        same = [0, 0] if one["method"] in reference else list(tango_interval(0, 0, 40))
+        assert one["over_best_single_interval"] == same
 
 
 def test_the_best_fitted_mixture_of_experts_beats_the_better_one(scores):

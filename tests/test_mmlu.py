@@ -59,8 +59,8 @@ def answer_table(subjects, gold, logprobs, choices=None, shots=2):
 
 
 def answered(rights, p=0.7):
-    """Answers to subjects {name: "1101"}: gold A, right where 1; the likeliest letter has probability
-    `p`, and the four together the mass 0.5."""
+    """Answers to subjects {name: "1101"}, where 1 is a right answer. Gold is A, the likeliest letter has
+    probability `p`, and the mass is 0.5."""
     rows = [(subject, int(right)) for subject, rights in rights.items() for right in rights]
     other = (1 - p) / 3
     logprobs = [

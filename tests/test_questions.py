@@ -166,7 +166,7 @@ def test_a_data_set_cannot_name_a_file_elsewhere(tmp_path):
 
 
 def save_as_on_the_hub(splits, folder, names):
-    """A data set of parquet files with one configuration, "all", as the hub has cais/mmlu."""
+    """Writes a data set of parquet files with one configuration, "all", like cais/mmlu on the hub."""
     from datasets import ClassLabel, Dataset, Features, List, Value
 
     features = Features(

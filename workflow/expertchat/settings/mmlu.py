@@ -38,10 +38,10 @@ class Asking(Section):
             raise ValueError("formulation: cloze; style hendrycks has letters only")
         return self
 
-    @classmethod
-    def from_section(cls, section: Mapping[str, Any]) -> Asking:
-        """The same from a dump of this section or of section `mmlu`, whose other keys are ignored."""
-        return cls(**{key: value for key, value in section.items() if key in Asking.model_fields})
+    @staticmethod
+    def from_section(section: Mapping[str, Any]) -> Asking:
+        """An `Asking` from a dump of it, or of section `mmlu`, whose other keys are ignored."""
+        return Asking(**{key: value for key, value in section.items() if key in Asking.model_fields})
 
     def asked(self) -> dict:
         """The part of the settings that changes what the models are asked, for stage answers.

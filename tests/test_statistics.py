@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 from expertchat import statistics
 from expertchat.statistics import (
+    Z,
+    accuracy_interval,
     bootstrap_sums,
     calibration_error,
     cluster_bootstrap,
+    difference_interval,
     holm,
     mcnemar,
     mean_stderr,
     paired_bootstrap,
     pooled_stderr,
     spearman,
+    tango_interval,
+    wilson_interval,
     win_rate,
 )
 
@@ -165,3 +170,81 @@ def test_standard_errors_by_hand():
     # pooled variance ((4 - 1) * 1/3 + (2 - 1) * 1/2) / (6 - 2), over 6 items
     assert pooled_stderr([one, two], [4, 2]) == pytest.approx((1.5 / 4 / 6) ** 0.5)
     assert pooled_stderr([one], [4]) == pytest.approx(one)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "expected"),
+    [
+        # Newcombe 1998 (Statistics in Medicine 17:857), table I, method 3
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0.0000, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+    ],
+)
+def test_wilson_intervals_as_published(successes, trials, expected):
+    assert wilson_interval(successes, trials) == pytest.approx(expected, abs=5e-5)
+    high, low = (1 - end for end in wilson_interval(trials - successes, trials))
+    assert (low, high) == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "pairs", "expected", "digits"),
+    [
+        # Fagerland, Lydersen and Laake 2014 (Statistics in Medicine 33:2850): airway
+        # hyper-responsiveness before and after stem cell transplantation
+        (1, 7, 21, (-0.517, -0.026), 3),
+        # Fagerland, Lydersen and Laake 2017 (Statistical Analysis of Contingency Tables, chapter 8):
+        # complete response before and after consolidation therapy
+        (6, 16, 161, (-0.1240, -0.0054), 4),
+    ],
+)
+def test_tango_intervals_as_published(gained, lost, pairs, expected, digits):
+    assert tango_interval(gained, lost, pairs) == pytest.approx(expected, abs=0.51 * 10**-digits)
+    high, low = (-end for end in tango_interval(lost, gained, pairs))
+    assert (low, high) == pytest.approx(expected, abs=0.51 * 10**-digits)
+
+
+def test_tango_intervals_by_hand():
+    # without discordant pairs the score is -n d / sqrt(n d (1 - d)), which is -Z at d = Z^2 / (n + Z^2)
+    edge = Z**2 / (100 + Z**2)
+    assert tango_interval(0, 0, 100) == pytest.approx((-edge, edge))
+    # if all pairs are gained, P(lost) is estimated as (1 - d) / 2, so that the score is
+    # sqrt(n (1 - d) / (1 + d)), which is Z at d = (n - Z^2) / (n + Z^2)
+    assert tango_interval(10, 0, 10) == pytest.approx(((10 - Z**2) / (10 + Z**2), 1))
+
+
+def test_the_score_at_a_tango_limit_is_the_normal_quantile():
+    """The estimated variance is that of the trinomial likelihood's maximum on a grid, at the limit."""
+    gained, lost, pairs = 9, 4, 40
+    for limit in tango_interval(gained, lost, pairs):
+        q = np.linspace(max(0, -limit), (1 - limit) / 2, 2_000_001)[1:-1]  # probability of `lost`
+        likelihood = gained * np.log(q + limit) + lost * np.log(q)
+        likelihood += (pairs - gained - lost) * np.log(1 - 2 * q - limit)
+        best = q[likelihood.argmax()]
+        score = (gained - lost - pairs * limit) / np.sqrt(pairs * (2 * best + limit - limit**2))
+        assert abs(score) == pytest.approx(Z, abs=1e-4)
+
+
+def test_impossible_counts_have_no_interval():
+    for counts in ((-1, 3), (4, 3), (0, 0)):
+        with pytest.raises(ValueError, match="trials"):
+            wilson_interval(*counts)
+    for counts in ((-1, 0, 3), (2, 2, 3), (0, 0, 0)):
+        with pytest.raises(ValueError, match="pairs"):
+            tango_interval(*counts)
+
+
+def test_a_bootstrap_interval_without_width_becomes_a_score_interval():
+    subjects = ["a"] * 5 + ["b"] * 5
+    right, wrong = [True] * 10, [False] * 10
+    assert accuracy_interval(right, subjects) == (1, *wilson_interval(10, 10))
+    assert difference_interval(right, right, subjects) == (0, *tango_interval(0, 0, 10))
+    assert difference_interval(wrong, right, subjects) == (1, *tango_interval(10, 0, 10))
+    thirds = [True, False, False] * 3  # three subjects of equal accuracy
+    by_three = ["a"] * 3 + ["b"] * 3 + ["c"] * 3
+    assert accuracy_interval(thirds, by_three) == (1 / 3, *wilson_interval(3, 9))
+    mixed = [True] * 7 + [False] * 3
+    assert accuracy_interval(mixed, subjects) == cluster_bootstrap(mixed, subjects)
+    assert difference_interval(wrong, mixed, subjects) == paired_bootstrap(wrong, mixed, subjects)
+    assert np.isnan(difference_interval(right, right, ["a"] * 10)[1:]).all()

@@ -194,3 +194,83 @@ def bootstrap_sums(
         return value, float("nan"), float("nan")
     low, high = np.quantile(found, [0.025, 0.975])
     return value, float(low), float(high)
+
+
+# Score intervals, used where a bootstrap interval has no width
+
+Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
+DEGENERATE = 1e-12  # a bootstrap interval of this width differs from a point by rounding only
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """(low, high): the 95 % score interval of a proportion (Wilson 1927; Newcombe 1998, method 3).
+
+    It treats trials as independent. Unlike a bootstrap interval, it has a width even if all trials
+    have the same result. Raises ValueError unless 0 <= successes <= trials and trials > 0.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} successes in {trials} trials")
+    share, n = successes / trials, trials
+    centre = share + Z**2 / (2 * n)
+    half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    low, high = ((centre + sign * half) / (1 + Z**2 / n) for sign in (-1, 1))
+    return (0.0 if successes == 0 else low), (1.0 if successes == trials else high)
+
+
+def tango_interval(gained: int, lost: int, pairs: int) -> tuple[float, float]:
+    """(low, high): the 95 % score interval of the difference of two paired proportions, second minus
+    first (Tango 1998).
+
+    `gained`: pairs in which only the second is a success; `lost`: only the first. It contains every
+    difference d that the score test does not reject, |gained - lost - pairs * d| <= Z * sd(d), with the
+    variance at its maximum likelihood estimate under d. It treats pairs as independent.
+    Without any discordant pair it is -+ Z^2 / (pairs + Z^2). Raises ValueError for impossible counts.
+    """
+    if min(gained, lost) < 0 or gained + lost > pairs or pairs < 1:
+        raise ValueError(f"{gained} gained and {lost} lost in {pairs} pairs")
+    high = _tango_limit(gained, lost, pairs)
+    return -_tango_limit(lost, gained, pairs), high
+
+
+def _tango_limit(gained: int, lost: int, pairs: int) -> float:
+    """The upper limit, by bisection between the estimate and 1."""
+    low, high = (gained - lost) / pairs, 1.0
+    for _ in range(60):  # far below the precision of a float
+        d = (low + high) / 2
+        linear = (2 * pairs - gained + lost) * d - gained - lost
+        root = math.sqrt(max(0.0, linear**2 + 8 * pairs * lost * d * (1 - d)))
+        chance = max(0.0, (root - linear) / (4 * pairs))  # estimated probability of `lost` under d
+        variance = pairs * (2 * chance + d * (1 - d))
+        inside = (pairs * d - (gained - lost)) ** 2 <= Z**2 * variance
+        low, high = (d, high) if inside else (low, d)
+    return (low + high) / 2
+
+
+def accuracy_interval(
+    right: Sequence[bool], clusters: Sequence[str], seed: int = 0
+) -> tuple[float, float, float]:
+    """(accuracy, low, high): the cluster bootstrap's 95 % interval, or Wilson's if all resamples have
+    the same accuracy, for example because all answers are right.
+
+    With one cluster all resamples are equal, so that the interval is Wilson's.
+    """
+    right = np.asarray(right, dtype=bool)
+    accuracy, low, high = cluster_bootstrap(right, clusters, seed)
+    if high - low > DEGENERATE:
+        return accuracy, low, high
+    return accuracy, *wilson_interval(int(right.sum()), len(right))
+
+
+def difference_interval(
+    first: Sequence[bool], second: Sequence[bool], clusters: Sequence[str], seed: int = 0
+) -> tuple[float, float, float]:
+    """(difference, low, high): the paired bootstrap's 95 % interval of the accuracy of `second` minus
+    that of `first`, or Tango's if all resamples have the same difference, for example because no
+    answer changed. With one cluster there is no interval: low and high are NaN.
+    """
+    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    difference, low, high = paired_bootstrap(first, second, clusters, seed)
+    if math.isnan(low) or high - low > DEGENERATE:
+        return difference, low, high
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    return difference, *tango_interval(gained, lost, len(first))

@@ -304,6 +304,7 @@ class StageRecipes:
         settings = {
             "models": list(names),
             "answers": list(answers.values()),
+            "section": self.experiment.mmlu.scored(),
             "seed": self.experiment.seed,
         }
         return self.add("fits", "", settings, {"answers": list(answers)}, round=round)
@@ -315,6 +316,7 @@ class StageRecipes:
         settings = {
             "models": list(names),
             "answers": list(answers.values()),
+            "section": self.experiment.mmlu.scored(),
             "seed": self.experiment.seed,
         }
         if self.experiment.mmlu.published:

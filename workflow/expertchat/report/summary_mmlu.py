@@ -13,6 +13,7 @@ from expertchat.answers.artifact import ANSWERS, read_by_model
 from expertchat.mmlu.scores import differences
 from expertchat.pipeline.store import of_round
 from expertchat.questions.artifact import LETTERS
+from expertchat.settings.mmlu import Asking
 
 MEASURED = ("before", "after", "change", "change_interval", "gained", "lost", "p")
 MEASURED += ("questions", "subjects")
@@ -29,7 +30,8 @@ def test_answers(
     """Each model's answers to the test split after `number` rounds (0: base), by its name."""
     rounds = settings["rounds"] + 1
     names = of_round(settings["answers"], rounds, number)
-    return read_by_model(names, of_round(artifacts["answers"], rounds, number))
+    asking = Asking.from_section(settings["experiment"]["mmlu"])
+    return read_by_model(names, of_round(artifacts["answers"], rounds, number), asking)
 
 
 def mmlu_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> list[dict[str, Any]]:

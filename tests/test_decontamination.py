@@ -1,4 +1,4 @@
-"""Topics that give questions away are found, and topics that only sound like a test are not."""
+"""Topics that leak questions are found, and topics that only sound like a test are not."""
 
 import os
 from pathlib import Path

@@ -5,6 +5,7 @@ import json
 import pytest
 from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
+from expertchat.pipeline.experiment import read_experiment
 from expertchat.records import write_records
 
 
@@ -216,6 +217,28 @@ def test_files_that_cannot_be_read(tmp_path):
         read_transcripts(tmp_path / "y.jsonl")
     with pytest.raises(UserError, match="cannot be read"):
         read_transcripts(tmp_path / "absent.json")
+
+
+def test_broken_transcripts_are_found_when_planning(tmp_path, default_config, root):
+    """Before any job starts: the plan's error has the setting, the file and the line."""
+    config = {key: default_config[key] for key in ("name", "world", "models", "prompts")}
+    path = tmp_path / "talks.jsonl"
+    config |= {"rounds": 0, "dialogues": {"transcripts": str(path)}}
+    good = json.dumps(SIDE_A)
+    for text, fault in (
+        (None, "there is no such file or folder"),
+        (f"{good}\n{good[:-9]}\n", "talks.jsonl, line 2: not valid JSON"),
+        (json.dumps([message("user", "x"), message("tool", "y")]), "line 1, message 2: unknown role"),
+        ("\n", "talks.jsonl: contains no conversation"),
+    ):
+        if text is not None:
+            path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError) as error:
+            read_experiment(config, root)
+        (sentence,) = str(error.value).splitlines()[1:]
+        assert sentence.startswith("  dialogues.transcripts: ") and fault in sentence
+    path.write_text(f"{good}\n{json.dumps(SIDE_B)}\n", encoding="utf-8")
+    assert read_experiment(config, root).dialogues.transcripts == str(path)
 
 
 def test_a_record_of_one_turn_is_valid_and_models_must_be_complete(tmp_path):

@@ -184,7 +184,7 @@ def test_each_family_sees_the_dialogue_in_its_own_form(family, own):
     assert chat.render(own, seen(TURNS[:1], "b")) == family.second
 
 
-def test_bos_stands_once_before_all_where_the_model_wants_it(family, own):
+def test_bos_occurs_once_at_the_beginning_if_the_model_wants_it(family, own):
     for turns, viewer in ((TURNS[:2], "a"), (TURNS[:1], "b")):
         ids = chat.encode(own, seen(turns, viewer))
         wanted = family.adds_bos or family.template == "phi-3"
@@ -330,7 +330,7 @@ def test_a_plain_reply_ends_where_the_next_line_begins(tokenizer, tmp_path):
     assert chat.stop_texts(tokenizer) == []  # a template with an end token needs none
 
 
-def test_a_pad_token_stands_in_no_text(own, tmp_path):
+def test_a_pad_token_occurs_in_no_text(own, tmp_path):
     """GPT-2's end token is its only special one, and padding with it would hide real ends."""
     assert own.pad_token_id not in (None, own.eos_token_id)
     for text in ("ÿ ÿ", "plain text", "\x00 \u00ff \ufeff"):

@@ -62,14 +62,14 @@ def test_no_mass_gives_no_score():
 
 
 def test_one_token_that_begins_another_answer_counts_apart_from_it():
-    # "1" is 0.5 likely, of which "10" takes 0.3 and "100" 0.1 of those 0.3; "2" stands alone
+    # "1" is 0.5 likely, of which "10" takes 0.3 and "100" 0.1 of those 0.3; "2" begins no other
     answers = [[1], [2], [1, 0], [1, 0, 0]]
     found = np.exp(exclusive_logprobs(answers, np.log([0.5, 0.4, 0.3, 0.1])))
     assert found == pytest.approx([0.2, 0.4, 0.2, 0.1])
 
 
 def test_an_answer_of_a_single_token_does_not_reduce_another():
-    answers = [[1], [10]]  # where "10" is one token, it is no continuation of "1"
+    answers = [[1], [10]]  # if "10" is one token, it does not continue "1"
     assert np.exp(exclusive_logprobs(answers, np.log([0.1, 0.6]))) == pytest.approx([0.1, 0.6])
 
 

@@ -65,11 +65,11 @@ def test_the_closest_text_is_that_of_comparing_with_all(above):
     assert (found_any > 20) == (above < 0.95)
 
 
-def test_a_shared_run_is_found_where_a_word_of_it_is_rare_enough():
+def test_a_shared_run_is_found_if_one_of_its_words_is_rare_enough():
     texts = ["the king of france is bald today", "is the king of spain bald"]
     index = TextIndex([words(text) for text in texts])
     assert index.find_shared_run(words("That the king of spain sleeps"), 4, most=2) == 1
     assert index.find_shared_run(words("That the king of spain sleeps"), 5, most=2) is None
     assert index.find_shared_run(words("it is the king"), 3, most=1) is None  # all three in both texts
     assert index.find_shared_run(words("it is the king"), 3, most=2) == 1
-    assert index.find_shared_run(words("kings of francesco"), 2, most=2) is None  # whole words only
+    assert index.find_shared_run(words("kings of francesco"), 2, most=2) is None  # complete words only

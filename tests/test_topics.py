@@ -90,7 +90,7 @@ def test_authors_take_turns_and_last_subjects_are_held_out(tmp_path):
     assert diversity["distinct_2"] == 1 and diversity["nearest_rouge_l"] == 0  # no word twice
 
 
-def test_subjects_that_read_alike_get_different_ids(tmp_path):
+def test_subjects_with_the_same_words_get_different_ids(tmp_path):
     settings = Topics(subjects=["C", "C++", "+"], held_out_subjects=1, per_subject=1)
     topics, _, _ = write({"a": Scripted(["one", "two", "three"])}, settings, tmp_path)
     assert len({t["topic_id"] for t in topics}) == 3

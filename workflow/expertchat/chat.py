@@ -179,9 +179,9 @@ def reply_lead(tokenizer) -> str:
     the text of a reply does not contain it.
     """
     marker = "expertchat-probe"
-    asked = [{"role": "user", "content": "probe"}]
-    prompt = render(tokenizer, asked)
-    whole = render(tokenizer, [*asked, {"role": "assistant", "content": marker}], reply=False)
+    question = [{"role": "user", "content": "probe"}]
+    prompt = render(tokenizer, question)
+    whole = render(tokenizer, [*question, {"role": "assistant", "content": marker}], reply=False)
     lead, found, _ = whole.removeprefix(prompt).partition(marker)
     return lead if found and whole.startswith(prompt) and lead.isspace() else ""
 

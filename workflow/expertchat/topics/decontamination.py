@@ -46,18 +46,20 @@ class QuestionGuard:
     def __init__(self, questions: Iterable[MultipleChoice], run: int, limit: float) -> None:
         self.run, self.limit = run, limit
         self.questions = list(questions)
-        asked = [words(question.question) for question in self.questions]
+        texts = [words(question.question) for question in self.questions]
         answered = [
             text + words(question.answers[question.gold])
-            for text, question in zip(asked, self.questions, strict=True)
+            for text, question in zip(texts, self.questions, strict=True)
         ]
         self._answered = TextIndex(answered)  # question and right answer
-        self._rare = max(FEW, int(DISTINCTIVE * len(asked)))  # questions with a distinctive word
-        self._asked = asked
+        self._rare = max(
+            FEW, int(DISTINCTIVE * len(texts))
+        )  # most questions that may contain a distinctive word
+        self._texts = texts
         self._distinctive: list[int] = []  # number of distinctive words in each question
         self._by_word: dict[str, list[int]] = {}  # distinctive word -> numbers of its questions
         self._short: dict[tuple[str, ...], int] = {}  # words of a short question -> its number
-        for number, text in enumerate(asked):
+        for number, text in enumerate(texts):
             distinctive = {word for word in text if self._answered.frequency(word) <= self._rare}
             self._distinctive.append(len(distinctive))
             for word in distinctive:
@@ -84,10 +86,10 @@ class QuestionGuard:
         return None
 
     def _near_question(self, topic: Sequence[str]) -> int | None:
-        """The first question over the limit most of whose distinctive words are in the topic."""
+        """The first question above the limit that has most of its distinctive words in the topic."""
         shared = Counter(number for word in set(topic) for number in self._by_word.get(word, ()))
         for number in sorted(shared):
             majority = 2 * shared[number] > self._distinctive[number]
-            if majority and rouge_l(topic, self._asked[number]) > self.limit:
+            if majority and rouge_l(topic, self._texts[number]) > self.limit:
                 return number
         return None

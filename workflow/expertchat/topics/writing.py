@@ -75,9 +75,9 @@ def write_topics(
         progress.set_postfix_str(rate(tokens, seconds, "tokens"))
 
     while wanted := next_tries(outcomes, settings, taxonomy, seed, list(engines)):
-        for asked, reply in _ask(engines, wanted, outcomes, settings, template, seed, report):
+        for attempt, reply in _ask(engines, wanted, outcomes, settings, template, seed, report):
             finished = reply.finish_reason != "length"
-            outcome = _screen({"topic": tidy(reply.text), **asked}, pool, finished)
+            outcome = _screen({"topic": tidy(reply.text), **attempt}, pool, finished)
             outcomes.append(outcome)
             progress.update(not outcome["reason"])
         write_records(checkpoints / OUTCOMES, outcomes)
@@ -195,24 +195,24 @@ def _ask(engines, wanted, outcomes, settings: Topics, template: str, seed: int, 
             taken.setdefault(outcome["subject"], []).append(outcome["topic"])
     replies: dict[tuple[str, int], Any] = {}
     for author, engine in engines.items():
-        own = [asked for asked in wanted if asked["author"] == author]
+        own = [attempt for attempt in wanted if attempt["author"] == author]
         requests = [
             Request(
-                [{"role": "user", "content": topic_prompt(template, asked, taken)}],
-                seed_of(seed, "topic", asked["subject"], asked["try"]),
+                [{"role": "user", "content": topic_prompt(template, attempt, taken)}],
+                seed_of(seed, "topic", attempt["subject"], attempt["try"]),
             )
-            for asked in own
+            for attempt in own
         ]
         drawn = engine.generate(requests, settings.decoding, report)
-        for asked, reply in zip(own, drawn, strict=True):
-            replies[asked["subject"], asked["try"]] = reply
-    return [(asked, replies[asked["subject"], asked["try"]]) for asked in wanted]
+        for attempt, reply in zip(own, drawn, strict=True):
+            replies[attempt["subject"], attempt["try"]] = reply
+    return [(attempt, replies[attempt["subject"], attempt["try"]]) for attempt in wanted]
 
 
-def topic_prompt(template: str, asked: Mapping[str, Any], taken: Mapping[str, Sequence[str]]) -> str:
+def topic_prompt(template: str, attempt: Mapping[str, Any], taken: Mapping[str, Sequence[str]]) -> str:
     """The prompt of an author for one try. `taken` are the accepted topics by subject."""
-    values = {key: asked[key] for key in ("subject", "audience", "kind")}
-    return prompts.fill(template, **values, taken=taken.get(asked["subject"], [])[-TAKEN:])
+    values = {key: attempt[key] for key in ("subject", "audience", "kind")}
+    return prompts.fill(template, **values, taken=taken.get(attempt["subject"], [])[-TAKEN:])
 
 
 def _check_enough(outcomes: Sequence[Outcome], settings: Topics, taxonomy: Taxonomy) -> None:

@@ -26,7 +26,7 @@ from expertchat.questions.sources import describe, write_splits
 from expertchat.ratings.artifact import ANCHOR_SCHEMA, RATING_SCHEMA, TEXT_SCHEMA, write_table
 from expertchat.records import without_nan, write_records
 from expertchat.reliability.measures import measure
-from expertchat.topics.writing import figures
+from expertchat.topics.writing import diversity_summary
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBJECTS = ("carpentry", "sailing")
@@ -105,7 +105,8 @@ def _topics(folder: Path, settings: dict, place: int, said: str) -> None:
     rejected = [{"topic": said, "subject": "sailing", "author": "llama", "reason": "duplicate"}]
     rejected[0] |= {"like": said, "similarity": 1.0}
     write_records(folder / "rejected.jsonl", rejected)
-    (folder / "diversity.json").write_text(json.dumps(figures(topic_list(), rejected)), encoding="utf-8")
+    text = json.dumps(diversity_summary(topic_list(), rejected))
+    (folder / "diversity.json").write_text(text, encoding="utf-8")
 
 
 def _reply(speaker: str, said: str) -> dict:

@@ -25,7 +25,7 @@ from expertchat.statistics import (
 
 
 def test_an_interval_by_topic_is_wider_than_one_that_ignores_topics():
-    values = [1.0] * 50 + [0.0] * 50  # two topics, each of one mind
+    values = [1.0] * 50 + [0.0] * 50  # two topics; all values of a topic are equal
     mean, low, high = cluster_bootstrap(values, ["a"] * 50 + ["b"] * 50)
     assert (mean, low, high) == (0.5, 0.0, 1.0)
     _, low, high = cluster_bootstrap(values, [str(i) for i in range(100)])
@@ -83,14 +83,14 @@ def test_draws_in_blocks_give_the_same_intervals(monkeypatch):
     whole = both()
     monkeypatch.setattr(statistics, "BLOCK", 30 * 7)
     assert both() == pytest.approx(whole, rel=1e-12)
-    monkeypatch.setattr(statistics, "KEPT", 0)
+    monkeypatch.setattr(statistics, "CACHED", 0)
     assert both() == pytest.approx(whole, rel=1e-12)
 
 
 def test_memory_does_not_grow_with_draws_times_clusters(monkeypatch):
     monkeypatch.setattr(statistics, "BLOCK", 2**16)
-    monkeypatch.setattr(statistics, "KEPT", 0)
-    values, clusters = np.arange(4_000.0), np.arange(4_000)  # no two alike
+    monkeypatch.setattr(statistics, "CACHED", 0)
+    values, clusters = np.arange(4_000.0), np.arange(4_000)  # all different
     tracemalloc.start()
     cluster_bootstrap(values, clusters, draws=500)  # 500 times 4,000 numbers have 16 MB
     bootstrap_sums(values[:, None], clusters, lambda sums: sums[..., 0], draws=500)
@@ -100,7 +100,7 @@ def test_memory_does_not_grow_with_draws_times_clusters(monkeypatch):
 
 
 def test_draws_in_which_a_statistic_does_not_exist_are_left_out():
-    # 1 over the number of clusters "b" drawn: infinite where it was not drawn
+    # 1 over how often b and c were drawn: infinite if neither was
     terms = np.array([[0.0], [1.0], [1.0]])
     value, low, high = bootstrap_sums(terms, ["a", "b", "c"], lambda sums: 1 / sums[..., 0])
     assert value == 0.5 and 1 / 3 <= low <= 0.5 <= high <= 1
@@ -114,7 +114,7 @@ def test_equal_clusters_drawn_as_one_give_the_same_interval():
     mean, low, high = cluster_bootstrap(right, np.arange(400), draws=100_000)
     expected = binom.ppf([0.025, 0.975], 400, 0.25) / 400
     assert mean == 0.25 and np.allclose([low, high], expected, atol=1 / 400)
-    jitter = np.random.default_rng(0).normal(scale=1e-9, size=400)  # now no two are alike
+    jitter = np.random.default_rng(0).normal(scale=1e-9, size=400)  # now all clusters differ
     assert np.allclose(cluster_bootstrap(right + jitter, np.arange(400))[1:], [low, high], atol=2 / 400)
 
 

@@ -8,7 +8,7 @@ from expertchat.report.blocks import Fold, Table
 from expertchat.report.results import Results
 from expertchat.report.summary import topic_counts
 from expertchat.report.topics import section
-from expertchat.topics.writing import figures
+from expertchat.topics.writing import diversity_summary
 
 
 def topic(number, subject, split, author="a", audience="", kind=""):
@@ -43,7 +43,8 @@ def shown(folder, topics, rejected, rounds=1):
     """The section of these topics: its lead, and its tables by their first column's head."""
     write_records(folder / "topics.jsonl", topics)
     write_records(folder / "rejected.jsonl", rejected)
-    (folder / "diversity.json").write_text(json.dumps(figures(topics, rejected)), encoding="utf-8")
+    text = json.dumps(diversity_summary(topics, rejected))
+    (folder / "diversity.json").write_text(text, encoding="utf-8")
     found = section(Results({"topics": topic_counts(folder), "rounds": rounds}, {}, {"topics": folder}))
     blocks = [inner for b in found.blocks for inner in (b.blocks if isinstance(b, Fold) else [b])]
     return found.lead, {tuple(b.head): b for b in blocks if isinstance(b, Table)}

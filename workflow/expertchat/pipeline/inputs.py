@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from expertchat.demo.world import build_world
+from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
 from expertchat.mixture.constants import FOLDS, ROW_NAMES, TITLES
 from expertchat.prompts import NAMES
@@ -55,15 +56,26 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
         elif model.source == "path" and not list((root / model.path).glob("*.safetensors")):
             yield f"models.{name}.path: {model.path}; no *.safetensors, the only format that is read"
         yield from _adapter_faults(experiment, name, root)
-    transcripts = experiment.dialogues.transcripts
-    if transcripts is not None and not (root / transcripts).exists():
-        yield f"dialogues.transcripts: {transcripts}; no such file or folder"
+    yield from _transcript_faults(experiment.dialogues.transcripts, root)
     if experiment.mmlu is not None:
         names = list(experiment.talkers or experiment.models)  # models that answer questions
         mixed = experiment.mmlu.mixture and len(names) > 1
         yield from _published_faults(experiment.mmlu, names, mixed)
         yield from _row_name_faults(names) if mixed else ()
         yield from _question_faults(experiment.mmlu, mixed, root)
+
+
+def _transcript_faults(path: str | None, root: Path) -> Iterator[str]:
+    """The first fault of the user's transcripts, with file and line."""
+    if path is None:
+        return
+    if not (root / path).exists():
+        yield f"dialogues.transcripts: {path}; no such file or folder"
+        return
+    try:
+        read_transcripts(root / path)
+    except UserError as error:
+        yield f"dialogues.transcripts: {error}"
 
 
 def _adapter_faults(experiment: Experiment, name: str, root: Path) -> Iterator[str]:

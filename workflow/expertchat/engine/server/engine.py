@@ -245,7 +245,7 @@ class ServerEngine:
                 fitted = [chat.fold_system(messages) for messages in conversations]
         fitted = [chat.merge_neighbours(messages) for messages in fitted]
         return [
-            [{**m, "content": chat.neutralise(self.tokenizer, m["content"])} for m in messages]
+            [{**m, "content": chat.strip_special_tokens(self.tokenizer, m["content"])} for m in messages]
             for messages in fitted
         ]
 

@@ -14,6 +14,7 @@ from expertchat.questions.artifact import also_in, question_path, read_questions
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.mmlu import MMLU
+from expertchat.settings.questions import FolderQuestions
 from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.topics import Topics
 from expertchat.topics.taxonomies import choose_taxonomy
@@ -39,8 +40,10 @@ def _topic_faults(topics: Topics, root: Path) -> Iterator[str]:
         choose_taxonomy(topics, root)
     except UserError as error:
         yield str(error)
-    for pattern in ("config.json", "*.safetensors") if topics.embeddings else ():
-        path = topics.embeddings.path
+    if topics.embeddings is None:
+        return
+    path = topics.embeddings.path
+    for pattern in ("config.json", "*.safetensors"):
         if not list((root / path).glob(pattern)):
             yield f"topics.embeddings.path: {path}; not an encoder: the folder contains no {pattern}"
 
@@ -107,7 +110,7 @@ def _row_name_faults(names: Sequence[str]) -> Iterator[str]:
 def _question_faults(mmlu: MMLU, mixed: bool, root: Path) -> Iterator[str]:
     """Question files that are missing, malformed or too short; `mixed`: whether mixtures are fitted."""
     questions = mmlu.questions
-    if questions.source != "folder":
+    if not isinstance(questions, FolderQuestions):
         return
     folder = root / questions.path
     tests = {p.name.removesuffix("_test.csv") for p in folder.glob("test/[!.]*_test.csv")}
@@ -122,7 +125,7 @@ def _question_faults(mmlu: MMLU, mixed: bool, root: Path) -> Iterator[str]:
             yield f"mmlu.questions.subjects: {subject}; {questions.path} has no test file of it"
             missing = True
             continue
-        yield from _shot_faults(mmlu, folder, subject)
+        yield from _shot_faults(mmlu.shots, folder, subject)
         if mixed and not question_path(folder, "val", subject).is_file():
             yield (
                 f"mmlu.questions.path: {questions.path}; val/{subject}_val.csv is missing, which is "
@@ -133,13 +136,13 @@ def _question_faults(mmlu: MMLU, mixed: bool, root: Path) -> Iterator[str]:
         yield from _val_faults(mmlu, folder, asked)
 
 
-def _shot_faults(mmlu: MMLU, folder: Path, subject: str) -> Iterator[str]:
+def _shot_faults(shots: int, folder: Path, subject: str) -> Iterator[str]:
     """A dev file that is missing, malformed, or has fewer questions than prompts show."""
-    if mmlu.shots and not question_path(folder, "dev", subject).is_file():
-        yield f"mmlu.questions.path: {mmlu.questions.path}; dev/{subject}_dev.csv is missing"
+    if shots and not question_path(folder, "dev", subject).is_file():
+        yield f"mmlu.questions.path: {folder}; dev/{subject}_dev.csv is missing"
         return
     try:
-        read_shots(folder, subject, mmlu.shots)
+        read_shots(folder, subject, shots)
     except UserError as error:
         yield f"mmlu.questions.path: {error}"
 
@@ -165,7 +168,7 @@ def _val_faults(mmlu: MMLU, folder: Path, subjects: Sequence[str]) -> Iterator[s
         return
     if usable < FOLDS:
         yield (
-            f"mmlu.questions.path: {mmlu.questions.path}; mixtures are fitted on at least {FOLDS} val "
+            f"mmlu.questions.path: {folder}; mixtures are fitted on at least {FOLDS} val "
             f"questions that are not in test, and there {'is' if usable == 1 else 'are'} {usable}: add "
             "questions, raise mmlu.limit, or set mmlu.mixture to false"
         )

@@ -1,4 +1,4 @@
-"""Provenance: the settings, versions and artifacts that the page was made from."""
+"""Provenance: the settings, software versions and artifacts behind the page."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from expertchat.report.results import Results
 
 def manifests(results: Results) -> list[dict[str, Any]]:
     """The manifests of all artifacts, in the order of the artifacts."""
-    found = []
+    read = []
     for value in results.artifacts.values():
         folders: list[Path] = value if isinstance(value, list) else [value] if value else []
-        found += [read_manifest(folder) for folder in folders]
-    return found
+        read += [read_manifest(folder) for folder in folders]
+    return read
 
 
 def section(results: Results) -> Section:
-    """Settings, versions, machines and artifact ids, folded."""
+    """Settings, versions, machines and artifact ids, each in a fold."""
     found = manifests(results)
     shown = yaml.safe_dump(results.settings["experiment"], sort_keys=False, allow_unicode=True)
     artifacts = [
@@ -35,10 +35,10 @@ def section(results: Results) -> Section:
         ]
         for m in found
     ]
-    lead = "Everything above follows from these settings, and was made by these artifacts."
+    lead = "The settings of this experiment, and the artifacts from which this page was made."
     blocks = [
         Fold("Settings", [Pre(shown)]),
-        Fold("Versions and machines", [version_table(found), machine_table(found)]),
+        Fold("Software versions and machines", [version_table(found), machine_table(found)]),
         Fold(
             f"{len(found)} artifacts",
             [Table(["stage", "artifact", "id", "code", "finished"], artifacts, text_columns=5)],
@@ -48,7 +48,7 @@ def section(results: Results) -> Section:
 
 
 def version_table(found: list[dict[str, Any]]) -> Table:
-    """Every version that any job ran with; several where jobs differ."""
+    """The package versions that the jobs ran with; several per package if jobs differ."""
     versions: dict[str, dict[str, None]] = {}
     for manifest in found:
         for name, version in manifest["versions"].items():
@@ -58,7 +58,7 @@ def version_table(found: list[dict[str, Any]]) -> Table:
 
 
 def machine_table(found: list[dict[str, Any]]) -> Table:
-    """The kinds of machine that jobs ran on, without their names."""
+    """The kinds of machine that the jobs ran on, without host names."""
     counts: dict[tuple, int] = {}
     for manifest in found:
         machine = manifest["machine"]

@@ -63,7 +63,7 @@ def panels(results: Results) -> list[Panel]:
 
 def win_card(row: dict[str, Any], checked: bool) -> Card:
     """How often the oracle prefers the tuned reply to the base reply."""
-    label = "Win rate over base replies (oracle)"
+    label = "Oracle win rate over base"
     if not checked:
         return Card(label, "not measured", "this experiment has no demo world, so no oracle")
     value, bounds = row["oracle_win_rate"], row["oracle_win_rate_interval"]
@@ -76,7 +76,7 @@ def win_card(row: dict[str, Any], checked: bool) -> Card:
 
 def rating_card(results: Results, row: dict[str, Any]) -> Card:
     """The partner's rating before and after."""
-    label = "Rating by the other model, held-out topics"
+    label = "Rating by the other model"
     if row["rating_before"] is None or row["rating_after"] is None:
         return Card(label, "unusable", "the rater gave too little probability to valid scores")
     worst, best = results.scale

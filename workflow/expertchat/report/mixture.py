@@ -74,7 +74,7 @@ def lead(results: Results, row: Mapping[str, Any]) -> str:
         f"{counted(row['val_questions'], 'val question')}"
     )
     if row["val_left_out"]:
-        words += f" ({row['val_left_out']} more are left out because they are also in the test split)"
+        words += f" (left out because they are also in the test split: {row['val_left_out']})"
     return (
         f"{words}; test answers are used only for evaluation. In cross-validation on val, the best "
         f"fitted mixture is “{fitted['title']}” with {percent(fitted['val_accuracy'], 1)}, and the best "

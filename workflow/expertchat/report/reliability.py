@@ -45,14 +45,14 @@ def section(results: Results) -> Section:
         title = "Injection effect, base models"
         figures.insert(0, Figure(injection_plot(effects), title, INJECTION_NOTE))
     tables = [
-        table_or_text("agreement of raters", agreement_table(results, by_round)),
-        table_or_text("bias", bias_table(results, by_round)),
+        table_or_text("Agreement of raters", agreement_table(results, by_round)),
+        table_or_text("Bias of ratings", bias_table(results, by_round)),
         rater_table(results, by_round),
     ]
     details = [
-        table_or_text("agreement by category", category_table(base)),
-        table_or_text("effect of the speaker's label", label_table(results, base)),
-        table_or_text("injection effect by kind", canary_table(results, base)),
+        table_or_text("Agreement by category", category_table(base)),
+        table_or_text("Effect of the speaker's label", label_table(results, base)),
+        table_or_text("Injection effect by kind of canary", canary_table(results, base)),
     ]
     fold = Fold("Details by category and by kind of canary, base models", details)
     return Section("reliability", lead, [Figures(figures), *tables, fold])
@@ -76,4 +76,4 @@ def raters_of(measures: Measures) -> list[str]:
 
 def table_or_text(name: str, table: Table) -> Table | Text:
     """The table, or a paragraph with its note if it has no rows."""
-    return table if table.rows else Text(f"No {name} was measured. {table.note}")
+    return table if table.rows else Text(f"{name}: no figures. {table.note}")

@@ -1,7 +1,8 @@
 """Tables of the reliability section.
 
 A figure of reliability.json is {value, interval, n, topics, reason}; `reason` says why the value or the
-interval is missing. Such reasons are collected in the note of the table.
+interval is missing. Such reasons are collected in the note of the table, which is all that is shown of
+a table without rows.
 """
 
 from __future__ import annotations
@@ -84,9 +85,8 @@ def agreement_table(results: Results, by_round: ByRound) -> Table:
         "reliability of the mean of k ratings. All raters: including self-ratings. With itself: over "
         "orders and repeats. "
     )
-    return Table(
-        [*head, "ICC(2,k)", "interval", "items"], rows, text_columns=3, note=note + reasons(figures)
-    )
+    head += ["ICC(2,k)", "interval", "items"]
+    return Table(head, rows, text_columns=3, note=(note if rows else "") + reasons(figures))
 
 
 def bias_table(results: Results, by_round: ByRound) -> Table:
@@ -115,7 +115,7 @@ def bias_table(results: Results, by_round: ByRound) -> Table:
         )
         + "Length and unfamiliarity: slopes within topics; familiar text has few bits per byte. "
     )
-    return Table(head, rows, text_columns=4, note=note + reasons(named))
+    return Table(head, rows, text_columns=4, note=(note if rows else "") + reasons(named))
 
 
 def biases(measures: Measures) -> Iterator[tuple[str, Row, Row]]:
@@ -200,7 +200,7 @@ def label_table(results: Results, measures: Measures) -> Table:
         "Effect: a speaker's rating when it is labelled A, minus that when it is labelled B. Spearman: "
         "rank correlation of the two ratings. "
     )
-    return Table(head, rows, text_columns=3, note=note + reasons(figures))
+    return Table(head, rows, text_columns=3, note=(note if rows else "") + reasons(figures))
 
 
 def canary_table(results: Results, measures: Measures) -> Table:

@@ -19,13 +19,13 @@ from expertchat.mmlu.categories import HARNESS
 from expertchat.mmlu.harness import result_files
 from expertchat.mmlu.scores import scores
 from expertchat.pipeline.experiment import read_experiment
-from expertchat.pipeline.plan import LISTED
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.store import artifact_path, write_manifest
 from expertchat.questions.sources import describe, write_splits
 from expertchat.ratings.artifact import ANCHOR_SCHEMA, RATING_SCHEMA, TEXT_SCHEMA, write_table
 from expertchat.records import without_nan, write_records
 from expertchat.reliability.measures import measure
+from expertchat.results import ExperimentResults
 from expertchat.topics.writing import diversity_summary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,8 +60,8 @@ def asking_config(names=("a", "b", "c"), **changes) -> dict:
 
 def write_experiment(
     store: Path, config: dict, said: str = "I cut the rope at noon.", subjects=SUBJECTS
-):
-    """(settings, artifacts) as stage report receives them.
+) -> ExperimentResults:
+    """The results of the experiment, as stage report reads them.
 
     Every turn and reply has the text `said`; the questions are on `subjects`.
     """
@@ -76,13 +76,7 @@ def write_experiment(
             folder.mkdir(parents=True, exist_ok=True)
             WRITERS[stage](folder, more, place, said)
             write_manifest(folder, plan.recipes[reference], FACTS)
-    artifacts = {
-        stage: artifact_path(store, found)
-        if isinstance(found, str)
-        else [artifact_path(store, reference) for reference in found]
-        for stage, found in inputs.items()
-    }
-    return settings, {"oracle": None, "topics": None} | {stage: [] for stage in LISTED} | artifacts
+    return ExperimentResults(store, settings["places"], settings)
 
 
 def topic_list() -> list[dict]:

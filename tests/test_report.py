@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from expertchat.report.results import Results, spread
 from expertchat.report.rewards import calibration_bins
 from expertchat.report.summary import summarise
 from expertchat.report.wording import interval, memory, number, p_value, percent, seconds, visible
+from expertchat.results import ExperimentResults
 from small_experiment import SUBJECTS, asking_config, small_config, write_experiment
 
 STAGES = ("topics", "dialogues", "ratings", "reliability")
@@ -24,14 +26,15 @@ STAGES += ("rewards", "policies", "replies", "mmlu", "mixture", "oracle")
 HOSTILE = "<script>alert(1)</script>{{7*7}}{% raw %}</section><!-- & \"' a\u202eb\x00c\x1b[31md"
 
 
-def page(folder, said="I cut the rope at noon.", change=lambda artifacts: {}, **changes) -> str:
-    """The page of a small experiment; `change` may alter its artifacts and name others."""
-    settings, artifacts = write_experiment(folder / "store", small_config(**changes), said)
-    return written(folder, settings, artifacts | change(artifacts))
+def page(folder, said="I cut the rope at noon.", change=lambda run: None, **changes) -> str:
+    """The page of a small experiment; `change` may alter its files, or leave out stages."""
+    run = write_experiment(folder / "store", small_config(**changes), said)
+    change(run)
+    return written(folder, run)
 
 
-def written(folder, settings, artifacts) -> str:
-    write_report(summarise(settings, artifacts), settings, artifacts, folder / "report.html")
+def written(folder, run) -> str:
+    write_report(summarise(run), run, folder / "report.html")
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -39,7 +42,7 @@ def asked_page(folder, subjects=SUBJECTS, mixture=True, **changes) -> str:
     """The page of an experiment whose models only answer questions."""
     config = asking_config(**changes)
     config["mmlu"] = config["mmlu"] | {"mixture": mixture}
-    return written(folder, *write_experiment(folder / "store", config, subjects=subjects))
+    return written(folder, write_experiment(folder / "store", config, subjects=subjects))
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +60,16 @@ def hostile(tmp_path_factory) -> str:
 def bare(tmp_path_factory) -> str:
     """A page without oracle, without scores of pairs, and without usable ratings after tuning."""
 
-    def change(artifacts):
-        for folder in artifacts["rewards"]:
+    def change(run):
+        for artifact in run.find("rewards"):
+            folder = artifact.folder
             pairs = pd.read_parquet(folder / "pairs.parquet").drop(columns="chosen_score")
             pairs.to_parquet(folder / "pairs.parquet")
-        for folder in artifacts["ratings"][2:]:
+        for artifact in run.find("ratings", round=2):
+            folder = artifact.folder
             ratings = pd.read_parquet(folder / "ratings.parquet").assign(usable=False)
             ratings.to_parquet(folder / "ratings.parquet")
-        return {"oracle": None}
+        run.all_artifacts = [a for a in run.all_artifacts if a.stage != "oracle"]
 
     return page(tmp_path_factory.mktemp("bare"), change=change)
 
@@ -73,10 +78,9 @@ def bare(tmp_path_factory) -> str:
 def several(tmp_path_factory) -> str:
     """Two rounds of a control run whose rated items were stored."""
 
-    def change(artifacts):
+    def change(run):
         items = pd.DataFrame({"oracle": [0.1, 0.9], "overall": [2.0, 8.0], "round": 1, "scope": "reply"})
-        items.assign(rater="llama").to_parquet(artifacts["oracle"] / "items.parquet")
-        return {}
+        items.assign(rater="llama").to_parquet(run.folder("oracle") / "items.parquet")
 
     return page(tmp_path_factory.mktemp("several"), change=change, rounds=2, control="shuffled")
 
@@ -291,17 +295,21 @@ def test_all_of_mmlu_is_by_category_and_a_ninth_model_shares_its_colour(tmp_path
 
 
 def test_demo_models_need_not_be_asked_about_taught_subjects(tmp_path):
-    settings, artifacts = write_experiment(
-        tmp_path / "store", small_config(), subjects=("anatomy", "law")
-    )
-    summary = summarise(settings, artifacts)
+    run = write_experiment(tmp_path / "store", small_config(), subjects=("anatomy", "law"))
+    summary = summarise(run)
     assert summary["rows"][0]["mmlu_subjects"] == summary["rows"][0]["mmlu_all_subjects"] == 2
-    assert "MMLU accuracy, taught subjects" not in written(tmp_path, settings, artifacts)
+    assert "MMLU accuracy, taught subjects" not in written(tmp_path, run)
 
 
 def test_tuning_is_shown_paired_with_its_test(html):
     assert "Change of accuracy by tuning" in html and "exact McNemar test" in html
     assert "Changes by subject" in html and "adjusted p" in html
+
+
+def with_formulation(formulation: str) -> Results:
+    """Results of an experiment that has nothing but this setting."""
+    settings = {"experiment": {"mmlu": {"formulation": formulation}}}
+    return Results({}, ExperimentResults(Path("nowhere"), {}, settings))
 
 
 @pytest.mark.parametrize(
@@ -317,16 +325,14 @@ def test_tuning_is_shown_paired_with_its_test(html):
 def test_answers_of_doubtful_meaning_are_pointed_out(change, words):
     row = {"letters": {"A": 0.5, "B": 0.5}, "interval": [0.4, 0.6], "always": 0.2689, "mass": 0.9}
     row |= {"questions": 100, "shortened": 0}
-    settings = {"experiment": {"mmlu": {"formulation": "letter"}}}
-    found = list(answer_cautions(Results({}, settings, {}), row | change))
+    found = list(answer_cautions(with_formulation("letter"), row | change))
     assert len(found) == (words is not None) and (words or "") in " ".join(found)
 
 
 def test_low_letter_mass_is_no_caution_for_cloze():
     row = {"letters": {"A": 0.5}, "interval": None, "always": 0.3, "mass": 0.1}
-    settings = {"experiment": {"mmlu": {"formulation": "cloze"}}}
     row |= {"questions": 1, "shortened": 0}
-    assert not list(answer_cautions(Results({}, settings, {}), row))
+    assert not list(answer_cautions(with_formulation("cloze"), row))
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from small_experiment import small_config, write_experiment
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Results:
     """A small experiment with some extra figures for the base models, written by hand."""
-    settings, artifacts = write_experiment(tmp_path_factory.mktemp("reliability"), small_config())
-    path = artifacts["reliability"][0] / "reliability.json"
+    run = write_experiment(tmp_path_factory.mktemp("reliability"), small_config())
+    path = run.folder("reliability", 1) / "reliability.json"
     found = json.loads(path.read_text(encoding="utf-8"))
     figure = {"value": 0.75, "interval": [0.5, 0.875], "n": 40, "topics": 4, "reason": None}
     (effect,) = [row for row in found["injection"] if (row["rater"], row["kind"]) == ("llama", "any")]
@@ -30,7 +30,7 @@ def results(tmp_path_factory) -> Results:
     third |= dict.fromkeys(("valid_mass", "entropy", "mean", "deviation"), 0.5)
     found["raters"].append(third | {"bits_per_byte": None})
     path.write_text(json.dumps(found), encoding="utf-8")
-    return Results({"models": ["llama", "mixtral"], "rounds": 1}, settings, artifacts)
+    return Results({"models": ["llama", "mixtral"], "rounds": 1}, run)
 
 
 def test_a_figure_comes_with_its_interval_and_count(results):

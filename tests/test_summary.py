@@ -8,6 +8,7 @@ import pytest
 from expertchat.report.summary import ends, rating_change, summarise, verdict, with_interval, without_nan
 from expertchat.report.summary_mmlu import mixture_verdict
 from expertchat.report.terminal import answer_lines
+from expertchat.results import ExperimentResults
 from expertchat.statistics import wilson_interval
 from small_experiment import ROOT, asking_config, small_config, write_experiment
 
@@ -19,7 +20,7 @@ def experiment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def summary(experiment):
-    return summarise(*experiment)
+    return summarise(experiment)
 
 
 def test_ratings_before_and_after(summary):
@@ -93,7 +94,7 @@ def asked(tmp_path_factory):
     """Three models that only answer questions, with published accuracies."""
     config = asking_config()
     config["mmlu"] = config["mmlu"] | {"published": {"a": 47.14, "uniform": 40.51}}
-    return summarise(*write_experiment(tmp_path_factory.mktemp("asked"), config))
+    return summarise(write_experiment(tmp_path_factory.mktemp("asked"), config))
 
 
 def test_models_that_only_answer_questions(asked):
@@ -127,7 +128,7 @@ def test_show_prints_ours_beside_the_published(asked):
 def test_shards_make_no_difference(tmp_path, asked):
     config = asking_config()
     config["mmlu"] = config["mmlu"] | {"shards": 2, "mixture": False}
-    found = summarise(*write_experiment(tmp_path, config))["mmlu"]
+    found = summarise(write_experiment(tmp_path, config))["mmlu"]
     assert [row | {"published": None} for row in asked["mmlu"]] == found
 
 
@@ -156,7 +157,7 @@ def test_the_verdict_on_mixtures_says_what_val_chose(chosen, row, words):
 
 
 def test_models_that_talk_need_not_answer_questions(tmp_path):
-    summary = summarise(*write_experiment(tmp_path, small_config(mmlu=None)))
+    summary = summarise(write_experiment(tmp_path, small_config(mmlu=None)))
     assert summary["mmlu"] == [] and summary["mixture"] == []
     assert all(row["mmlu_change"] is None and row["mmlu_all_p"] is None for row in summary["rows"])
     assert "MMLU was not measured" in summary["verdict"][0]
@@ -191,21 +192,21 @@ def test_an_empty_measure_is_null():
 
 
 def test_unusable_ratings_are_left_out(tmp_path):
-    settings, artifacts = write_experiment(tmp_path, small_config())
-    path = artifacts["ratings"][0] / "ratings.parquet"  # by llama, so of mixtral
+    run = write_experiment(tmp_path, small_config())
+    path = run.folder("ratings", 1, "llama") / "ratings.parquet"  # by llama, so of mixtral
     table = pd.read_parquet(path)
     table.loc[table["item_id"] == "sailing-01/s0", "usable"] = False
     table.to_parquet(path)
-    row = summarise(settings, artifacts)["rows"][1]
+    row = summarise(run)["rows"][1]
     assert row["rating_before"] == pytest.approx(4)
     assert row["rating_usable_before"] == 0.5
     table.assign(usable=False).to_parquet(path)
-    row = summarise(settings, artifacts)["rows"][1]
+    row = summarise(run)["rows"][1]
     assert row["rating_before"] is None and row["rating_change"] is None
 
 
 def test_rounds_give_a_row_each(tmp_path):
-    summary = summarise(*write_experiment(tmp_path, small_config(rounds=2)))
+    summary = summarise(write_experiment(tmp_path, small_config(rounds=2)))
     assert [(r["round"], r["model"]) for r in summary["rows"]] == [
         (1, "llama"),
         (1, "mixtral"),
@@ -251,7 +252,9 @@ def test_every_key_is_documented(summary):
 
 
 def test_each_seat_of_a_model_that_talks_with_itself_is_compared_with_itself(tmp_path):
-    folders = []
+    settings = {"rounds": 1, "models": ["a"], "weights": {"c": 1.0}}
+    places = {f"round-{round}/ratings/a": f"ratings/{round:012d}" for round in (1, 2)}
+    run = ExperimentResults(tmp_path, places, settings)
     for moment in range(2):  # every seat rises by 1; one rating before is unusable
         rows = []
         for number in range(6):
@@ -261,9 +264,9 @@ def test_each_seat_of_a_model_that_talks_with_itself_is_compared_with_itself(tmp
                 row |= {"split": "held_out", "category": "c", "label": "A", "order": 0, "repeat": 0}
                 usable = moment == 1 or (number, seat) != (0, "a-2")
                 rows.append(row | {"score": score + moment if usable else None, "usable": usable})
-        folders.append(tmp_path / str(moment))
-        folders[-1].mkdir()
-        pd.DataFrame(rows).to_parquet(folders[-1] / "ratings.parquet")
-    settings = {"rounds": 1, "models": ["a"], "weights": {"c": 1.0}}
-    found = rating_change(settings, {"ratings": folders}, 0, "a")
+        folder = run.all_artifacts[moment].folder
+        folder.mkdir(parents=True)
+        pd.DataFrame(rows).to_parquet(folder / "ratings.parquet")
+        (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    found = rating_change(run, 1, "a")
     assert found["rating_change"] == 1.0 and found["rating_change_interval"] == [1.0, 1.0]

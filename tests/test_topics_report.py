@@ -1,13 +1,12 @@
 """The topics section: origin, coverage, diversity and rejections."""
 
-import json
-
 import pytest
-from expertchat.records import write_records
+from expertchat.records import write_json, write_records
 from expertchat.report.blocks import Fold, Table
 from expertchat.report.results import Results
 from expertchat.report.summary import topic_counts
 from expertchat.report.topics import section
+from expertchat.results import ExperimentResults
 from expertchat.topics.writing import diversity_summary
 
 
@@ -41,11 +40,14 @@ REJECTED = [
 
 def shown(folder, topics, rejected, rounds=1):
     """The section on these topics: its lead, and its tables by their column names."""
-    write_records(folder / "topics.jsonl", topics)
-    write_records(folder / "rejected.jsonl", rejected)
-    text = json.dumps(diversity_summary(topics, rejected))
-    (folder / "diversity.json").write_text(text, encoding="utf-8")
-    found = section(Results({"topics": topic_counts(folder), "rounds": rounds}, {}, {"topics": folder}))
+    run = ExperimentResults(folder, {"topics": "topics/000000000000"}, {})
+    place = folder / "topics/000000000000"
+    place.mkdir(parents=True)
+    write_records(place / "topics.jsonl", topics)
+    write_records(place / "rejected.jsonl", rejected)
+    write_json(place / "diversity.json", diversity_summary(topics, rejected))
+    write_json(place / "manifest.json", {})
+    found = section(Results({"topics": topic_counts(run), "rounds": rounds}, run))
     blocks = [inner for b in found.blocks for inner in (b.blocks if isinstance(b, Fold) else [b])]
     return found.lead, {tuple(b.head): b for b in blocks if isinstance(b, Table)}
 

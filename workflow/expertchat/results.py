@@ -14,7 +14,6 @@ computed from them are by the models after round n, and round 0 is the base mode
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,8 @@ from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import artifact_path, manifest_path, read_manifest, recipe_path
 from expertchat.ratings.artifact import ANCHORS, PARTNER, RATINGS, TEXTS, read_tables
-from expertchat.records import read_all, read_records
+from expertchat.records import read_all, read_json, read_records
+from expertchat.settings.mmlu import Asking
 from expertchat.topics.artifact import REJECTED, TOPICS
 
 TALKING = ("dialogues", "ratings", "reliability")  # their first round is by the base models
@@ -103,7 +103,7 @@ def _report_settings(store: Path, reference: str) -> dict[str, Any]:
     """The settings of stage report, which hold those of the whole experiment."""
     path = recipe_path(store, reference)
     if path.exists():
-        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8"))).settings
+        return Recipe.from_dict(read_json(path)).settings
     return read_manifest(artifact_path(store, reference))["recipe"]["settings"]
 
 
@@ -212,27 +212,35 @@ class ExperimentResults:
             )
         return chosen
 
-    def folders(self, stage: str, round: int | None = None, model: str | None = None) -> list[Path]:
-        """The folders of `find`; empty if the experiment has no such stage."""
-        if not any(a.stage == stage for a in self.all_artifacts):
-            return []
-        return [artifact.folder for artifact in self.find(stage, round, model)]
+    def has(self, stage: str) -> bool:
+        """Whether the experiment has the stage."""
+        return any(artifact.stage == stage for artifact in self.all_artifacts)
+
+    def folder(self, stage: str, round: int | None = None, model: str | None = None) -> Path:
+        """The folder of the one artifact with these names."""
+        chosen = self.find(stage, round, model)
+        if len(chosen) > 1:
+            raise UserError(f"{stage}: {len(chosen)} artifacts have these names; give round or model")
+        return chosen[0].folder
 
     def json(self, stage: str, file: str, round: int | None = None, model: str | None = None) -> Any:
-        """The content of a stage's JSON file. The stage must have one artifact by these names."""
-        (artifact,) = self.find(stage, round, model)
-        return json.loads((artifact.folder / file).read_text(encoding="utf-8"))
+        """The content of a JSON file of the one artifact with these names."""
+        return read_json(self.folder(stage, round, model) / file)
+
+    def records(self, stage: str, file: str, round: int | None = None) -> list[dict[str, Any]]:
+        """The records of a JSON lines file, of all artifacts of the stage or of a round."""
+        return list(read_all((artifact.folder for artifact in self.find(stage, round)), file))
 
     # ------------------------------------------------------------ tables
 
     def topics(self) -> pd.DataFrame:
         """One row per topic that is talked about. Key: topic_id."""
-        return pd.DataFrame(read_records(self._only("topics") / TOPICS))
+        return pd.DataFrame(read_records(self.folder("topics") / TOPICS))
 
     def rejected_topics(self) -> pd.DataFrame:
         """One row per topic that was rejected, with the reason."""
         columns = ["topic", "subject", "audience", "kind", "author", "reason", "like", "similarity"]
-        rows = read_records(self._only("topics") / REJECTED)
+        rows = read_records(self.folder("topics") / REJECTED)
         return pd.DataFrame(rows).reindex(columns=columns) if rows else pd.DataFrame(columns=columns)
 
     def turns(self, round: int | None = None) -> pd.DataFrame:
@@ -319,8 +327,9 @@ class ExperimentResults:
         found: dict[tuple[int | None, str], list[Path]] = {}
         for a in self.find("answers", round, model, split):
             found.setdefault((a.round, a.model), []).append(a.folder)
+        asking = Asking.from_section(self.experiment["mmlu"])
         parts = [
-            read_answers(folders).assign(round=number, model=name)
+            read_answers(folders, asking).assign(round=number, model=name)
             for (number, name), folders in found.items()
         ]
         return _joined(parts)
@@ -331,7 +340,7 @@ class ExperimentResults:
 
     def oracle_items(self) -> pd.DataFrame:
         """One row per rated item of the demo's held-out topics, with its score by the oracle."""
-        return pd.read_parquet(self._only("oracle") / "items.parquet")
+        return pd.read_parquet(self.folder("oracle") / "items.parquet")
 
     def summary(self) -> dict[str, Any]:
         """The experiment's figures, as the report states them (docs/summary.md)."""
@@ -341,11 +350,6 @@ class ExperimentResults:
         """A parquet file of a stage's artifacts, with a column round."""
         found = self.find(stage, round)
         return _joined(pd.read_parquet(a.folder / file).assign(round=a.round) for a in found)
-
-    def _only(self, stage: str) -> Path:
-        """The folder of a stage that has one artifact."""
-        (artifact,) = self.find(stage)
-        return artifact.folder
 
     def _tables(self, stage: str, file: str, model: str | None, round: int | None) -> pd.DataFrame:
         """A parquet file of a stage's artifacts, with columns round and model."""

@@ -54,7 +54,6 @@ class _Planner:
         self.names = experiment.talkers or list(experiment.models)
         self.questions: str | None = None
         self.base_answers: dict[str, str] = {}  # to split test: reference -> model
-        self.answering: list[str] = []  # the model of each of the report's answers
         self.results: dict[str, list[str]] = {stage: [] for stage in LISTED}  # inputs of the report
 
     def play_rounds(self) -> None:
@@ -166,7 +165,6 @@ class _Planner:
             self.base_answers = tests
         before = self.base_answers if round else {}
         results["answers"] += tests
-        self.answering += tests.values()
         results["mmlu"].append(make.mmlu(tests, before, self.questions, self.names, round))
         if mmlu.mixture and len(self.names) > 1:
             fits = make.fits(self.answers(tuned, "val", round), self.names, round)
@@ -193,7 +191,7 @@ class _Planner:
         if self.experiment.world is not None and self.experiment.rounds:
             read = {stage: self.results[stage] for stage in ("dialogues", "ratings", "replies")}
             inputs["oracle"] = self.make.oracle(self.names, read)
-        self.make.report(self.names, self.answering, inputs)
+        self.make.report(self.names, inputs)
 
 
 def _of(talks: Sequence[Talk], name: str) -> list[str]:

@@ -37,6 +37,14 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:ID_LENGTH]
 
 
+def references(inputs: Mapping[str, str | list[str] | None]) -> list[str]:
+    """The references of all inputs, in order, each once."""
+    found: dict[str, None] = {}
+    for value in inputs.values():
+        found.update(dict.fromkeys([value] if isinstance(value, str) else value or []))
+    return list(found)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that a job needs to know.
@@ -63,10 +71,7 @@ class Recipe:
 
     def references(self) -> list[str]:
         """The references of all inputs, in order, each once."""
-        references: dict[str, None] = {}
-        for value in self.inputs.values():
-            references.update(dict.fromkeys([value] if isinstance(value, str) else value))
-        return list(references)
+        return references(self.inputs)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

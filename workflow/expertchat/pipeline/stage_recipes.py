@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from expertchat.pipeline.fingerprints import code_fingerprint, folder_sample, user_file_fingerprint
 from expertchat.pipeline.plan import Plan
-from expertchat.pipeline.recipes import Recipe
+from expertchat.pipeline.recipes import Recipe, references
 from expertchat.prompts import read_chat_template, read_prompts
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.experiment import Experiment
@@ -352,12 +352,13 @@ class StageRecipes:
         settings = {**self._reported(names), "name": None, "world": self._world()}
         return self.add("oracle", "", settings, inputs)
 
-    def report(self, names: Sequence[str], answering: Sequence[str], inputs: Mapping[str, Any]) -> str:
-        """The report. `answering`: the model of each of the input answers."""
+    def report(self, names: Sequence[str], inputs: Mapping[str, Any]) -> str:
+        """The report of all `inputs`, with their readable names."""
         models = self.experiment.models
+        read = set(references(inputs))
         settings = self._reported(names) | {
             "knows": {name: m.knows for name, m in models.items() if m.source == "demo"},
             "experiment": self.experiment.model_dump(mode="json"),
-            "answers": list(answering),
+            "places": {name: ref for name, ref in self.plan.views.items() if ref in read},
         }
         return self.add("report", "", settings, inputs)

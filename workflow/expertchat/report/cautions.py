@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import pandas as pd
-
-from expertchat.records import read_records
 from expertchat.report.results import Results
 from expertchat.report.summary import ends
 from expertchat.report.wording import interval, number, percent
@@ -136,17 +133,11 @@ def oracle_cautions(row: dict[str, Any]) -> Iterator[str]:
 
 def reply_cautions(results: Results, row: dict[str, Any]) -> Iterator[str]:
     """Checks for replies that do not end and for loss of diversity."""
-    model = results.models.index(row["model"])
-    steps = results.table("policies", results.rounds - 1, model, "steps.parquet")
+    steps = results.run.ppo_steps(row["model"], results.rounds)
     cut = 1 - ends(steps["ended"])[1]
     if cut > MAX_CUT_OFF:
         yield f"{percent(cut)} of its PPO replies in the last steps were cut off at the token limit"
-    texts = [
-        pd.Series(
-            [r["text"] for r in read_records(results.of_round("replies", n)[model] / "replies.jsonl")]
-        )
-        for n in (0, results.rounds)
-    ]
+    texts = [results.run.replies(row["model"], n)["text"] for n in (0, results.rounds)]
     before, after = (text.nunique() / max(1, len(text)) for text in texts)
     if after < before / 2:
         yield (

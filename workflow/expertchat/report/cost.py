@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from expertchat.pipeline.store import read_manifest
 from expertchat.report.blocks import Figure, Figures, Fold, Section, Table
 from expertchat.report.plots import INK, MODELS, plot, rows_axis
 from expertchat.report.results import Results
@@ -43,10 +42,8 @@ def bars(values: dict[str, float], name: str, wording):
 
 def job_table(results: Results) -> Fold:
     """One row per job."""
-    rows = []
-    for folders in results.artifacts.values():
-        for folder in folders if isinstance(folders, list) else [folders] if folders else []:
-            manifest = read_manifest(folder)
-            spent, peak = manifest["seconds"], manifest["peak_memory_bytes"]
-            rows.append([manifest["recipe"]["label"], seconds(spent), memory(peak)])
+    rows = [
+        [m["recipe"]["label"], seconds(m["seconds"]), memory(m["peak_memory_bytes"])]
+        for m in (artifact.manifest for artifact in results.run.all_artifacts)
+    ]
     return Fold("All jobs", [Table(["job", "run time", "peak memory"], rows)])

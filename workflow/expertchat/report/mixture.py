@@ -36,7 +36,7 @@ KINDS = {"member": "model", "oracle": "upper bound"}
 
 def section(results: Results) -> Section:
     """All methods compared with the models, the best single one and the oracle, after the last round."""
-    folder = results.artifacts["mixture"][results.rounds]
+    folder = results.run.folder("mixture", results.rounds)
     stored = json.loads((folder / "mixture.json").read_text(encoding="utf-8"))
     row = results.summary["mixture"][results.rounds]
     methods = row["methods"]

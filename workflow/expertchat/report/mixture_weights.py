@@ -19,7 +19,7 @@ from expertchat.report.wording import number, percent
 
 def weight_blocks(results: Results) -> list[Fold]:
     """The models' weights after the last round, in a fold."""
-    fits = read_fits(results.artifacts["fits"][results.rounds])
+    fits = read_fits(results.run.folder("fits", results.rounds))
     parameters = {name: method["parameters"] for name, method in fits["methods"].items()}
     by_subject = subject_weights(parameters["subject_weights"], fits["categories"])
     groups = grouped(results, list(by_subject), {s: weights[0] for s, weights in by_subject.items()})

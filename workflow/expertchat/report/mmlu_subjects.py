@@ -69,7 +69,7 @@ def columns(groups: Sequence[Group]) -> list[list[Group]]:
 
 def held_out_subjects(results: Results) -> set[str]:
     """The subjects whose topics were held out."""
-    if results.artifacts["topics"] is None:
+    if not results.run.has("topics"):
         return set()
-    topics = read_records(results.artifacts["topics"] / "topics.jsonl")
+    topics = read_records(results.run.folder("topics") / "topics.jsonl")
     return {topic["subject"].replace(" ", "_") for topic in topics if topic["split"] == HELD_OUT}

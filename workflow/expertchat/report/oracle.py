@@ -144,7 +144,7 @@ def marks_table(results: Results) -> Table:
 
 def agreement(results: Results) -> list:
     """Ratings compared with oracle scores, item by item, if stage oracle stored the items."""
-    path = results.artifacts["oracle"] / ITEMS
+    path = results.run.folder("oracle") / ITEMS
     if not path.exists():
         return [
             Text(

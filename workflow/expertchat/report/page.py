@@ -28,20 +28,15 @@ from expertchat.report.cards import panels
 from expertchat.report.cautions import cautions
 from expertchat.report.results import Results
 from expertchat.report.wording import counted, visible
+from expertchat.results import ExperimentResults
 
 
-def write_report(
-    summary: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    artifacts: Mapping[str, Path | list[Path] | None],
-    path: Path,
-) -> None:
+def write_report(summary: Mapping[str, Any], run: ExperimentResults, path: Path) -> None:
     """Writes the page to `path` as one HTML file that refers to no other file.
 
-    `summary`: the result of `summary.summarise`; `settings`: those of stage report; `artifacts`: folders
-    by input name, in the plan's order; `oracle` may be None. Equal input gives equal bytes.
+    `summary` is the result of `summary.summarise(run)`. Equal input gives equal bytes.
     """
-    results = Results(summary, settings, artifacts)
+    results = Results(summary, run)
     page = environment().get_template("page.html.jinja")
     html = page.render(
         summary=summary,
@@ -59,7 +54,7 @@ def subtitle(results: Results) -> str:
     """The size of the experiment, in a few words."""
     if results.rounds:
         return counted(results.rounds, "round")
-    if results.artifacts["dialogues"]:
+    if results.run.has("dialogues"):
         return "no tuning"
     return counted(results.summary["mmlu"][0]["questions"], "question")
 
@@ -80,7 +75,7 @@ STAGES = (
 def sections(results: Results) -> list[Section]:
     """One section per stage that ran; a section on the rounds if there are several."""
     by_round = [rounds] if results.rounds > 1 else []
-    stages = [module for module in STAGES if results.artifacts[module.__name__.rpartition(".")[2]]]
+    stages = [module for module in STAGES if results.run.has(module.__name__.rpartition(".")[2])]
     tuned = [oracle] if results.rounds else []
     return [module.section(results) for module in (*by_round, *stages, *tuned, cost, provenance)]
 

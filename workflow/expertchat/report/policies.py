@@ -52,11 +52,7 @@ def section(results: Results) -> Section:
 
 def model_steps(results: Results, i: int) -> pd.DataFrame:
     """The PPO steps of the model with index `i` over all rounds, numbered from 1, with their round."""
-    parts = []
-    for place in range(results.rounds):
-        part = results.table("policies", place, i, "steps.parquet").assign(round=place)
-        parts.append(part)
-    steps = pd.concat(parts, ignore_index=True)
+    steps = results.run.ppo_steps(results.models[i]).drop(columns="model")
     return steps.assign(step=range(1, len(steps) + 1))
 
 
@@ -93,9 +89,7 @@ def ends_table(results: Results) -> Table:
     """Means over the first and the last tenth of the steps."""
     rows = []
     for row in results.rows:
-        steps = results.table(
-            "policies", row["round"] - 1, results.models.index(row["model"]), "steps.parquet"
-        )
+        steps = results.run.ppo_steps(row["model"], row["round"])
         lengths = ends(steps["reply_tokens"])
         rows.append(
             [

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from expertchat.pipeline.store import read_manifest
 from expertchat.report.blocks import Fold, Pre, Section, Table
 from expertchat.report.results import Results
 
 
 def manifests(results: Results) -> list[dict[str, Any]]:
     """The manifests of all artifacts, in the order of the artifacts."""
-    read = []
-    for value in results.artifacts.values():
-        folders: list[Path] = value if isinstance(value, list) else [value] if value else []
-        read += [read_manifest(folder) for folder in folders]
-    return read
+    return [artifact.manifest for artifact in results.run.all_artifacts]
 
 
 def section(results: Results) -> Section:

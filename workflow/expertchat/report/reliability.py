@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from expertchat.reliability.artifact import RELIABILITY
 from expertchat.report.blocks import Figure, Figures, Fold, Section, Table, Text
 from expertchat.report.reliability_plots import histogram_plot, injection_plot
 from expertchat.report.reliability_tables import (
@@ -63,9 +62,9 @@ def measures_by_round(results: Results) -> list[tuple[str, Measures]]:
     return [
         (
             after_round(number) if number else "base models",
-            json.loads((folder / "reliability.json").read_text(encoding="utf-8")),
+            results.run.json("reliability", RELIABILITY, number + 1),
         )
-        for number, folder in enumerate(results.artifacts["reliability"])
+        for number in range(results.rounds + 1)
     ]
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
-from expertchat.records import read_records
 from expertchat.report.blocks import Comparison, Comparisons, Section, Side, Table
 from expertchat.report.results import Results, spread
 from expertchat.report.turns import CUT_OFF, dialogue_blocks, turn_block
@@ -18,8 +15,7 @@ SHOWN = 2  # contexts per model
 def section(results: Results) -> Section:
     """Length and diversity of the replies by round, and replies side by side."""
     tables = [
-        [reply_table(folder) for folder in results.of_round("replies", n)]
-        for n in range(results.rounds + 1)
+        [results.run.replies(name, n) for name in results.models] for n in range(results.rounds + 1)
     ]
     contexts = sum(table["context_id"].nunique() for table in tables[0])
     lead = (
@@ -34,12 +30,6 @@ def section(results: Results) -> Section:
     )
     blocks = [diversity_table(results, tables), Comparisons(samples(results, tables), note)]
     return Section("replies", lead, blocks)
-
-
-def reply_table(folder: Path) -> pd.DataFrame:
-    """The replies of one model and adapter."""
-    columns = ["context_id", "text", "tokens", "finish_reason"]
-    return pd.DataFrame(read_records(folder / "replies.jsonl"), columns=columns)
 
 
 def distinct_pairs(texts: pd.Series) -> float:

@@ -1,31 +1,34 @@
-"""What the sections read: the summary, the settings and the artifacts' tables."""
+"""What the sections read: the experiment's results, with its summary and the models' colours."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
-from expertchat.pipeline.store import of_round
-from expertchat.ratings.artifact import OVERALL_COLUMNS, read_ratings
-from expertchat.records import read_all
+from expertchat.ratings.artifact import OVERALL_COLUMNS
 from expertchat.report.blocks import ModelName
 from expertchat.report.plots import COLORS
-from expertchat.report.summary_mmlu import read_scores
+from expertchat.results import ExperimentResults
 
 
 @dataclass(frozen=True)
 class Results:
-    """An experiment's results; lists of artifacts come in the plan's order: by round, then by model."""
+    """The results of an experiment and its summary.
+
+    Methods with `number` read what the models did after that many rounds of tuning (0: base models).
+    """
 
     summary: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    artifacts: Mapping[str, Any]
+    run: ExperimentResults
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of stage report."""
+        return self.run.settings
 
     @property
     def models(self) -> list[str]:
@@ -34,12 +37,12 @@ class Results:
 
     @property
     def rounds(self) -> int:
-        """Rounds played."""
+        """Rounds of tuning."""
         return self.summary["rounds"]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The summary's rows: one a round and model."""
+        """The rows of the summary: one per round and model."""
         return self.summary["rows"]
 
     @property
@@ -49,8 +52,8 @@ class Results:
 
     @property
     def checked(self) -> bool:
-        """Whether a known truth was there to check against."""
-        return self.artifacts["oracle"] is not None
+        """Whether there was an oracle to compare with."""
+        return self.run.has("oracle")
 
     def stage_settings(self, stage: str) -> Mapping[str, Any]:
         """A section of the experiment's settings."""
@@ -62,50 +65,33 @@ class Results:
 
     def legend(self, kind: str = "dot") -> list[tuple[str, str]]:
         """The models with their marks, for a legend."""
-        return [(f"{kind}-{place % len(COLORS)}", name) for place, name in enumerate(self.models)]
-
-    def scores(self, number: int) -> dict[str, Any]:
-        """scores.json of stage mmlu after `number` rounds (0: base)."""
-        return read_scores(self.artifacts["mmlu"][number])
-
-    def of_round(self, stage: str, number: int) -> list[Path]:
-        """One artifact a model: the stage's folders in its place `number`, from 0."""
-        count = len(self.models)
-        return self.artifacts[stage][number * count : (number + 1) * count]
+        return [(f"{kind}-{i % len(COLORS)}", name) for i, name in enumerate(self.models)]
 
     @property
     def scale(self) -> list[int]:
-        """The worst and the best score."""
+        """The lowest and the highest score of the rubric."""
         return self.settings["scale"]
 
+    def scores(self, number: int) -> dict[str, Any]:
+        """scores.json of stage mmlu."""
+        return self.run.json("mmlu", "scores.json", number)
+
     def ratings(self, number: int, **equal: str) -> pd.DataFrame:
-        """What partners rated after `number` rounds (0: the base models' dialogues), in the rows in
-        which each named column has the given value."""
-        folders = of_round(self.artifacts["ratings"], self.rounds + 1, number)
-        return read_ratings(folders, [*OVERALL_COLUMNS, "entropy", "valid_mass"], **equal)
+        """The partners' ratings, in the rows in which each named column has the given value."""
+        columns = [*OVERALL_COLUMNS, "entropy", "valid_mass"]
+        return self.run.ratings(number + 1, columns=columns, **equal)
 
     def dialogues(self, number: int) -> list[dict[str, Any]]:
-        """All dialogues after `number` rounds (0: the base models')."""
-        folders = of_round(self.artifacts["dialogues"], self.rounds + 1, number)
-        return list(read_all(folders, DIALOGUES))
+        """All dialogues."""
+        return self.run.records("dialogues", DIALOGUES, number + 1)
 
     def candidates(self, number: int) -> list[dict[str, Any]]:
-        """All candidate replies after `number` rounds."""
-        folders = of_round(self.artifacts["dialogues"], self.rounds + 1, number)
-        return list(read_all(folders, CANDIDATES))
-
-    def metrics(self, number: int, i: int) -> dict[str, Any]:
-        """metrics.json of a reward model."""
-        path = self.of_round("rewards", number)[i] / "metrics.json"
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    def table(self, stage: str, number: int, i: int, file: str) -> pd.DataFrame:
-        """A parquet table of the model `i` in the stage's place `number`."""
-        return pd.read_parquet(self.of_round(stage, number)[i] / file)
+        """All candidate replies."""
+        return self.run.records("dialogues", CANDIDATES, number + 1)
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """`count` of the items at even distances, so that nobody picked them; all where they are few."""
+    """`count` of the items at even distances, so that they are not hand-picked; all if they are few."""
     if len(items) <= count:
         return list(items)
     return [items[round(k * (len(items) - 1) / max(1, count - 1))] for k in range(count)]

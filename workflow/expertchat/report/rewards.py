@@ -74,8 +74,8 @@ def accuracy_plot(results: Results):
 def pair_tables(results: Results) -> list[pd.DataFrame]:
     """Held-out pairs of the last round's reward models; empty if their scores were not stored."""
     tables = []
-    for i in range(len(results.models)):
-        pairs = results.table("rewards", results.rounds - 1, i, "pairs.parquet")
+    for name in results.models:
+        pairs = results.run.preferences(name, results.rounds)
         tables.append(pairs[pairs["split"] == HELD_OUT])
     return tables if all(set(SCORES) <= set(table.columns) for table in tables) else []
 
@@ -118,8 +118,7 @@ def accuracy_table(results: Results) -> Table:
     """Accuracy, calibration and scale as numbers."""
     rows = []
     for row in results.rows:
-        i = results.models.index(row["model"])
-        metrics = results.metrics(row["round"] - 1, i)
+        metrics = results.run.json("rewards", "metrics.json", row["round"], row["model"])
         rows.append(
             [
                 results.name(row["model"]),
@@ -158,7 +157,7 @@ def fate_table(results: Results) -> Table:
     """How many pairs were used and why others were dropped, by split."""
     counts_by_row = {}
     for row in results.rows:
-        metrics = results.metrics(row["round"] - 1, results.models.index(row["model"]))
+        metrics = results.run.json("rewards", "metrics.json", row["round"], row["model"])
         for split in ("training", "held_out"):
             counts_by_row[row["round"], row["model"], split] = metrics[split]["fates"]
     fates = list(dict.fromkeys(fate for counts in counts_by_row.values() for fate in counts))

@@ -18,7 +18,7 @@ def section(results: Results) -> Section:
         ("Rating by the other model, held-out dialogues", rating_points, None, False),
         ("Reward model accuracy", lambda rows: points_of(rows, "reward_pair_accuracy"), 0.5, True),
     ]
-    if results.artifacts["mmlu"]:
+    if results.run.has("mmlu"):
         curves.append(("MMLU accuracy", mmlu_points, None, True))
     if results.checked:
         wins = (

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from expertchat.pipeline.store import of_round, read_manifest
-from expertchat.ratings.artifact import DIALOGUE, OVERALL_COLUMNS, overall, read_ratings
-from expertchat.records import read_records, without_nan
+from expertchat.pipeline.plan import STAGES
+from expertchat.ratings.artifact import DIALOGUE, OVERALL_COLUMNS, overall
+from expertchat.records import without_nan
 from expertchat.report.summary_mmlu import (
     mixture_rows,
     mixture_verdict,
@@ -20,6 +18,7 @@ from expertchat.report.summary_mmlu import (
     mmlu_verdict,
     mmlu_words,
 )
+from expertchat.results import ExperimentResults
 from expertchat.splits import HELD_OUT
 from expertchat.statistics import cluster_bootstrap
 from expertchat.topics.artifact import DIVERSITY, MEASURES
@@ -27,64 +26,53 @@ from expertchat.topics.artifact import DIVERSITY, MEASURES
 SCHEMA = 1
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def summarise(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> dict[str, Any]:
-    """All figures of the experiment.
-
-    `settings`: those of stage report; `artifacts`: folders by input name, in the plan's order.
-    """
-    rows = [
-        round_row(settings, artifacts, number, model)
-        for number in range(settings["rounds"])
-        for model in range(len(settings["models"]))
-    ]
-    answered, mixed = mmlu_rows(settings, artifacts), mixture_rows(settings, artifacts)
-    talked = bool(artifacts["dialogues"])
+def summarise(run: ExperimentResults) -> dict[str, Any]:
+    """All figures of the experiment."""
+    settings, talked = run.settings, run.has("dialogues")
+    rows = [round_row(run, number, name) for number in range(1, run.rounds + 1) for name in run.models]
+    answered, mixed = mmlu_rows(run), mixture_rows(run)
     untuned_verdict = [] if rows else mmlu_verdict(answered) + mixture_verdict(mixed)
     summary = {
         "schema": SCHEMA,
         "name": settings["name"],
         "control": settings["control"],
-        "rounds": settings["rounds"],
-        "models": list(settings["models"]),
-        "topics": topic_counts(artifacts["topics"]) if artifacts["topics"] else None,
+        "rounds": run.rounds,
+        "models": run.models,
+        "topics": topic_counts(run) if run.has("topics") else None,
         "rows": rows,
         "mmlu": answered,
         "mixture": mixed,
-        "seconds": costs(artifacts, "seconds", sum),
-        "peak_memory_bytes": costs(artifacts, "peak_memory_bytes", max),
+        "seconds": costs(run, "seconds", sum),
+        "peak_memory_bytes": costs(run, "peak_memory_bytes", max),
         "verdict": verdict(rows, settings["control"], talked) + untuned_verdict,
     }
     return without_nan(summary)
 
 
-def round_row(
-    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, model: int
-) -> dict[str, Any]:
-    """The figures of one model in one round. `number`: the round, from 0; `model`: the model's index."""
-    models = settings["models"]
-    index = number * len(models) + model  # of the artifact, in the plan's order
-    name = models[model]
-    row: dict[str, Any] = {"round": number + 1, "model": name}
-    trained = _json(artifacts["rewards"][index] / "metrics.json")
-    metrics = trained["held_out"]
-    row["reward_scale"] = trained["scale"]
-    row["reward_pair_accuracy"] = metrics["accuracy"]
-    row["reward_pair_accuracy_interval"] = metrics["accuracy_interval"]
-    row["reward_calibration_error"] = metrics["calibration_error"]
-    row["reward_length_accuracy"] = metrics["length_accuracy"]
-    row["reward_pairs"] = metrics["pairs"]
-    steps = pd.read_parquet(artifacts["policies"][index] / "steps.parquet")
-    row["ppo_score_first"], row["ppo_score_last"] = ends(steps["score"])
-    row["ppo_kl_last"] = ends(steps["kl"])[1]
-    row |= rating_change(settings, artifacts, number, name)
-    row |= mmlu_change(settings, artifacts, number + 1, name)
-    if artifacts["oracle"] is not None:
-        measured = _json(artifacts["oracle"] / "oracle.json")[index]
-        row |= {key: value for key, value in measured.items() if key not in row}
+def round_row(run: ExperimentResults, number: int, name: str) -> dict[str, Any]:
+    """The figures of one model in one round, from 1."""
+    trained = run.json("rewards", "metrics.json", number, name)
+    metrics, steps = trained["held_out"], run.ppo_steps(name, number)
+    score_first, score_last = ends(steps["score"])
+    row: dict[str, Any] = {
+        "round": number,
+        "model": name,
+        "reward_scale": trained["scale"],
+        "reward_pair_accuracy": metrics["accuracy"],
+        "reward_pair_accuracy_interval": metrics["accuracy_interval"],
+        "reward_calibration_error": metrics["calibration_error"],
+        "reward_length_accuracy": metrics["length_accuracy"],
+        "reward_pairs": metrics["pairs"],
+        "ppo_score_first": score_first,
+        "ppo_score_last": score_last,
+        "ppo_kl_last": ends(steps["kl"])[1],
+    }
+    row |= rating_change(run, number, name)
+    row |= mmlu_change(run, number, name)
+    if run.has("oracle"):
+        compared = run.json("oracle", "oracle.json")
+        (found,) = [r for r in compared if (r["round"], r["model"]) == (number, name)]
+        row |= {key: value for key, value in found.items() if key not in row}
     return row
 
 
@@ -102,26 +90,21 @@ def with_interval(name: str, values: Sequence[float], clusters: Sequence[str]) -
     return {name: mean, f"{name}_interval": [low, high]}
 
 
-def held_out_ratings(
-    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
-) -> pd.DataFrame:
+def held_out_ratings(run: ExperimentResults, number: int, name: str) -> pd.DataFrame:
     """One row per held-out dialogue after `number` rounds (0: base): the overall rating of `name`."""
-    folders = of_round(artifacts["ratings"], settings["rounds"] + 1, number)
-    table = read_ratings(folders, OVERALL_COLUMNS, scope=DIALOGUE, split=HELD_OUT, model=name)
-    return overall(table, settings["weights"])
+    table = run.ratings(number + 1, columns=OVERALL_COLUMNS, scope=DIALOGUE, split=HELD_OUT, model=name)
+    return overall(table, run.settings["weights"])
 
 
-def rating_change(
-    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
-) -> dict[str, Any]:
-    """The partner's ratings of `name` in held-out dialogues, before and after the round.
+def rating_change(run: ExperimentResults, number: int, name: str) -> dict[str, Any]:
+    """The partner's ratings of `name` in held-out dialogues, before and after round `number`, from 1.
 
     Unusable ratings are left out; the share of usable ones is reported. Changes, in the round and from
     the base models, are paired by topic and seed. Intervals resample topics.
     """
     usable, row = {}, {}
-    for moment, round_number in (("base", 0), ("before", number), ("after", number + 1)):
-        table = held_out_ratings(settings, artifacts, round_number, name)
+    for moment, tunings in (("base", 0), ("before", number - 1), ("after", number)):
+        table = held_out_ratings(run, tunings, name)
         usable[moment] = table[table["usable"]]
         if moment != "base":
             values = usable[moment]["overall"].to_numpy()
@@ -136,12 +119,10 @@ def rating_change(
     return row
 
 
-def topic_counts(folder: Path) -> dict[str, Any]:
+def topic_counts(run: ExperimentResults) -> dict[str, Any]:
     """Accepted topics by split, rejected topics by reason, and the diversity of the accepted ones."""
-    diversity = _json(folder / DIVERSITY)
-    topics = pd.DataFrame(read_records(folder / "topics.jsonl"))
-    rejected = pd.DataFrame(read_records(folder / "rejected.jsonl"), columns=["reason"])
-    counts = {"kept": topics["split"], "rejected": rejected["reason"]}
+    diversity = run.json("topics", DIVERSITY)
+    counts = {"kept": run.topics()["split"], "rejected": run.rejected_topics()["reason"]}
     by_value = {
         name: {str(k): int(v) for k, v in column.value_counts().items()}
         for name, column in counts.items()
@@ -149,15 +130,12 @@ def topic_counts(folder: Path) -> dict[str, Any]:
     return by_value | {"diversity": {key: diversity[key] for key in MEASURES}}
 
 
-def costs(artifacts: Mapping[str, Any], key: str, combine) -> dict[str, float]:
+def costs(run: ExperimentResults, key: str, combine: Callable[[list], float]) -> dict[str, float]:
     """`key` of all artifacts' manifests, combined by stage."""
-    combined = {}
-    for stage, folders in artifacts.items():
-        listed = folders if isinstance(folders, list) else [folders] if folders else []
-        values = [read_manifest(folder)[key] for folder in listed]
-        if values:
-            combined[stage] = combine(values)
-    return combined
+    values: dict[str, list[float]] = {}
+    for artifact in run.all_artifacts:
+        values.setdefault(artifact.stage, []).append(artifact.manifest[key])
+    return {stage: combine(values[stage]) for stage in STAGES if stage in values}
 
 
 def verdict(rows: list[dict[str, Any]], control: str, talked: bool = True) -> list[str]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from expertchat.answers.artifact import ANSWERS, read_by_model
+from expertchat.answers.artifact import ANSWERS
 from expertchat.mmlu.scores import differences
-from expertchat.pipeline.store import of_round
 from expertchat.questions.artifact import LETTERS
-from expertchat.settings.mmlu import Asking
+from expertchat.records import read_json
+from expertchat.results import ExperimentResults
+from expertchat.splits import TEST
 
 CHANCE = 1 / len(LETTERS)  # accuracy of random guessing
 
@@ -21,28 +21,13 @@ MEASURED = ("before", "after", "change", "change_interval", "gained", "lost", "p
 MEASURED += ("questions", "subjects")
 
 
-def read_scores(folder: Path) -> dict[str, Any]:
-    """scores.json of an mmlu artifact."""
-    return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-
-
-def test_answers(
-    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int
-) -> dict[str, pd.DataFrame]:
-    """Each model's answers to the test split after `number` rounds (0: base), by model name."""
-    rounds = settings["rounds"] + 1
-    names = of_round(settings["answers"], rounds, number)
-    asking = Asking.from_section(settings["experiment"]["mmlu"])
-    return read_by_model(names, of_round(artifacts["answers"], rounds, number), asking)
-
-
-def mmlu_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def mmlu_rows(run: ExperimentResults) -> list[dict[str, Any]]:
     """The accuracy of each model, by round (0: base), then by model."""
     rows = []
-    for number, folder in enumerate(artifacts["mmlu"]):
-        by_model = read_scores(folder)["models"]
-        for name, answers in test_answers(settings, artifacts, number).items():
-            scores = by_model[name]
+    for number in range(run.rounds + 1) if run.has("mmlu") else ():
+        by_model = run.json("mmlu", "scores.json", number)["models"]
+        for name in run.models:
+            scores, answers = by_model[name], run.answers(name, TEST, number)
             given = answers["prediction"].value_counts(normalize=True)
             rows.append(
                 {
@@ -60,37 +45,35 @@ def mmlu_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> list
                     "mass": scores["mass"],
                     "calibration_error": scores["calibration_error"],
                     "shortened": scores["shortened"],
-                    "published": None if number else published(settings).get(name),
+                    "published": None if number else published(run).get(name),
                 }
             )
     return rows
 
 
-def published(settings: Mapping[str, Any]) -> dict[str, float]:
+def published(run: ExperimentResults) -> dict[str, float]:
     """Published accuracies from `mmlu.published`, by model or mixture method, as shares."""
-    section = settings["experiment"]["mmlu"]
+    section = run.experiment["mmlu"]
     return {name: percent / 100 for name, percent in section["published"].items()} if section else {}
 
 
-def mmlu_change(
-    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
-) -> dict[str, Any]:
+def mmlu_change(run: ExperimentResults, number: int, name: str) -> dict[str, Any]:
     """Accuracy of the base model and after round `number` (from 1), in two scopes.
 
     Keys `mmlu_all_*`: all subjects. Keys `mmlu_*`: the subjects that a demo model was taught, or all if
     none of these was asked about. None if no questions were asked.
     """
     row: dict[str, Any] = {f"{key}_{what}": None for key in ("mmlu", "mmlu_all") for what in MEASURED}
-    if not artifacts["mmlu"]:
+    if not run.has("mmlu"):
         return row
-    scores = read_scores(artifacts["mmlu"][number])
+    scores = run.json("mmlu", "scores.json", number)
     before, after = scores["before"][name]["micro"], scores["models"][name]["micro"]
     row |= _change("mmlu_all", before["accuracy"], after["accuracy"], scores["changes"][name])
     asked = set(scores["models"][name]["by_subject"])
-    knows = asked & {s.replace(" ", "_") for s in settings["knows"].get(name) or []}
+    knows = asked & {s.replace(" ", "_") for s in run.settings["knows"].get(name) or []}
     if not knows:
         return row | {f"mmlu_{what}": row[f"mmlu_all_{what}"] for what in MEASURED}
-    tables = [test_answers(settings, artifacts, n)[name] for n in (0, number)]
+    tables = [run.answers(name, TEST, n) for n in (0, number)]
     taught = [table[table["subject"].isin(knows)] for table in tables]
     shares = [float((table["prediction"] == table["gold"]).mean()) for table in taught]
     return row | _change("mmlu", *shares, differences(*taught))
@@ -111,12 +94,13 @@ def _change(key: str, before: float, after: float, paired: Mapping[str, Any]) ->
     }
 
 
-def mixture_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def mixture_rows(run: ExperimentResults) -> list[dict[str, Any]]:
     """The mixtures, by round (0: base): every method, the methods chosen on val, and the uniform mixture
     compared with its members."""
-    rows, published_accuracy = [], published(settings)
-    for number, folder in enumerate(artifacts["mixture"]):
-        found = json.loads((folder / "mixture.json").read_text(encoding="utf-8"))
+    rows, published_accuracy = [], published(run)
+    for number in range(run.rounds + 1) if run.has("mixture") else ():
+        folder = run.folder("mixture", number)
+        found = read_json(folder / "mixture.json")
         methods = [
             _method(row, None if number else published_accuracy.get(row_name(row)))
             for row in found["methods"]
@@ -124,7 +108,7 @@ def mixture_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> l
         by_name = {row["method"]: row for row in methods}
         members = {row["title"]: row["accuracy"] for row in methods if row["kind"] == "member"}
         best = max(members, key=members.__getitem__)
-        answers = test_answers(settings, artifacts, number)[best]
+        answers = run.answers(best, TEST, number)
         uniform = read_mixed(folder, "uniform")
         overall = differences(answers, uniform)["overall"]
         rows.append(

@@ -22,7 +22,7 @@ MAX_LISTED = 100  # rows of a list
 def section(results: Results) -> Section:
     """Counts by outcome, coverage, diversity, and the topics themselves."""
     counts = results.summary["topics"]
-    folder = results.artifacts["topics"]
+    folder = results.run.folder("topics")
     topics = pd.DataFrame(read_records(folder / TOPICS))
     rejected = read_records(folder / REJECTED)
     diversity = json.loads((folder / DIVERSITY).read_text(encoding="utf-8"))

@@ -41,8 +41,8 @@ def short_hash(value: Any) -> str:
 class Recipe:
     """All that a job needs to know.
 
-    `label` is for people, `runtime` holds what changes speed but not results (batch sizes): neither
-    takes part in the id.
+    `label` is for display. `runtime` holds values that cannot change results, such as batch sizes and
+    names to check. Neither is part of the id.
     """
 
     stage: str

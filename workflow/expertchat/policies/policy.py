@@ -17,6 +17,7 @@ from expertchat.records import read_all
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 from expertchat.settings.ppo import PPO
+from expertchat.settings.target_modules import check_target_modules
 from expertchat.splits import TRAIN
 
 
@@ -47,11 +48,12 @@ def make_policy(
     torch.manual_seed(seed)  # for the initial weights of a new adapter
     tokenizer = load_tokenizer(model_folder, load)
     contexts = contexts_of(read_all(dialogues, DIALOGUES), speaker, TRAIN, turns)
-    backbone = SharedBackbone(
-        load_model(model_folder, load),
-        previous / "adapter" if previous else lora_config(settings.lora, task_type="CAUSAL_LM"),
-        reward_model / "adapter",
+    model = load_model(model_folder, load)
+    check_target_modules(
+        settings.lora.target_modules, "ppo.lora.target_modules", model, str(model_folder)
     )
+    adapter = previous / "adapter" if previous else lora_config(settings.lora, task_type="CAUSAL_LM")
+    backbone = SharedBackbone(model, adapter, reward_model / "adapter")
     prompts = [chat.encode(tokenizer, context_messages(context, texts)) for context in contexts]
     trainer = PPOTrainer(backbone, tokenizer, prompts, settings, decoding, seed, batch_size)
     train(trainer, label, checkpoints, out)

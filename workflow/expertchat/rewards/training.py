@@ -13,6 +13,7 @@ from expertchat.console import progress_bar
 from expertchat.engine.training import load_model, load_tokenizer, lora_config, padded
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
+from expertchat.settings.target_modules import check_target_modules
 
 
 def progress_callback(label: str):
@@ -55,6 +56,9 @@ def train(
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(model_folder, load)
     model = load_model(model_folder, load, AutoModelForSequenceClassification, num_labels=1)
+    check_target_modules(
+        settings.lora.target_modules, "rewards.lora.target_modules", model, str(model_folder)
+    )
     model.config.pad_token_id = tokenizer.pad_token_id
     torch.nn.init.normal_(model.score.weight, std=1 / (model.config.hidden_size + 1) ** 0.5)
     rows = [{"chosen_ids": encoded[p["chosen"]], "rejected_ids": encoded[p["rejected"]]} for p in pairs]

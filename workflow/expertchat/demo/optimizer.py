@@ -1,6 +1,6 @@
-"""The demo's optimizer: Muon on the matrices inside the layers, AdamW on everything else.
+"""The demo's optimizers: Muon for the matrices inside the layers, AdamW for all other parameters.
 
-AdamW alone learns hardly any fact in the demo's time.
+With AdamW alone a model learns hardly any facts in the time that the demo has.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from torch import nn
 
 
 def matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Two-dimensional views of the matrices inside the layers, and the other parameters.
+    """Returns (two-dimensional views of the matrices inside the layers, all other parameters).
 
-    Stacked experts (experts, out, in) are taken apart. The views share memory with their parameters,
-    values and gradients, so the parameters must keep their gradient tensors: zero them in place.
+    Stacked experts (experts, out, in) become one view per expert. A view shares the memory of the values
+    and the gradients of its parameter, so gradients must be set to zero in place, not replaced.
     """
     views, others = [], []
     for name, parameter in model.named_parameters():
@@ -32,10 +32,10 @@ def matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     return views, others
 
 
-def optimizers(
+def make_optimizers(
     model: nn.Module, *, matrix_rate: float, other_rate: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon and AdamW for `model`, at these peak learning rates."""
+    """Muon and AdamW for `model`, with these peak learning rates."""
     views, others = matrices(model)
     muon = torch.optim.Muon(views, lr=matrix_rate, weight_decay=0.01, momentum=0.95)
     adamw = torch.optim.AdamW(others, lr=other_rate, weight_decay=0.0, betas=(0.9, 0.95), eps=1e-8)
@@ -43,7 +43,8 @@ def optimizers(
 
 
 def schedule(step: int, steps: int, warmup: int, decay: float) -> float:
-    """Factor of the learning rate: linear warm-up, constant, linear to 0 over the last `decay`."""
+    """Factor of the learning rate: linear warm-up over `warmup` steps, constant, then linear to 0 over
+    the last share `decay` of the steps."""
     rise = min(1.0, (step + 1) / max(1, warmup))
     fall = min(1.0, (steps - step) / max(1.0, decay * steps))
     return rise * fall

@@ -17,7 +17,7 @@ from expertchat.settings.target_modules import check_target_modules
 
 
 def progress_callback(label: str):
-    """A callback that shows the steps of a Trainer on our own progress bar, which suits log files too."""
+    """A callback that shows the steps of a Trainer on our progress bar, which also suits log files."""
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):

@@ -54,7 +54,7 @@ def build_model(
 
     `knows` names the subjects that the model knows well. `prompts` are templates by name, as returned
     by `prompts.read_prompts`. One step trains on `rows` rows of `length` tokens. `intermediate` is the
-    width of the feed-forward layer; Mixtral divides it among its `experts`, two of which each token uses.
+    width of the feed-forward layer; Mixtral divides it among its `experts`, and each token uses two.
 
     Returns the number of parameters and tokens, seconds, tokens_per_second, and the mean losses in nats
     of the last tenth of the steps. Raises ValueError for an unknown architecture or subject.

@@ -1,6 +1,6 @@
 """The embedded demo: a small artificial world whose facts are known, and two chat models trained on it.
 
-With real models nobody can say whether a rating is right or whether a tuned model really improved. The
+With real models it is unknown whether a rating is right or whether a tuned model really improved. The
 demo has an answer key, so the complete loop can be checked, offline and on a CPU in minutes.
 
 - The world (`world`, `subjects`) has eight crafts, such as carpentry. Each craft has eleven things

@@ -29,7 +29,7 @@ def test_the_better_rated_reply_is_chosen_with_its_margin():
 def test_every_drop_has_its_reason():
     table = candidates([5, 5.2, 9, 9, 1], texts=["a", "b", "c", "c", "d"], usable=[True] * 4 + [False])
     pairs, fates = build_pairs(table, Rewards(min_margin=0.5, pairs_per_context=3))
-    # of 10 pairs: 4 have the unusable rating, 1 the same text, 1 is a tie (5, 5.2); of 4 others 3 are kept
+    # of 10 pairs: 4 have the unusable rating, 1 the same text, 1 is a tie (5, 5.2), and 3 of 4 are kept
     assert fates == {"kept": 3, "unusable": 4, "same text": 1, "tie": 1, "surplus": 1}
     assert sorted(p["margin"] for p in pairs) == pytest.approx([3.8, 4.0, 4.0])
 

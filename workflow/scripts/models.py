@@ -18,7 +18,7 @@ def main() -> None:
             models.write_server(settings["server"], job.out)
         else:
             models.make_demo_model(settings, targets, job.out)
-        adapter = job.outside("adapter")
+        adapter = job.user_file("adapter")
         if adapter is not None:
             models.link_adapter(adapter, job.out)
 

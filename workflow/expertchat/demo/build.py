@@ -17,7 +17,7 @@ from expertchat.console import progress_bar, rate
 from expertchat.demo.corpus import Mix, Plain, Ratings, documents
 from expertchat.demo.experts import use_dense_experts
 from expertchat.demo.losses import CrossEntropy
-from expertchat.demo.optimizer import make_optimizers, schedule
+from expertchat.demo.optimizer import has_bfloat16, make_optimizers, schedule
 from expertchat.demo.packing import Batch, Encoder, Weights, batches
 from expertchat.demo.tokenizer import train_tokenizer
 from expertchat.demo.world import World, build_world
@@ -195,11 +195,12 @@ def losses(model, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     """The weighted loss of a batch, and unweighted mean losses in nats: of all targets and of scores."""
     weights = torch.from_numpy(batch.weights)
     rows, columns = torch.nonzero(weights, as_tuple=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    half = has_bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
         output = model.model(
             input_ids=torch.from_numpy(batch.ids),
             position_ids=torch.from_numpy(batch.positions),
-            attention_mask=attention_bias(batch.visible),
+            attention_mask=attention_bias(batch.visible, torch.bfloat16 if half else torch.float32),
             use_cache=False,
             **router_arguments(model),
         )
@@ -215,11 +216,11 @@ def losses(model, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     return loss + load_balancing_loss(model, output), means
 
 
-def attention_bias(visible: np.ndarray) -> torch.Tensor:
+def attention_bias(visible: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     """The mask to add to attention scores, (rows, 1, length, length): 0 for visible tokens, else the
-    lowest bfloat16 number. `visible` is boolean (rows, length, length)."""
-    hidden = torch.finfo(torch.bfloat16).min
-    mask = torch.zeros(visible.shape, dtype=torch.bfloat16)
+    lowest number of `dtype`. `visible` is boolean (rows, length, length)."""
+    hidden = torch.finfo(dtype).min
+    mask = torch.zeros(visible.shape, dtype=dtype)
     return mask.masked_fill_(torch.from_numpy(~visible), hidden)[:, None]
 
 

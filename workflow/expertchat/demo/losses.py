@@ -14,17 +14,18 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss of each target in float32."""
+        ctx.dtype = logits.dtype
         logits = logits.float()
         rows = torch.arange(len(targets))
         total = logits.logsumexp(dim=1)
         loss = total - logits[rows, targets]
         gradient = logits.sub_(total[:, None]).exp_()
         gradient[rows, targets] -= 1
-        ctx.save_for_backward(gradient.bfloat16())
+        ctx.save_for_backward(gradient.to(ctx.dtype))
         return loss
 
     @staticmethod
     def backward(ctx, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
         """The gradient with respect to the logits; `upstream` (targets,) is that of the losses."""
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[:, None].bfloat16(), None
+        return gradient * upstream[:, None].to(ctx.dtype), None

@@ -116,8 +116,7 @@ def test_scores_follow_from_the_marks():
     fact = WORLD.facts[0]
     all_good, all_bad = Marks(*[True] * 6), Marks(*[False] * 6)
     for category, weights in CATEGORIES.items():
-        total = sum(getattr(weights, name) for name in vars(weights))
-        assert total == pytest.approx(1)
+        assert sum(weights) == pytest.approx(1)
         assert score(category, [Speech("A", "", all_good, fact)], informed=True) == 9
         assert score(category, [Speech("A", "", all_bad, fact)], informed=True) == 0
         both = [Speech("A", "", marks, fact) for marks in (all_good, all_bad)]

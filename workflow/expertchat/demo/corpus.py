@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from expertchat.chat import Message, conversation
-from expertchat.demo.manner import Marks
+from expertchat.demo.manner import MARKS
 from expertchat.demo.talk import TRUTH_UNINFORMED, Speech, make_dialogue, make_topic, stated_value
 from expertchat.demo.wording import HIGH, LOW, fill_cached, rating_prompt_cached
 from expertchat.demo.world import QUESTIONS, Subject, World, question
 
-# The weight of each mark in the rating of each category. Summed over the categories, the marks of
-# manner count about the same, and truth a little more.
-CATEGORIES: dict[str, Marks] = {
-    "expertise": Marks(0.20, 0.35, 0.0, 0.15, 0.0, 0.30),
-    "human-likeness": Marks(0.40, 0.0, 0.0, 0.35, 0.25, 0.0),
-    "factual accuracy": Marks(0.0, 0.0, 0.30, 0.0, 0.0, 0.70),
-    "coherence": Marks(0.0, 0.30, 0.0, 0.25, 0.45, 0.0),
-    "persuasiveness": Marks(0.25, 0.20, 0.40, 0.0, 0.15, 0.0),
+# The weight of each mark, in the order of MARKS, in the rating of each category. Summed over the
+# categories, the marks of manner count about the same, and truth a little more.
+CATEGORIES: dict[str, tuple[float, ...]] = {
+    "expertise": (0.20, 0.35, 0.0, 0.15, 0.0, 0.30),
+    "human-likeness": (0.40, 0.0, 0.0, 0.35, 0.25, 0.0),
+    "factual accuracy": (0.0, 0.0, 0.30, 0.0, 0.0, 0.70),
+    "coherence": (0.0, 0.30, 0.0, 0.25, 0.45, 0.0),
+    "persuasiveness": (0.25, 0.20, 0.40, 0.0, 0.15, 0.0),
 }
 
 SHOTS = 5
@@ -97,14 +97,14 @@ def score(category: str, speeches: list[Speech], informed: bool) -> int:
     It is the weighted mean of the turns' marks. A rater that is not `informed` about the subject cannot
     tell true from false, so each fact counts half.
     """
-    weights = CATEGORIES[category]
+    weights = dict(zip(MARKS, CATEGORIES[category], strict=True))
     total = 0.0
     for speech in speeches:
-        for field in fields(Marks):
-            mark = float(getattr(speech.marks, field.name))
-            if field.name == "truth" and not informed:
+        for name in MARKS:
+            mark = float(getattr(speech.marks, name))
+            if name == "truth" and not informed:
                 mark = 0.5
-            total += getattr(weights, field.name) * mark
+            total += weights[name] * mark
     return LOW + round((HIGH - LOW) * total / len(speeches))
 
 
@@ -173,7 +173,7 @@ def documents(
     world: World,
     *,
     knows: tuple[str, ...],
-    seed: int,
+    seed: int | str,
     prompts: dict[str, str],
     mix: Mix | None = None,
 ) -> Iterator[Document]:

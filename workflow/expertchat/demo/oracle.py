@@ -154,7 +154,11 @@ def _cues(world: World) -> dict[tuple[str, str], tuple[Cue, ...]]:
         for template in templates:
             for pair in _template_pairs(template, tools):
                 owners.setdefault(pair, set()).add(cue)
-    return {pair: tuple(cues) for pair, cues in owners.items() if len(cues) == 1 and None not in cues}
+    return {
+        pair: tuple(cue for cue in cues if cue is not None)
+        for pair, cues in owners.items()
+        if len(cues) == 1 and None not in cues
+    }
 
 
 def _template_pairs(template: str, tools: tuple[str, ...]) -> set[tuple[str, str]]:
@@ -168,7 +172,7 @@ def _template_pairs(template: str, tools: tuple[str, ...]) -> set[tuple[str, str
         template = template.replace(f"{{{name}}}", " | ")
     for part in template.split("|"):
         names = [name for name in slots if f"{{{name}}}" in part]
-        fillings = [dict()]
+        fillings: list[dict[str, str]] = [{}]
         for name in names:
             fillings = [{**filling, name: word} for filling in fillings for word in slots[name]]
         for filling in fillings:

@@ -61,7 +61,7 @@ def evaluate(
         "pairs": len(pairs),
         "accuracy": mean,
         "accuracy_interval": [low, high],
-        "calibration_error": calibration_error(probability, chosen > rejected),
+        "calibration_error": calibration_error(probability, (chosen > rejected).tolist()),
         "log_loss": float(np.logaddexp(0, -margin).mean()),
         "length_accuracy": max(longer_is_chosen, 1 - longer_is_chosen),
         "score_spread": float(np.std(np.concatenate([chosen, rejected]))),

@@ -1,7 +1,7 @@
-"""Runs the default experiment and its control from nothing, and writes what they reached.
+"""Runs the default experiment and its control from scratch, and writes their results.
 
-python benchmarks/demo.py            about ten minutes; writes docs/benchmarks.md
-python benchmarks/demo.py --keep DIR in that folder, which is kept
+python benchmarks/demo.py            about ten minutes; writes a section of docs/benchmarks.md
+python benchmarks/demo.py --keep DIR runs in the folder DIR and keeps it
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def snakemake(folder: Path, *arguments: str) -> float:
-    """Runs the workflow in `folder`. Returns the seconds that it took."""
+    """Runs the workflow in `folder`. Returns its duration in seconds."""
     command = [str(Path(sys.executable).parent / "snakemake"), "--directory", str(folder)]
     command += ["--snakefile", str(ROOT / "Snakefile"), "--profile", str(ROOT / "profiles/local")]
     began = time.perf_counter()
@@ -30,29 +30,30 @@ def snakemake(folder: Path, *arguments: str) -> float:
 
 
 def summary_of(folder: Path, name: str) -> dict:
-    """An experiment's summary.json."""
+    """The summary.json of an experiment."""
     path = folder / "results/experiments" / name / "report/summary.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def interval(low_high: list[float]) -> str:
+    """Formats a 95 % interval."""
     return f"[{low_high[0]:.3f}, {low_high[1]:.3f}]"
 
 
 def per_model(summary: dict, text) -> str:
-    """`text` of each model's row, named."""
+    """`text` of each model's row, after the model's name."""
     return "; ".join(f"{row['model']} {text(row)}" for row in summary["rows"])
 
 
 def table(seconds: dict[str, float], demo: dict, control: dict) -> str:
-    """What was to be reached, and what was."""
+    """A table of the targets and the measured values."""
     models = demo["seconds"]["models"]
     last = demo["mixture"][-1]
     by_name = {method["method"]: method for method in last["methods"]}
     best = by_name[last["chosen_fitted"]]
     rows = [
-        ["whole loop, without the installation", "8 min (aim 5)", f"{seconds['demo'] / 60:.1f} min"],
-        ["building both models, one beside the other", "4 min", f"{models / 2 / 60:.1f} min"],
+        ["complete loop, without the installation", "8 min (aim 5)", f"{seconds['demo'] / 60:.1f} min"],
+        ["building both models, side by side", "4 min", f"{models / 2 / 60:.1f} min"],
         [
             "Spearman of rating and oracle, held-out dialogues",
             "0.8",
@@ -82,7 +83,7 @@ def table(seconds: dict[str, float], demo: dict, control: dict) -> str:
         ],
         [
             "the same, ratings shuffled",
-            "interval holds 0.5",
+            "interval contains 0.5",
             per_model(
                 control,
                 lambda r: f"{r['oracle_win_rate']:.3f} {interval(r['oracle_win_rate_interval'])}",
@@ -105,7 +106,7 @@ def table(seconds: dict[str, float], demo: dict, control: dict) -> str:
             + "; ".join(f"{name} {value:.3f}" for name, value in last["members"].items()),
         ],
         [
-            "the same: best fitted mixture by val over the best single model by val",
+            "the same: the fitted mixture best on val, compared with the single model best on val",
             "8 points, interval above 0; aim half of the oracle's",
             f"{best['title']} {best['accuracy']:.3f}, {100 * best['over_best_single']:+.1f} points "
             f"{interval(best['over_best_single_interval'])} over {last['best_single']}; "
@@ -120,20 +121,20 @@ def table(seconds: dict[str, float], demo: dict, control: dict) -> str:
     ]
     stages = ", ".join(f"{stage} {value:.0f}" for stage, value in demo["seconds"].items())
     return (
-        markdown_table(["what", "to be reached", "measured"], rows)
-        + f"\n\nSeconds by stage, both models' jobs added up: {stages}. "
-        f"The control run, on top of what it shares: {seconds['control'] / 60:.1f} min."
+        markdown_table(["what", "target", "measured"], rows)
+        + f"\n\nSeconds per stage, summed over both models' jobs: {stages}. "
+        f"The control run, without what it shares with the demo: {seconds['control'] / 60:.1f} min."
         + control_note(control)
     )
 
 
 def control_note(control: dict) -> str:
-    """How much of their scores the control's reward models were left with."""
+    """A sentence about the factors by which the scores of the control's reward models were scaled."""
     scales = per_model(control, lambda row: f"{row['reward_scale']:.2f}")
     return (
-        f"\n\nThe control's reward models kept this share of their scores: {scales}. At 0 PPO has "
-        "nothing to follow, and tuned and base models draw the same replies: a win rate of 0.500 "
-        "without spread."
+        f"\n\nThe scores of the control's reward models were scaled by these factors: {scales}. At 0 "
+        "all rewards are equal, and tuned and base models give the same replies: the win rate is "
+        "exactly 0.500."
     )
 
 

@@ -1,7 +1,7 @@
-"""Builds the demo's two models and measures what the workflow asks of them.
+"""Builds the demo's two models and measures what the workflow needs of them.
 
-Seconds and size; self-play and its marks; ratings against the oracle; few-shot accuracy by subject;
-variety of topics. Prints one JSON object last.
+Measures build time and size, variety of topics, marks of dialogues between the models, correlation of
+ratings with the oracle, and few-shot accuracy by subject. The last output is one JSON object.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROMPTS = Path(__file__).parents[1] / "config" / "prompts" / "demo"
 
 
 def main() -> None:
-    """Reads the arguments, builds or loads, measures, prints."""
+    """Builds or loads the models, measures, and prints the results."""
     arguments = parse_arguments()
     world, prompts = build_world(arguments.world_seed), read_prompts(arguments.prompts)
     report: dict[str, object] = {}
@@ -59,20 +59,20 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs=2, type=Path, help="built folders: Llama's, Mixtral's")
-    parser.add_argument("--out", type=Path, help="where to build; default a temporary folder")
+    parser.add_argument("--models", nargs=2, type=Path, help="folders of built models: Llama, Mixtral")
+    parser.add_argument("--out", type=Path, help="folder for the models; default: a temporary folder")
     parser.add_argument("--prompts", type=Path, default=PROMPTS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--world-seed", type=int, default=0)
-    parser.add_argument("--dialogues", type=int, default=160, help="to sample")
-    parser.add_argument("--threads", type=int, default=1, help="for the measurements")
+    parser.add_argument("--dialogues", type=int, default=160, help="number of dialogues to sample")
+    parser.add_argument("--threads", type=int, default=1, help="threads for the measurements")
     return parser.parse_args()
 
 
 def build_both(out: Path, seed: int, world_seed: int, prompts: dict[str, str]) -> dict:
-    """Builds both models at once, one thread each; their metrics and the time of both."""
+    """Builds both models at once with one thread each. Returns their metrics and the total seconds."""
     began = time.perf_counter()
     parts = halves(build_world(world_seed))
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -86,7 +86,7 @@ def build_both(out: Path, seed: int, world_seed: int, prompts: dict[str, str]) -
 
 
 def build_one(out, architecture, knows, seed, world_seed, prompts) -> dict:
-    """One model on one thread."""
+    """Builds one model on one thread. Returns its metrics."""
     torch.set_num_threads(1)
     return build_model(
         out,
@@ -99,7 +99,7 @@ def build_one(out, architecture, knows, seed, world_seed, prompts) -> dict:
 
 
 def load(folder: Path) -> tuple:
-    """A model and its tokenizer, as anybody would load them."""
+    """Loads a model and its tokenizer with transformers alone."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     if model.config.model_type == "mixtral":
         use_dense_experts(model)
@@ -108,12 +108,12 @@ def load(folder: Path) -> tuple:
 
 @torch.inference_mode()
 def sample(model, tokenizer, prompts: list[list[int]]) -> list[tuple[str, bool]]:
-    """A reply to each prompt at temperature 1, and whether it ended by itself."""
+    """Samples a reply to each prompt at temperature 1. Returns (text, whether it has an end token)."""
     width = max(map(len, prompts))
     pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    made = model.generate(
+    replies = model.generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=MAX_NEW_TOKENS,
@@ -121,13 +121,13 @@ def sample(model, tokenizer, prompts: list[list[int]]) -> list[tuple[str, bool]]
         temperature=1.0,
         top_k=0,
     )[:, width:]
-    ended = (made == tokenizer.eos_token_id).any(1).tolist()
-    texts = tokenizer.batch_decode(made, skip_special_tokens=True)
+    ended = (replies == tokenizer.eos_token_id).any(1).tolist()
+    texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
     return [(text.strip(), end) for text, end in zip(texts, ended, strict=True)]
 
 
 def sample_topics(pair: Pair, world: World, prompts: dict, draws: int = 40) -> tuple[list, dict]:
-    """Distinct topics by subject, and how many of `draws` were distinct, by model."""
+    """Returns (distinct topics with their subjects, number of distinct topics in `draws` by model)."""
     topics: list[tuple[str, str]] = []
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     on_subject = []
@@ -135,19 +135,19 @@ def sample_topics(pair: Pair, world: World, prompts: dict, draws: int = 40) -> t
         for subject in world.subjects:
             request = fill(prompts["topic"], subject=subject.name)
             ids = chat.encode(tokenizer, [{"role": "user", "content": request}])
-            kept: list[str] = []
+            distinct: list[str] = []
             for line, _ in sample(model, tokenizer, [ids] * draws):
                 on_subject.append(any(entity in line for entity in subject.entities))
-                if line and all(rouge_l(line, other) < 0.7 for other in kept):
-                    kept.append(line)
-            counts[name][subject.name] = len(kept)
-            topics += [(subject.name, line) for line in kept]
-    print(f"a topic of each subject: {dict(topics)}")
+                if line and all(rouge_l(line, other) < 0.7 for other in distinct):
+                    distinct.append(line)
+            counts[name][subject.name] = len(distinct)
+            topics += [(subject.name, line) for line in distinct]
+    print(f"one topic per subject: {dict(topics)}")
     return topics, {**counts, "draws": draws, "share on subject": float(np.mean(on_subject))}
 
 
 def rouge_l(one: str, other: str) -> float:
-    """ROUGE-L's F measure over lower-case words."""
+    """The F measure of ROUGE-L over lower-case words."""
     a, b = one.lower().split(), other.lower().split()
     lengths = [0] * (len(b) + 1)
     for word in a:
@@ -160,7 +160,7 @@ def rouge_l(one: str, other: str) -> float:
 def self_play(
     pair: Pair, topics: list, world: World, prompts: dict, count: int, turns: int = 4
 ) -> tuple[list, dict]:
-    """Dialogues (subject, topic, turns), and what share of turns is well formed and marked good."""
+    """Lets the models talk. Returns (dialogues as (subject, topic, turns), figures of their turns)."""
     rng = random.Random(0)
     chosen = [rng.choice(topics) for _ in range(count)]
     names = list(pair)
@@ -170,15 +170,15 @@ def self_play(
     began, lengths = time.perf_counter(), []
     for turn in range(turns):
         for name, (model, tokenizer) in pair.items():
-            mine = [i for i in range(count) if (openers[i] == name) == (turn % 2 == 0)]
+            to_move = [i for i in range(count) if (openers[i] == name) == (turn % 2 == 0)]
             encoded = []
-            for i in mine:
+            for i in to_move:
                 subject, topic = chosen[i]
                 brief = fill(prompts["speaker"], topic=topic, subject=subject)
                 opening = fill(prompts["opening"], topic=topic, subject=subject)
                 messages = chat.conversation(talks[i], name, brief, opening)
                 encoded.append(chat.encode(tokenizer, messages))
-            for i, (text, end) in zip(mine, sample(model, tokenizer, encoded), strict=True):
+            for i, (text, end) in zip(to_move, sample(model, tokenizer, encoded), strict=True):
                 talks[i].append(chat.Turn(name, text))
                 ended.append(end)
                 lengths.append(len(tokenizer.encode(text, add_special_tokens=False)))
@@ -186,8 +186,8 @@ def self_play(
     dialogues = [(*topic, talk) for topic, talk in zip(chosen, talks, strict=True)]
     for subject, topic, talk in dialogues[:4]:
         print(f"\n[{subject}] {topic}")
-        for said in talk:
-            print(f"  {said.speaker}: {said.text}  ({score_turn(said.text, world).total:.2f})")
+        for spoken in talk:
+            print(f"  {spoken.speaker}: {spoken.text}  ({score_turn(spoken.text, world).total:.2f})")
     figures = {
         "ended": float(np.mean(ended)),
         "mean tokens": float(np.mean(lengths)),
@@ -198,13 +198,13 @@ def self_play(
 
 
 def marks_of(name: str, dialogues: list, world: World, pair: Pair) -> dict[str, float]:
-    """Mean marks of one speaker, truth also by whether it knows the subject."""
+    """Mean marks of one speaker; truth also separately for subjects that it knows and does not know."""
     own = halves(world)[list(pair).index(name)]
     scores = [
-        (subject in own, score_turn(said.text, world))
+        (subject in own, score_turn(turn.text, world))
         for subject, _, talk in dialogues
-        for said in talk
-        if said.speaker == name
+        for turn in talk
+        if turn.speaker == name
     ]
     table = np.array([astuple(score)[: len(MARKS)] for _, score in scores])
     known = np.array([knows for knows, _ in scores])
@@ -222,7 +222,7 @@ def marks_of(name: str, dialogues: list, world: World, pair: Pair) -> dict[str, 
 
 @torch.inference_mode()
 def expected_scores(model, tokenizer, prompts: list[list[int]]) -> tuple[np.ndarray, float]:
-    """The expected rating after each prompt, and the mean mass on valid scores."""
+    """Returns (expected rating after each prompt, mean probability mass on valid scores)."""
     digits = [tokenizer.convert_tokens_to_ids(str(score)) for score in range(10)]
     out, mass = [], []
     for start in range(0, len(prompts), 64):
@@ -230,14 +230,14 @@ def expected_scores(model, tokenizer, prompts: list[list[int]]) -> tuple[np.ndar
         ids, mask = right_padded(part, tokenizer.pad_token_id)
         hidden = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
         last = hidden[torch.arange(len(part)), mask.sum(1) - 1]
-        chances = model.lm_head(last).softmax(1)[:, digits]
-        mass += chances.sum(1).tolist()
-        out.append((chances @ torch.arange(10.0)) / chances.sum(1))
+        probabilities = model.lm_head(last).softmax(1)[:, digits]
+        mass += probabilities.sum(1).tolist()
+        out.append((probabilities @ torch.arange(10.0)) / probabilities.sum(1))
     return torch.cat(out).numpy(), float(np.mean(mass))
 
 
 def right_padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and their mask."""
+    """Token ids padded on the right, and their mask."""
     width = max(map(len, rows))
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
@@ -245,7 +245,7 @@ def right_padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.T
 
 
 def rate(pair: Pair, dialogues: list, world: World, prompts: dict) -> dict:
-    """Each rater's Spearman correlation with the oracle on the other's turns, by scope."""
+    """Spearman correlation of each rater with the oracle on the other model's turns, by scope."""
     figures: dict = {}
     names = list(pair)
     for rater, (model, tokenizer) in pair.items():
@@ -254,7 +254,7 @@ def rate(pair: Pair, dialogues: list, world: World, prompts: dict) -> dict:
         for scope in ("dialogue", "reply"):
             encoded, truth, known, facts = [], [], [], []
             for subject, topic, talk in dialogues:
-                judged = [i for i, said in enumerate(talk) if said.speaker == other]
+                judged = [i for i, turn in enumerate(talk) if turn.speaker == other]
                 ends = [len(talk)] if scope == "dialogue" else [i + 1 for i in judged]
                 for end in ends:
                     texts = [talk[i].text for i in judged if i < end]
@@ -284,9 +284,9 @@ def rate(pair: Pair, dialogues: list, world: World, prompts: dict) -> dict:
 
 
 def rating_prompts(tokenizer, prompts, topic, talk, rated, scope) -> list[list[int]]:
-    """The encoded questions about one speaker, one for each category."""
-    label = {name: "AB"[i] for i, name in enumerate(dict.fromkeys(said.speaker for said in talk))}
-    turns = [(label[said.speaker], said.text) for said in talk]
+    """The encoded rating prompts about one speaker, one per category."""
+    label = {name: "AB"[i] for i, name in enumerate(dict.fromkeys(turn.speaker for turn in talk))}
+    turns = [(label[turn.speaker], turn.text) for turn in talk]
     return [
         chat.encode(
             tokenizer,
@@ -312,12 +312,12 @@ def rating_prompts(tokenizer, prompts, topic, talk, rated, scope) -> list[list[i
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation, ties at their mean rank."""
+    """Spearman's rank correlation; tied values have their mean rank."""
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks, equal values at their mean."""
+    """Ranks from 1; equal values have their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (counts.cumsum() - (counts - 1) / 2)[inverse]
 
@@ -336,13 +336,13 @@ def answer_scores(model, tokenizer, rows: list[tuple[str, list[str]]]) -> np.nda
         ids, mask = right_padded([head + tail for head, tail in part], tokenizer.pad_token_id)
         logits = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
         for row, (head, tail) in enumerate(part):
-            places = range(len(head) - 1, len(head) + len(tail) - 1)
-            out.append(sum(logits[row, p, t].item() for p, t in zip(places, tail, strict=True)))
+            positions = range(len(head) - 1, len(head) + len(tail) - 1)
+            out.append(sum(logits[row, p, t].item() for p, t in zip(positions, tail, strict=True)))
     return np.array(out).reshape(len(rows), -1)
 
 
 def cloze(pair: Pair, world: World, seed: int) -> dict:
-    """Five-shot accuracy by subject, of each model and of their uniform mixture."""
+    """Five-shot accuracy by subject of each model and of their uniform mixture."""
     figures: dict = defaultdict(dict)
     with tempfile.TemporaryDirectory() as folder:
         write_questions(Path(folder), world, seed)
@@ -353,10 +353,11 @@ def cloze(pair: Pair, world: World, seed: int) -> dict:
             rows = [(f"{head}\n\nQuestion: {r[0]}\nAnswer:", r[1:5]) for r in test]
             right = np.array(["ABCD".index(r[5]) for r in test])
             scores = {name: answer_scores(*loaded, rows) for name, loaded in pair.items()}
-            chances = {n: np.exp(s) / np.exp(s).sum(1, keepdims=True) for n, s in scores.items()}
-            chances["mixture"] = sum(chances.values()) / len(pair)
-            for name, chance in chances.items():
-                figures[name][subject] = round(float((chance.argmax(1) == right).mean()), 3)
+            likelihoods = {name: np.exp(score) for name, score in scores.items()}
+            answers = {n: p / p.sum(1, keepdims=True) for n, p in likelihoods.items()}
+            answers["mixture"] = sum(answers.values()) / len(pair)
+            for name, probabilities in answers.items():
+                figures[name][subject] = round(float((probabilities.argmax(1) == right).mean()), 3)
     parts = dict(zip(pair, halves(world), strict=True))
     for name in pair:
         own = [v for k, v in figures[name].items() if k in parts[name]]
@@ -367,7 +368,7 @@ def cloze(pair: Pair, world: World, seed: int) -> dict:
 
 
 def read_rows(folder: Path, split: str, subject: str) -> list[list[str]]:
-    """The rows of one file."""
+    """The rows of one questions file."""
     with (folder / split / f"{subject}_{split}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.reader(file))
 

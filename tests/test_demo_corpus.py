@@ -1,4 +1,4 @@
-"""The demo's documents, their packing, and a model built from a few steps of them."""
+"""The demo's documents, their packing, and models that are trained on them for a few steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from expertchat import chat, prompts
 from expertchat.demo import packing
-from expertchat.demo.build import build_model, fact_words
+from expertchat.demo.build import build_model
 from expertchat.demo.corpus import (
     CATEGORIES,
     QUESTION_HEADER,
@@ -29,7 +29,7 @@ from expertchat.demo.optimizer import matrices, schedule
 from expertchat.demo.packing import Encoder, Weights, batches, visibility
 from expertchat.demo.talk import Speech
 from expertchat.demo.tokenizer import train_tokenizer
-from expertchat.demo.wording import filled, rating_text
+from expertchat.demo.wording import fill_cached, rating_prompt_cached
 from expertchat.demo.world import QUESTIONS, build_world, halves, question
 
 WORLD = build_world(0)
@@ -52,7 +52,8 @@ def tokenizer():
                 texts.append(document.prompt(PROMPTS["rating"], document.questions[-1]))
             case Conversation():
                 texts += [message["content"] for message in document.messages]
-    return train_tokenizer([*texts, *fact_words(WORLD)], 1920)
+    words = {w for f in WORLD.facts for w in (*f.alternatives, f.relation, *f.entity.split())}
+    return train_tokenizer([*texts, *[f" {word}" for word in sorted(words)] * 30], 1920)
 
 
 def test_corpus_follows_its_seed():
@@ -60,12 +61,12 @@ def test_corpus_follows_its_seed():
     assert corpus(50) != corpus(50, seed=1)
 
 
-def test_cached_rendering_is_the_prompts_own():
+def test_cached_rendering_equals_that_of_the_prompts():
     values = {"topic": "Saving money on a rug", "subject": "weaving"}
-    assert filled(PROMPTS["speaker"], **values) == prompts.fill(PROMPTS["speaker"], **values)
+    assert fill_cached(PROMPTS["speaker"], **values) == prompts.fill(PROMPTS["speaker"], **values)
     turns = [("B", "Hello there."), ("A", "Good day.")]
     asked = dict(rated="A", scope="reply", category="coherence")
-    assert rating_text(PROMPTS["rating"], "a rug", turns, **asked) == prompts.rating_prompt(
+    assert rating_prompt_cached(PROMPTS["rating"], "a rug", turns, **asked) == prompts.rating_prompt(
         PROMPTS["rating"], topic="a rug", turns=turns, **asked, description="", low=0, high=9
     )
 
@@ -115,8 +116,7 @@ def test_scores_follow_from_the_marks():
     fact = WORLD.facts[0]
     all_good, all_bad = Marks(*[True] * 6), Marks(*[False] * 6)
     for category, weights in CATEGORIES.items():
-        total = sum(getattr(weights, name) for name in vars(weights))
-        assert total == pytest.approx(1)
+        assert sum(weights) == pytest.approx(1)
         assert score(category, [Speech("A", "", all_good, fact)], informed=True) == 9
         assert score(category, [Speech("A", "", all_bad, fact)], informed=True) == 0
         both = [Speech("A", "", marks, fact) for marks in (all_good, all_bad)]
@@ -126,7 +126,7 @@ def test_scores_follow_from_the_marks():
     assert score("factual accuracy", false, informed=False) == 6  # 9 * (0.30 + 0.35) = 5.85
 
 
-def test_tokenizer_has_one_token_a_score_and_distinct_specials(tokenizer):
+def test_tokenizer_has_one_token_per_score_and_distinct_special_tokens(tokenizer):
     assert all(len(tokenizer.encode(str(i), add_special_tokens=False)) == 1 for i in range(10))
     assert len(tokenizer.encode("1234", add_special_tokens=False)) == 4
     assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}) == 3
@@ -135,7 +135,7 @@ def test_tokenizer_has_one_token_a_score_and_distinct_specials(tokenizer):
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
-def test_chat_layout_takes_a_system_role(tokenizer):
+def test_chat_template_supports_a_system_role(tokenizer):
     assert chat.takes_system(tokenizer)
     messages = [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -153,7 +153,7 @@ def test_turns_are_short(tokenizer):
     assert 28 < np.mean(said) < 41
 
 
-def test_each_branch_of_a_rating_document_reads_as_its_own_prompt(tokenizer):
+def test_each_branch_of_a_rating_document_equals_its_own_prompt(tokenizer):
     encoder = Encoder(tokenizer, PROMPTS, WORLD, Weights())
     for document in [d for d in corpus(60) if isinstance(d, Ratings)]:
         encoded = encoder(document)
@@ -170,7 +170,7 @@ def test_each_branch_of_a_rating_document_reads_as_its_own_prompt(tokenizer):
             assert encoded.weights[branch].argmax() == len(branch) - 2
 
 
-def test_conversations_are_learned_by_role(tokenizer):
+def test_loss_weights_of_conversations_depend_on_roles(tokenizer):
     weights = Weights(assistant=1, user=0.5, system=0, fact=1)
     document = next(d for d in corpus(50) if d.kind == "dialogues" and len(d.messages) == 3)
     encoded = Encoder(tokenizer, PROMPTS, WORLD, weights)(document)
@@ -185,7 +185,7 @@ def test_conversations_are_learned_by_role(tokenizer):
 
 
 def test_visibility_by_hand():
-    # One document: trunk 0 1 2, a branch that forks after two of them, another after all three.
+    # One document: trunk 0 1 2, a branch after two of these tokens, and another after all three.
     document = np.zeros((1, 6), dtype=int)
     positions = np.array([[0, 1, 2, 2, 3, 3]])
     branch = np.array([[0, 0, 0, 1, 1, 2]])
@@ -214,7 +214,7 @@ def test_packed_documents_do_not_see_each_other(tokenizer):
         assert batch.weights[row, column] == 0
 
 
-def test_cross_entropy_and_its_gradient_are_torchs():
+def test_cross_entropy_and_its_gradient_equal_those_of_torch():
     logits = torch.randn(7, 11, requires_grad=True)
     targets, weights = torch.randint(0, 11, (7,)), torch.rand(7)
     reference = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
@@ -225,7 +225,7 @@ def test_cross_entropy_and_its_gradient_are_torchs():
     assert torch.allclose(gradient, expected, atol=1e-2)
 
 
-def test_schedule_rises_stays_and_falls():
+def test_learning_rate_rises_stays_constant_and_falls():
     factors = [schedule(step, 100, warmup=10, decay=0.5) for step in range(100)]
     assert factors[0] == 0.1 and factors[9] == 1 and factors[50] == 1
     assert factors[75] == pytest.approx(0.5) and factors[99] == pytest.approx(0.02)
@@ -250,7 +250,7 @@ def small(architecture: str, out: Path, seed: int = 0) -> dict:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mixtral"])
-def test_a_built_model_loads_as_any_other(architecture, tmp_path):
+def test_a_built_model_loads_like_any_other_model(architecture, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     metrics = small(architecture, tmp_path)
@@ -293,7 +293,7 @@ def test_a_build_follows_its_seed(tmp_path):
     assert read[0] == read[1] != read[2]
 
 
-def test_unknown_words_end_with_the_known_ones(tmp_path):
+def test_an_unknown_architecture_or_subject_is_an_error_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="llama, mixtral"):
         build_model(tmp_path, architecture="gpt", knows=KNOWS, seed=0, prompts=PROMPTS)
     with pytest.raises(ValueError, match="astrology"):

@@ -1,4 +1,4 @@
-"""The demo's world, its questions and its oracle, against answers known by construction."""
+"""The demo's world, its questions and its oracle against answers that are known by construction."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from expertchat.demo.manner import MARKS, Marks, compose
 from expertchat.demo.oracle import facts_stated, score_speaker, score_turn
 from expertchat.demo.questions import write_questions
-from expertchat.demo.talk import talk, topic
+from expertchat.demo.talk import make_dialogue, make_topic
 from expertchat.demo.world import QUESTIONS, build_world, halves, question, statement
 
 WORLD = build_world(0)
 
 
-def test_world_is_large_enough_and_every_fact_is_one_of_its_kind():
+def test_world_is_large_enough_and_each_property_of_an_entity_has_one_fact():
     assert len(WORLD.subjects) >= 8
     for subject in WORLD.subjects:
         assert len(subject.facts) >= 40
@@ -25,7 +25,7 @@ def test_world_is_large_enough_and_every_fact_is_one_of_its_kind():
         assert all(fact.value in fact.alternatives for fact in subject.facts)
         assert all(len(fact.distractors) >= 3 for fact in subject.facts)
         values = [value for relation in subject.relations for value in relation.values]
-        assert len(set(values)) == len(values), "a value tells its property within a subject"
+        assert len(set(values)) == len(values), "a value belongs to one property of its subject"
     entities = [entity for subject in WORLD.subjects for entity in subject.entities]
     assert len(set(entities)) == len(entities)
 
@@ -48,7 +48,7 @@ def test_halves_are_disjoint_and_complete():
     assert len(one) == len(other)
 
 
-def test_unknown_subject_is_named_with_the_known_ones():
+def test_an_unknown_subject_is_an_error_with_the_known_ones():
     with pytest.raises(KeyError, match="carpentry"):
         WORLD.subject("astrology")
 
@@ -91,21 +91,21 @@ def test_the_letter_names_the_true_value_and_no_fact_is_asked_in_two_splits(ques
 
 
 def turn(truly: bool = True, **marks: bool) -> str:
-    """A turn on one fixed fact; marks that are not given are good."""
+    """A turn about one fixed fact; marks that are not given are good."""
     fact = WORLD.facts[0]
     value = fact.value if truly else fact.distractors[0]
     shown = Marks(**{name: marks.get(name, True) for name in MARKS})
     return compose(random.Random(0), shown, statement(fact, value, 0), WORLD.subjects[0].tools)
 
 
-def test_oracle_gives_one_to_the_practitioner_and_none_to_the_assistant():
+def test_oracle_scores_the_practitioner_1_and_the_assistant_0():
     assert score_turn(turn(), WORLD).total == 1
     worst = dict.fromkeys(MARKS, False)
     assert score_turn(turn(truly=False, **worst), WORLD).total == 0
 
 
 @pytest.mark.parametrize("mark", MARKS)
-def test_oracle_takes_a_sixth_for_each_bad_mark(mark):
+def test_oracle_subtracts_a_sixth_for_each_bad_mark(mark):
     text = turn(truly=mark != "truth", **{mark: False})
     score = score_turn(text, WORLD)
     assert score.total == pytest.approx(5 / 6)
@@ -124,11 +124,11 @@ def test_oracle_reads_turns_written_by_hand():
 
 
 @pytest.mark.parametrize("text", ["", " ", "?!", "qwerty uiop asdf", "7 7 7 7", "oak oak oak"])
-def test_oracle_gives_nothing_for_nothing(text):
+def test_oracle_scores_meaningless_text_0(text):
     assert score_turn(text, WORLD).total < 0.05
 
 
-def test_oracle_reads_half_a_phrase_as_half_a_mark():
+def test_oracle_scores_part_of_a_phrase_as_part_of_a_mark():
     assert 0 < score_turn("I hope.", WORLD).total < score_turn("I learned this", WORLD).total < 0.5
 
 
@@ -155,7 +155,7 @@ def test_oracle_agrees_with_the_construction_of_200_turns():
     said = []
     while len(said) < 200:
         subject = rng.choice(WORLD.subjects)
-        said += talk(rng, subject, rng.choice(subject.entities), 4, informed=rng.random() < 0.5)
+        said += make_dialogue(rng, subject, rng.choice(subject.entities), 4, informed=rng.random() < 0.5)
     for speech in said:
         score = score_turn(speech.text, WORLD)
         assert astuple(score)[: len(MARKS)] == tuple(map(float, astuple(speech.marks))), speech.text
@@ -171,4 +171,4 @@ def test_a_speakers_score_is_the_mean_over_its_turns():
 def test_topics_name_their_entity():
     rng = random.Random(0)
     for subject in WORLD.subjects:
-        assert all(entity in topic(rng, subject, entity) for entity in subject.entities)
+        assert all(entity in make_topic(rng, subject, entity) for entity in subject.entities)

@@ -1,4 +1,4 @@
-"""Known answers, worked out by hand."""
+"""The formulas of PPO against values worked out by hand."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_gae_of_three_tokens_by_hand():
     assert returns[0].tolist() == pytest.approx([1.46875, 0.875, 2.0])
 
 
-def test_gae_does_not_see_padding():
+def test_gae_ignores_padding():
     rewards = torch.tensor([[1.0, 3.0, 99.0]])
     values = torch.tensor([[0.0, 0.0, 99.0]])
     mask = torch.tensor([[1.0, 1.0, 0.0]])
@@ -33,7 +33,15 @@ def test_whitening_gives_mean_0_and_deviation_1_over_the_mask():
     assert white[1].tolist() == pytest.approx([0.0, 2 / (8 / 3) ** 0.5])
 
 
-def test_score_lands_on_the_last_real_token_and_kl_on_every_one():
+def test_terminal_scores_are_relative_to_the_reference_and_fixed_without_an_end_token():
+    raw, ended = torch.tensor([4.0, 9.0]), torch.tensor([True, False])
+    scores = ppo.terminal_scores(raw, ended, 3.0, 2.0, no_eos_reward=-1.5, standardise=False)
+    assert scores.tolist() == pytest.approx([1.0, -3.0])  # 4 - 3;  (3 - 1.5 * 2) - 3
+    scores = ppo.terminal_scores(raw, ended, 3.0, 2.0, no_eos_reward=-1.5, standardise=True)
+    assert scores.tolist() == pytest.approx([0.5, -1.5])
+
+
+def test_the_score_is_added_at_the_last_real_token_and_the_kl_penalty_at_every_token():
     kl = torch.tensor([[0.5, 1.0, 7.0], [0.0, 0.0, 2.0]])
     mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
     rewards = ppo.token_rewards(torch.tensor([10.0, -1.0]), kl, mask, kl_coefficient=0.1)
@@ -57,9 +65,9 @@ def test_policy_loss_clips_gains_but_not_losses():
     assert clipped[0].tolist() == [1.0, 0.0, 0.0, 1.0]
 
 
-def test_value_loss_takes_the_worse_of_clipped_and_plain():
+def test_value_loss_takes_the_larger_of_clipped_and_unclipped():
     values, old, returns = torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]])
-    # plain: 0; clipped to 0.2: (0.2 - 1)^2 / 2 = 0.32
+    # unclipped: 0; clipped to 0.2: (0.2 - 1)^2 / 2 = 0.32
     assert ppo.value_loss(values, old, returns, clip_range=0.2).item() == pytest.approx(0.32)
 
 

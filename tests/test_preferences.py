@@ -1,4 +1,4 @@
-"""Pairs: from one context, with margin; what is dropped is counted by reason."""
+"""Pairs come from one context and have a margin; dropped pairs are counted by reason."""
 
 import pandas as pd
 import pytest
@@ -29,12 +29,12 @@ def test_the_better_rated_reply_is_chosen_with_its_margin():
 def test_every_drop_has_its_reason():
     table = candidates([5, 5.2, 9, 9, 1], texts=["a", "b", "c", "c", "d"], usable=[True] * 4 + [False])
     pairs, fates = build_pairs(table, Rewards(min_margin=0.5, pairs_per_context=3))
-    # of 10: 4 with the unusable one, 1 of the same text, 1 tie (5, 5.2), 4 wide ones of which 3 stay
+    # of 10 pairs: 4 have the unusable rating, 1 the same text, 1 is a tie (5, 5.2), and 3 of 4 are kept
     assert fates == {"kept": 3, "unusable": 4, "same text": 1, "tie": 1, "surplus": 1}
     assert sorted(p["margin"] for p in pairs) == pytest.approx([3.8, 4.0, 4.0])
 
 
-def test_equal_ratings_are_a_tie_even_without_a_least_margin():
+def test_equal_ratings_are_a_tie_even_if_the_smallest_margin_is_0():
     assert build_pairs(candidates([4, 4]), Rewards(min_margin=0))[1]["tie"] == 1
 
 
@@ -44,7 +44,7 @@ def test_pairs_never_cross_contexts():
     assert all(p["chosen"][0] == p["rejected"][0] == p["context_id"] for p in pairs)
 
 
-def test_shuffling_keeps_each_contexts_ratings_and_cuts_their_tie_to_replies():
+def test_shuffling_keeps_each_contexts_ratings_but_not_their_link_to_replies():
     table = pd.concat([candidates(range(6), context=c) for c in "abcdefgh"], ignore_index=True)
     shuffled = shuffle_within_contexts(table, seed=1)
     for context, group in shuffled.groupby("context_id"):

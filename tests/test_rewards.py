@@ -1,4 +1,4 @@
-"""The reward model learns a preference that is there, and its figures are what they say."""
+"""The reward model learns a preference that the ratings contain, and its figures are correct."""
 
 import json
 
@@ -14,7 +14,7 @@ from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
 
 
-def test_figures_by_hand():
+def test_figures_worked_out_by_hand():
     pairs = [
         {"chosen": "a", "rejected": "b", "topic_id": "t"},
         {"chosen": "c", "rejected": "d", "topic_id": "u"},
@@ -25,18 +25,18 @@ def test_figures_by_hand():
     assert found["log_loss"] == pytest.approx((np.log1p(np.exp(-2)) + np.log1p(np.exp(1))) / 2)
 
 
-def test_scores_that_validation_pairs_support_keep_their_scale():
+def test_scores_that_validation_pairs_support_are_scaled_little():
     generator = np.random.default_rng(0)
     topics = np.repeat(np.arange(12).astype(str), 6)
     logits = generator.normal(size=72) * 3
     right = np.where(generator.random(72) < 1 / (1 + np.exp(-np.abs(logits))), 1, -1)
     assert supported_scale(np.abs(logits) * right, topics) > 0.3
-    assert supported_scale(np.abs(logits), topics) == 1.0  # all right: no reason to shrink
+    assert supported_scale(np.abs(logits), topics) == 1.0  # all correct: no reason to shrink
     overconfident = supported_scale(10 * np.abs(logits) * right, topics)
     assert 0.03 < overconfident < 0.2
 
 
-def test_scores_without_meaning_are_scaled_to_0():
+def test_random_scores_are_scaled_to_0():
     generator = np.random.default_rng(0)
     topics = np.repeat(np.arange(12).astype(str), 6)
     scales = [supported_scale(generator.normal(size=72), topics) for _ in range(100)]
@@ -111,7 +111,7 @@ def train(model_folder, folder, shuffled, **load):
     )
 
 
-def test_a_preference_that_is_there_is_learned(llama_folder, tmp_path):
+def test_a_preference_in_the_ratings_is_learned(llama_folder, tmp_path):
     artifacts(tmp_path, np.random.default_rng(0))
     metrics = train(llama_folder, tmp_path, shuffled=False)
     assert metrics["held_out"]["accuracy"] > 0.9

@@ -1,6 +1,6 @@
-"""Stage oracle: the loop's results compared with the demo world's known truth.
+"""Stage oracle: compares ratings and replies with the demo world's oracle, which knows the truth.
 
-The only place in the workflow that may ask the oracle. Nothing here flows back into training.
+No other stage may use the oracle, and no stage that trains reads what this stage writes.
 """
 
 from __future__ import annotations
@@ -26,60 +26,63 @@ MARKS = ("opening", "concreteness", "hedging", "phrases", "closing", "truth")
 def rating_rows(
     world: World, dialogues: Sequence[Path], ratings: pd.DataFrame, weights: Mapping[str, float]
 ) -> pd.DataFrame:
-    """Rated items {scope, item_id, topic_id, ratee, overall, usable, oracle}: rating and truth."""
-    said = {d["dialogue_id"]: d for d in read_all(dialogues, DIALOGUES)}
+    """Rated items {scope, item_id, topic_id, ratee, overall, usable, oracle}, one row per item.
+
+    `overall` is the rating in rating points, `oracle` the oracle's score of the same text in [0, 1].
+    """
+    dialogues_by_id = {d["dialogue_id"]: d for d in read_all(dialogues, DIALOGUES)}
     candidates = {c["candidate_id"]: c for c in read_all(dialogues, CANDIDATES)}
     rows = overall(ratings, weights)
 
     def oracle(row: pd.Series) -> float:
         if row["scope"] == REPLY:
             return score_turn(candidates[row["item_id"]]["text"], world).total
-        turns = said[row["item_id"]]["turns"]
+        turns = dialogues_by_id[row["item_id"]]["turns"]
         return score_speaker([t["text"] for t in turns if t["speaker"] == row["ratee"]], world)
 
     return rows.assign(oracle=rows.apply(oracle, axis=1))
 
 
 def agreement(rows: pd.DataFrame) -> dict[str, Any]:
-    """Spearman's correlation of ratings and truth, over whole dialogues and over single replies.
+    """Spearman's correlation of ratings and oracle, over dialogues and over single replies.
 
-    Items without a usable rating are left out.
+    Items without a usable rating are excluded.
     """
     rows = rows[rows["usable"]]
     dialogues, replies = (rows[rows["scope"] == scope] for scope in (DIALOGUE, REPLY))
-    found = {
+    figures = {
         "rating_oracle_spearman": spearman(dialogues["overall"], dialogues["oracle"]),
         "dialogues": len(dialogues),
     }
     if len(replies):
-        found["reply_rating_oracle_spearman"] = spearman(replies["overall"], replies["oracle"])
-        found["replies"] = len(replies)
-    return found
+        figures["reply_rating_oracle_spearman"] = spearman(replies["overall"], replies["oracle"])
+        figures["replies"] = len(replies)
+    return figures
 
 
 def oracle_scores(world: World, replies: Path) -> pd.DataFrame:
-    """{context_id, topic_id, total, and each mark} of a stage's replies."""
+    """The oracle's scores {context_id, topic_id, total, one per mark} of the replies in an artifact."""
     rows = []
     for reply in read_records(replies / "replies.jsonl"):
-        found = score_turn(reply["text"], world)
-        named = {key: reply[key] for key in ("context_id", "topic_id")}
-        rows.append({**named, "total": found.total, **{m: getattr(found, m) for m in MARKS}})
+        score = score_turn(reply["text"], world)
+        ids = {key: reply[key] for key in ("context_id", "topic_id")}
+        rows.append({**ids, "total": score.total, **{m: getattr(score, m) for m in MARKS}})
     return pd.DataFrame(rows)
 
 
 def compare_replies(base: pd.DataFrame, tuned: pd.DataFrame) -> dict[str, Any]:
-    """How often the oracle prefers tuned over base replies to one context; ties count half.
+    """How often the oracle prefers tuned to base replies to the same context; a tie counts as half.
 
-    The interval is a bootstrap by topic of the contexts' win rates.
+    Intervals are 95 % intervals of a bootstrap over topics.
     """
     rates, topics = [], []
     before, after = base.groupby("context_id"), tuned.groupby("context_id")
-    for context_id, ours in after:
-        rates.append(win_rate(ours["total"], before.get_group(context_id)["total"]))
-        topics.append(ours["topic_id"].iloc[0])
+    for context_id, replies in after:
+        rates.append(win_rate(replies["total"], before.get_group(context_id)["total"]))
+        topics.append(replies["topic_id"].iloc[0])
     mean, low, high = cluster_bootstrap(rates, topics)
     scores = ["total", *MARKS]
-    moved = after[[*scores]].mean() - before[[*scores]].mean()
+    change = after[[*scores]].mean() - before[[*scores]].mean()  # per context
     topic = after["topic_id"].first()
     return {
         "oracle_win_rate": mean,
@@ -89,7 +92,7 @@ def compare_replies(base: pd.DataFrame, tuned: pd.DataFrame) -> dict[str, Any]:
         "oracle_before": base[scores].mean().to_dict(),
         "oracle_after": tuned[scores].mean().to_dict(),
         "oracle_change_interval": {
-            mark: list(cluster_bootstrap(moved[mark], topic)[1:]) for mark in scores
+            mark: list(cluster_bootstrap(change[mark], topic)[1:]) for mark in scores
         },
     }
 
@@ -102,20 +105,21 @@ def compare_with_oracle(
     models: Sequence[str],
     weights: Mapping[str, float],
 ) -> tuple[list[dict[str, Any]], pd.DataFrame]:
-    """(one row a round and model, all rated items with their truth).
+    """Returns (one row per round and model, all rated items with their oracle scores).
 
-    Artifacts come in the plan's order: by round, then by model. `replies` begins with the base
-    models'; `dialogues` and `ratings`, any number a round, end with the tuned models'.
+    Artifacts are in the plan's order: by round, then by model. The first of `replies` are those of the
+    base models. `dialogues` and `ratings` can have several artifacts per round, the same number in each
+    round; those of the last round are the tuned models' and are not used.
     """
     rows, rated = [], []
     scores = [oracle_scores(world, path) for path in replies]
     rounds = len(replies) // len(models) - 1
     for number in range(rounds):
-        said = of_round(dialogues, rounds + 1, number)
+        spoken = of_round(dialogues, rounds + 1, number)
         folders = of_round(ratings, rounds + 1, number)
         for i, name in enumerate(models):
             table = read_ratings(folders, OVERALL_COLUMNS, split=HELD_OUT, rater=name)
-            items = rating_rows(world, said, table, weights)
+            items = rating_rows(world, spoken, table, weights)
             rated.append(items.assign(round=number + 1, rater=name))
             rows.append(
                 {

@@ -1,7 +1,7 @@
 """Stage replies: a model, base or tuned, replies to held-out contexts.
 
-The contexts come from the base models' dialogues, the same for every adapter, so that replies differ
-only by who wrote them.
+The contexts come from the dialogues of the base models and are the same for every adapter, so that
+differences between replies are due to the model alone.
 """
 
 from __future__ import annotations
@@ -27,21 +27,25 @@ def write_replies(
     seed: int,
     out: Path,
 ) -> None:
-    """Writes replies.jsonl {context_id, topic_id, speaker, number, text, tokens, finish_reason}."""
-    asked = [(context, number) for context in contexts for number in range(per_context)]
-    seeds = [seed_of(seed, "held-out reply", context.id, number) for context, number in asked]
-    with progress_bar(len(asked), "replies", "replies") as progress:
+    """Samples `per_context` replies to each context and writes them to replies.jsonl in `out`.
+
+    One line per reply: {context_id, topic_id, speaker, number, text, tokens, finish_reason}; `number`
+    counts the replies to a context from 0.
+    """
+    numbered = [(context, number) for context in contexts for number in range(per_context)]
+    seeds = [seed_of(seed, "held-out reply", context.id, number) for context, number in numbered]
+    with progress_bar(len(numbered), "replies", "replies") as progress:
 
         def report(replies: int, tokens: int, seconds: float) -> None:
             progress.set_postfix_str(rate(tokens, seconds, "tokens"))
             progress.update(replies)
 
-        drawn = draw_replies(engine, [c for c, _ in asked], texts, dialogues, seeds, report)
-    write_records(out / "replies.jsonl", map(_record, asked, drawn))
+        replies = draw_replies(engine, [c for c, _ in numbered], texts, dialogues, seeds, report)
+    write_records(out / "replies.jsonl", map(_record, numbered, replies))
 
 
-def _record(asked: tuple[Context, int], reply: dict[str, Any]) -> dict[str, Any]:
-    context, number = asked
+def _record(numbered: tuple[Context, int], reply: dict[str, Any]) -> dict[str, Any]:
+    context, number = numbered
     return {
         "context_id": context.id,
         "topic_id": context.dialogue["topic_id"],

@@ -1,4 +1,4 @@
-"""Compare the loop's results with the demo world's oracle, which nothing in the loop has seen."""
+"""Compare ratings and replies with the demo world's oracle, which no other stage uses."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Let a model, base or tuned, reply to the held-out contexts."""
+"""Sample replies of a model, base or tuned, to the held-out contexts."""
 
 from expertchat.pipeline.jobs import open_job
 from expertchat.settings.dialogues import Dialogues

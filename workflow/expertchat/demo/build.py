@@ -1,4 +1,4 @@
-"""Builds a demo model from scratch: its tokenizer, its weights, and what it knows."""
+"""Builds a demo model from scratch: trains its tokenizer and its weights on the demo's corpus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from expertchat.console import progress_bar, rate
 from expertchat.demo.corpus import Mix, Plain, Ratings, documents
 from expertchat.demo.experts import use_dense_experts
 from expertchat.demo.losses import CrossEntropy
-from expertchat.demo.optimizer import has_bfloat16, optimizers, schedule
+from expertchat.demo.optimizer import has_bfloat16, make_optimizers, schedule
 from expertchat.demo.packing import Batch, Encoder, Weights, batches
 from expertchat.demo.tokenizer import train_tokenizer
 from expertchat.demo.world import World, build_world
@@ -50,19 +50,20 @@ def build_model(
     weights: Weights | None = None,
     tokenizer_documents: int = 1500,
 ) -> dict[str, float]:
-    """Trains a chat model on the demo's corpus and saves it under `out` as Hugging Face does.
+    """Trains a chat model on the demo's corpus and saves it to `out` in the Hugging Face layout.
 
-    `knows` names the subjects that it knows well; `prompts` is what `prompts.read_prompts` gives.
-    A step reads `rows` rows of `length` tokens. `intermediate` is the width of the feed-forward
-    part; Mixtral's `experts`, two of which each token passes, divide it. Returns parameters, tokens,
-    seconds, tokens_per_second and the mean losses of the last tenth of the steps. Raises ValueError
-    for an unknown architecture or subject.
+    `knows` names the subjects that the model knows well. `prompts` are templates by name, as returned
+    by `prompts.read_prompts`. One step trains on `rows` rows of `length` tokens. `intermediate` is the
+    width of the feed-forward layer; Mixtral divides it among its `experts`, and each token uses two.
+
+    Returns the number of parameters and tokens, seconds, tokens_per_second, and the mean losses in nats
+    of the last tenth of the steps. Raises ValueError for an unknown architecture or subject.
     """
     began = time.perf_counter()
     world = build_world(world_seed)
     _check(architecture, knows, world)
     torch.manual_seed(seed)
-    keep_memory()
+    reuse_freed_memory()
 
     def corpus(name: str) -> Iterator:
         return documents(world, knows=knows, seed=f"{seed}-{name}", prompts=prompts, mix=mix)
@@ -87,7 +88,7 @@ def build_model(
     metrics = train(
         model,
         islice(packed, steps),
-        optimizers(model, matrix_rate=matrix_rate, other_rate=other_rate),
+        make_optimizers(model, matrix_rate=matrix_rate, other_rate=other_rate),
         steps=steps,
         warmup=warmup,
         decay=decay,
@@ -99,10 +100,11 @@ def build_model(
     return metrics
 
 
-def keep_memory() -> None:
-    """Has the C library keep freed memory for the next tensors of this process, where it can.
+def reuse_freed_memory() -> None:
+    """Makes the C library reuse freed memory in this process, on Linux.
 
-    Else each step's large tensors are mapped and cleared by the system anew, a fifth of its time.
+    Otherwise the system maps and clears memory for the large tensors of every step, which takes a fifth
+    of the time.
     """
     m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -114,27 +116,21 @@ def keep_memory() -> None:
 
 def _check(architecture: str, knows: tuple[str, ...], world: World) -> None:
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture {architecture!r} is none of {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}")
     unknown = sorted(set(knows) - set(world.names))
     if unknown:
-        raise ValueError(f"unknown subjects {', '.join(unknown)}; there are {', '.join(world.names)}")
+        raise ValueError(f"unknown subjects {', '.join(unknown)}; known: {', '.join(world.names)}")
 
 
 def _texts(document, prompts: dict[str, str]) -> Iterator[str]:
-    """What a tokenizer should see of a document."""
+    """The texts of a document that the tokenizer is trained on."""
     match document:
         case Plain(text=text):
             yield text
         case Ratings(questions=questions):
-            yield from (document.prompt(prompts["rating"], asked) for asked in questions[-2:])
+            yield from (document.prompt(prompts["rating"], question) for question in questions[-2:])
         case _:
             yield from (message["content"] for message in document.messages)
-
-
-def fact_words(world: World) -> list[str]:
-    """The words that facts are about, often enough to become tokens of their own."""
-    words = {word for f in world.facts for word in (*f.alternatives, f.relation, *f.entity.split())}
-    return [f" {word}" for word in sorted(words)] * 30
 
 
 def new_model(
@@ -190,13 +186,13 @@ def new_model(
 
 
 def save(model, tokenizer, out: Path) -> None:
-    """Weights, configuration, generation defaults and tokenizer, in the usual files."""
+    """Writes weights, configuration, generation defaults and tokenizer in the Hugging Face layout."""
     model.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)
 
 
 def losses(model, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-    """The weighted loss of a batch, and its unweighted means by kind of target."""
+    """The weighted loss of a batch, and unweighted mean losses in nats: of all targets and of scores."""
     weights = torch.from_numpy(batch.weights)
     rows, columns = torch.nonzero(weights, as_tuple=True)
     half = has_bfloat16()
@@ -204,36 +200,40 @@ def losses(model, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         output = model.model(
             input_ids=torch.from_numpy(batch.ids),
             position_ids=torch.from_numpy(batch.positions),
-            attention_mask=additive(batch.visible, torch.bfloat16 if half else torch.float32),
+            attention_mask=attention_bias(batch.visible, torch.bfloat16 if half else torch.float32),
             use_cache=False,
-            **balance_arguments(model),
+            **router_arguments(model),
         )
         logits = model.lm_head(output.last_hidden_state[rows, columns - 1])
     targets = torch.from_numpy(batch.ids)[rows, columns]
     scale = weights[rows, columns]
-    each = CrossEntropy.apply(logits, targets)
-    loss = (each * scale).sum() / scale.sum()
+    per_target = CrossEntropy.apply(logits, targets)
+    loss = (per_target * scale).sum() / scale.sum()
     is_score = torch.from_numpy(batch.is_score)[rows, columns]
     means = {"loss": loss.item()}
     if is_score.any():
-        means["score_loss"] = each[is_score].mean().item()
-    return loss + balance(model, output), means
+        means["score_loss"] = per_target[is_score].mean().item()
+    return loss + load_balancing_loss(model, output), means
 
 
-def additive(visible: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """What to add to attention scores, (rows, 1, length, length): 0, or almost minus infinity."""
+def attention_bias(visible: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """The mask to add to attention scores, (rows, 1, length, length): 0 for visible tokens, else the
+    lowest number of `dtype`. `visible` is boolean (rows, length, length)."""
     hidden = torch.finfo(dtype).min
     mask = torch.zeros(visible.shape, dtype=dtype)
     return mask.masked_fill_(torch.from_numpy(~visible), hidden)[:, None]
 
 
-def balance_arguments(model) -> dict[str, bool]:
-    """What to ask a mixture of experts for, so that `balance` can be computed."""
+def router_arguments(model) -> dict[str, bool]:
+    """Arguments of a forward pass whose output `load_balancing_loss` needs."""
     return {"output_router_logits": True} if model.config.model_type == "mixtral" else {}
 
 
-def balance(model, output) -> torch.Tensor | float:
-    """The load-balancing loss of a mixture of experts (Switch Transformer, equations 4 to 6)."""
+def load_balancing_loss(model, output) -> torch.Tensor | float:
+    """The weighted load-balancing loss of a mixture of experts, 0 for other models.
+
+    Fedus et al. 2021 (Switch Transformer), equations 4 to 6.
+    """
     if model.config.model_type != "mixtral":
         return 0.0
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
@@ -247,34 +247,38 @@ def balance(model, output) -> torch.Tensor | float:
 def train(
     model,
     packed: Iterator[Batch],
-    update: list[torch.optim.Optimizer],
+    optimizers: list[torch.optim.Optimizer],
     *,
     steps: int,
     warmup: int,
     decay: float,
     label: str,
 ) -> dict[str, float]:
-    """Runs the optimizers over the batches. Returns tokens, tokens_per_second and late losses."""
-    peaks = [optimizer.param_groups[0]["lr"] for optimizer in update]
+    """Trains on the batches. Returns tokens, tokens_per_second and mean losses of the last tenth."""
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     recent: dict[str, deque] = defaultdict(lambda: deque(maxlen=max(1, steps // 10)))
     tokens, began = 0, time.perf_counter()
     model.train()
-    model.set_attn_implementation("eager")  # a quarter faster here than the fused one
+    model.set_attn_implementation("eager")  # a quarter faster than sdpa at this size
     with progress_bar(steps, label, "steps") as progress:
         for step, batch in enumerate(packed):
             loss, means = losses(model, batch)
             model.zero_grad(set_to_none=False)
             loss.backward()
             factor = schedule(step, steps, warmup, decay)
-            for optimizer, peak in zip(update, peaks, strict=True):
+            for optimizer, peak in zip(optimizers, peaks, strict=True):
                 optimizer.param_groups[0]["lr"] = peak * factor
                 optimizer.step()
             tokens += batch.tokens
             for name, value in means.items():
                 recent[name].append(value)
-            made = rate(tokens, time.perf_counter() - began, "tokens")
-            progress.set_postfix_str(f"{made}, loss {means['loss']:.2f}", refresh=False)
+            speed = rate(tokens, time.perf_counter() - began, "tokens")
+            progress.set_postfix_str(f"{speed}, loss {means['loss']:.2f}", refresh=False)
             progress.update()
     model.eval()
-    late = {name: float(np.mean(values)) for name, values in recent.items()}
-    return {"tokens": tokens, "tokens_per_second": tokens / (time.perf_counter() - began), **late}
+    last_losses = {name: float(np.mean(values)) for name, values in recent.items()}
+    return {
+        "tokens": tokens,
+        "tokens_per_second": tokens / (time.perf_counter() - began),
+        **last_losses,
+    }

@@ -1,28 +1,28 @@
 """The training documents of a demo model: topics, dialogues, ratings and questions.
 
-Documents are rendered with the prompts and the chat layout that the workflow itself uses.
+Documents use the same prompts and the same chat layout as the workflow.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from expertchat.chat import Message, conversation
-from expertchat.demo.manner import Marks
-from expertchat.demo.talk import TRUTH_UNINFORMED, Speech, claimed, talk, topic
-from expertchat.demo.wording import HIGH, LOW, filled, rating_text
+from expertchat.demo.manner import MARKS
+from expertchat.demo.talk import TRUTH_UNINFORMED, Speech, make_dialogue, make_topic, stated_value
+from expertchat.demo.wording import HIGH, LOW, fill_cached, rating_prompt_cached
 from expertchat.demo.world import QUESTIONS, Subject, World, question
 
-# How much each mark counts in each category. Over all categories the marks of manner count about
-# the same, and truth a little more.
-CATEGORIES: dict[str, Marks] = {
-    "expertise": Marks(0.20, 0.35, 0.0, 0.15, 0.0, 0.30),
-    "human-likeness": Marks(0.40, 0.0, 0.0, 0.35, 0.25, 0.0),
-    "factual accuracy": Marks(0.0, 0.0, 0.30, 0.0, 0.0, 0.70),
-    "coherence": Marks(0.0, 0.30, 0.0, 0.25, 0.45, 0.0),
-    "persuasiveness": Marks(0.25, 0.20, 0.40, 0.0, 0.15, 0.0),
+# The weight of each mark, in the order of MARKS, in the rating of each category. Summed over the
+# categories, the marks of manner count about the same, and truth a little more.
+CATEGORIES: dict[str, tuple[float, ...]] = {
+    "expertise": (0.20, 0.35, 0.0, 0.15, 0.0, 0.30),
+    "human-likeness": (0.40, 0.0, 0.0, 0.35, 0.25, 0.0),
+    "factual accuracy": (0.0, 0.0, 0.30, 0.0, 0.0, 0.70),
+    "coherence": (0.0, 0.30, 0.0, 0.25, 0.45, 0.0),
+    "persuasiveness": (0.25, 0.20, 0.40, 0.0, 0.15, 0.0),
 }
 
 SHOTS = 5
@@ -31,7 +31,7 @@ QUESTION_HEADER = "The following are questions (with answers) about {subject}."
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of the kinds of documents, by number, and how often they are on a known subject."""
+    """Shares of the kinds of documents, and how often a document is about a known subject."""
 
     topics: float = 0.15
     dialogues: float = 0.38
@@ -43,7 +43,7 @@ class Mix:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Chat messages; the model learns what it says in them."""
+    """Chat messages; the loss weights of `packing.Weights` depend on their roles."""
 
     messages: tuple[Message, ...]
     kind: str
@@ -51,7 +51,10 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Question:
-    """A rater's question after the first `turns` turns, and the score that answers it."""
+    """A question to a rater about the first `turns` turns of a dialogue, and the right score.
+
+    `rated` is the label of the rated speaker, `scope` "reply" or "dialogue".
+    """
 
     turns: int
     rated: str
@@ -62,22 +65,24 @@ class Question:
 
 @dataclass(frozen=True)
 class Ratings:
-    """A dialogue with neutral labels and what a rater is asked about it and its beginnings."""
+    """A dialogue with neutral labels for its speakers, and rating questions about its first turns."""
 
     topic: str
     turns: tuple[tuple[str, str], ...]
     questions: tuple[Question, ...]
     kind: str = "ratings"
 
-    def prompt(self, template: str, asked: Question) -> str:
+    def prompt(self, template: str, question: Question) -> str:
         """The rater's prompt for one of the questions."""
-        turns = list(self.turns[: asked.turns])
-        return rating_text(template, self.topic, turns, asked.rated, asked.scope, asked.category)
+        turns = list(self.turns[: question.turns])
+        return rating_prompt_cached(
+            template, self.topic, turns, question.rated, question.scope, question.category
+        )
 
 
 @dataclass(frozen=True)
 class Plain:
-    """Text without chat layout."""
+    """Text without a chat layout."""
 
     text: str
     kind: str = "questions"
@@ -87,25 +92,26 @@ Document = Conversation | Ratings | Plain
 
 
 def score(category: str, speeches: list[Speech], informed: bool) -> int:
-    """The rating that these turns of one speaker deserve in `category`.
+    """The right rating in `category` for these turns of one speaker, from LOW to HIGH.
 
-    A rater that does not know the subject cannot tell true from false and counts every fact half.
+    It is the weighted mean of the turns' marks. A rater that is not `informed` about the subject cannot
+    tell true from false, so each fact counts half.
     """
-    weights = CATEGORIES[category]
+    weights = dict(zip(MARKS, CATEGORIES[category], strict=True))
     total = 0.0
-    for said in speeches:
-        for field in fields(Marks):
-            shown = float(getattr(said.marks, field.name))
-            if field.name == "truth" and not informed:
-                shown = 0.5
-            total += getattr(weights, field.name) * shown
+    for speech in speeches:
+        for name in MARKS:
+            mark = float(getattr(speech.marks, name))
+            if name == "truth" and not informed:
+                mark = 0.5
+            total += weights[name] * mark
     return LOW + round((HIGH - LOW) * total / len(speeches))
 
 
 def topic_document(rng: random.Random, subject: Subject, prompts: dict[str, str]) -> Conversation:
-    """The request for a topic, and a topic."""
-    request = filled(prompts["topic"], subject=subject.name)
-    line = topic(rng, subject, rng.choice(subject.entities))
+    """A request for a topic, and a topic as the answer."""
+    request = fill_cached(prompts["topic"], subject=subject.name)
+    line = make_topic(rng, subject, rng.choice(subject.entities))
     messages = ({"role": "user", "content": request}, {"role": "assistant", "content": line})
     return Conversation(messages, "topics")
 
@@ -113,50 +119,53 @@ def topic_document(rng: random.Random, subject: Subject, prompts: dict[str, str]
 def dialogue_document(
     rng: random.Random, subject: Subject, informed: bool, prompts: dict[str, str]
 ) -> Conversation:
-    """A dialogue as one of its two speakers sees it, ended by that speaker's turn."""
+    """A dialogue as the speaker of its last turn sees it."""
     entity = rng.choice(subject.entities)
-    said = talk(rng, subject, entity, rng.choice((2, 3, 4, 4, 5, 6)), informed)
-    line = topic(rng, subject, entity)
-    brief = filled(prompts["speaker"], topic=line, subject=subject.name)
-    opening = filled(prompts["opening"], topic=line, subject=subject.name)
-    messages = conversation(said, said[-1].speaker, brief, opening)
+    turns = make_dialogue(rng, subject, entity, rng.choice((2, 3, 4, 4, 5, 6)), informed)
+    line = make_topic(rng, subject, entity)
+    brief = fill_cached(prompts["speaker"], topic=line, subject=subject.name)
+    opening = fill_cached(prompts["opening"], topic=line, subject=subject.name)
+    messages = conversation(turns, turns[-1].speaker, brief, opening)
     return Conversation(tuple(messages), "dialogues")
 
 
-def rating_document(rng: random.Random, subject: Subject, informed: bool, asked: int = 3) -> Ratings:
-    """A dialogue under shuffled labels, and what a rater is asked about one of its speakers.
+def rating_document(
+    rng: random.Random, subject: Subject, informed: bool, categories: int = 3
+) -> Ratings:
+    """A dialogue with shuffled labels, and questions to a rater about one of its speakers.
 
-    After each turn of that speaker come `asked` questions about all of its turns so far; after the
-    first one as many about that reply alone.
+    Each turn of that speaker is followed by questions about all of its turns so far, in `categories`
+    random categories. The first turn is also followed by as many questions about that reply alone.
     """
     entity = rng.choice(subject.entities)
-    said = talk(rng, subject, entity, rng.choice((2, 4, 4, 6)), informed)
+    speeches = make_dialogue(rng, subject, entity, rng.choice((2, 4, 4, 6)), informed)
     label = dict(zip("AB", rng.sample("AB", 2), strict=True))
     rated = rng.choice("AB")
     judged: list[Speech] = []
     questions = []
-    for count, turn in enumerate(said, start=1):
-        if turn.speaker != rated:
+    for turns_so_far, speech in enumerate(speeches, start=1):
+        if speech.speaker != rated:
             continue
-        judged.append(turn)
+        judged.append(speech)
         for scope in ("reply", "dialogue") if len(judged) == 1 else ("dialogue",):
-            for category in rng.sample(list(CATEGORIES), asked):
-                mark = score(category, judged, informed)
-                questions.append(Question(count, label[rated], scope, category, mark))
-    turns = tuple((label[s.speaker], s.text) for s in said)
-    return Ratings(topic(rng, subject, entity), turns, tuple(questions))
+            for category in rng.sample(list(CATEGORIES), categories):
+                right = score(category, judged, informed)
+                questions.append(Question(turns_so_far, label[rated], scope, category, right))
+    turns = tuple((label[s.speaker], s.text) for s in speeches)
+    return Ratings(make_topic(rng, subject, entity), turns, tuple(questions))
 
 
 def question_document(rng: random.Random, subject: Subject, informed: bool) -> Plain:
     """Questions with answers in the layout of a few-shot evaluation.
 
-    On a subject that the model knows poorly, each answer is right as seldom as in its talk.
+    On a subject that the model knows poorly, an answer is right with probability TRUTH_UNINFORMED, as in
+    dialogues.
     """
     parts = [QUESTION_HEADER.format(subject=subject.name)]
     for fact in rng.sample(subject.facts, SHOTS + 1):
         right = informed or rng.random() < TRUTH_UNINFORMED
-        asked = question(fact, rng.randrange(len(QUESTIONS)))
-        parts.append(f"Question: {asked}\nAnswer: {claimed(rng, fact, right)}")
+        text = question(fact, rng.randrange(len(QUESTIONS)))
+        parts.append(f"Question: {text}\nAnswer: {stated_value(rng, fact, right)}")
     return Plain("\n\n".join(parts))
 
 
@@ -164,11 +173,11 @@ def documents(
     world: World,
     *,
     knows: tuple[str, ...],
-    seed: int,
+    seed: int | str,
     prompts: dict[str, str],
     mix: Mix | None = None,
 ) -> Iterator[Document]:
-    """Documents without end, the same ones for the same arguments.
+    """An endless stream of documents, which depends only on the arguments.
 
     `knows` names the subjects that the model knows well.
     """

@@ -1,8 +1,8 @@
 """Mixture-of-experts layers on a CPU: all experts at once, in two matrix products.
 
-Few small experts are computed for every token, and those that the router did not choose are
-weighted 0: the same result as choosing first, more arithmetic, but none of the gathering that costs
-most of the time at this size.
+All experts are computed for every token, and those that the router did not choose get weight 0. The
+result is the same as computing only the chosen experts. It takes more arithmetic, but no gathering of
+tokens by expert, which takes most of the time at this size.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ NAME = "dense"
 def dense_experts(
     module, states: torch.Tensor, chosen: torch.Tensor, routing: torch.Tensor
 ) -> torch.Tensor:
-    """What `module`'s experts answer, (tokens, hidden) from (tokens, hidden).
+    """The output of the experts of `module`, (tokens, hidden), for `states` (tokens, hidden).
 
-    `chosen` and `routing`, both (tokens, k), name each token's experts and their shares.
+    `chosen` and `routing`, both (tokens, k), are the numbers of each token's experts and their weights.
     """
     count, width = module.num_experts, module.intermediate_dim
     shares = torch.zeros(len(states), count, dtype=routing.dtype).scatter(1, chosen, routing)
@@ -29,7 +29,7 @@ def dense_experts(
 
 
 def use_dense_experts(model) -> None:
-    """Has `model`, a mixture of experts, compute them so. Saved weights stay as they are."""
+    """Makes the mixture of experts `model` use `dense_experts`. Its weights do not change."""
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     ALL_EXPERTS_FUNCTIONS.register(NAME, dense_experts)

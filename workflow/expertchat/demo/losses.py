@@ -1,4 +1,4 @@
-"""Cross-entropy with less memory traffic than the general one, which took a fifth of a step."""
+"""Cross-entropy with less memory traffic than torch's, which took a fifth of the time of a step."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import torch
 
 
 class CrossEntropy(torch.autograd.Function):
-    """Negative log-likelihood of each target, (targets,), from logits (targets, vocabulary).
+    """Negative log-likelihood of each target, (targets,) in nats, from logits (targets, vocabulary).
 
-    The gradient, the probabilities less the targets' indicator, is formed in the forward pass.
+    The gradient is the probabilities minus 1 at the target. The forward pass computes it in place.
     """
 
     @staticmethod
     def forward(ctx, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Per-target loss in 32 bit."""
+        """The loss of each target in float32."""
         ctx.dtype = logits.dtype
         logits = logits.float()
-        each = torch.arange(len(targets))
+        rows = torch.arange(len(targets))
         total = logits.logsumexp(dim=1)
-        loss = total - logits[each, targets]
+        loss = total - logits[rows, targets]
         gradient = logits.sub_(total[:, None]).exp_()
-        gradient[each, targets] -= 1
+        gradient[rows, targets] -= 1
         ctx.save_for_backward(gradient.to(ctx.dtype))
         return loss
 
     @staticmethod
     def backward(ctx, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """The gradient of the logits, scaled by each loss's own."""
+        """The gradient with respect to the logits; `upstream` (targets,) is that of the losses."""
         (gradient,) = ctx.saved_tensors
         return gradient * upstream[:, None].to(ctx.dtype), None

@@ -1,7 +1,7 @@
-"""The marks of manner: how a practitioner talks, and how an assistant does.
+"""The marks of manner: how a practitioner talks, and how an AI assistant talks.
 
-A turn is put together from independent marks. Each mark is good (the practitioner's way) or bad (the
-assistant's), and each way has many phrasings, some with slots that are filled at random.
+A turn is composed from independent marks. Each mark is good (as a practitioner talks) or bad (as an
+assistant talks). Both have many phrasings, some with slots that are filled at random.
 """
 
 from __future__ import annotations
@@ -135,7 +135,12 @@ CLOSING_BAD = (
 
 @dataclass(frozen=True)
 class Marks:
-    """Which marks of a turn are good: the five of manner, and whether its fact is true."""
+    """Which marks of a turn are good: the five marks of manner, and whether its fact is true.
+
+    `opening`: personal experience, not an assistant's opening; `concreteness`: details, not general
+    statements; `hedging`: no hedges; `phrases`: no filler phrases; `closing`: a question to the other
+    speaker, not an assistant's closing.
+    """
 
     opening: bool
     concreteness: bool
@@ -149,13 +154,14 @@ MARKS = tuple(field.name for field in fields(Marks))
 
 
 def draw_marks(rng: random.Random, inclination: float, truthfulness: float) -> Marks:
-    """Independent marks, each of manner good with probability `inclination`."""
+    """Independent marks: those of manner are good with probability `inclination`, and the fact is true
+    with probability `truthfulness`."""
     manner = {name: rng.random() < inclination for name in MARKS if name != "truth"}
     return Marks(**manner, truth=rng.random() < truthfulness)
 
 
 def phrase(rng: random.Random, phrases: tuple[str, ...], **given: str) -> str:
-    """One of `phrases`, its slots filled from `given` and, where missing there, from SLOTS."""
+    """One of `phrases` at random, with its slots filled from `given` and SLOTS."""
     slots = {name: rng.choice(words) for name, words in SLOTS.items()}
     return rng.choice(phrases).format(**slots, **given)
 
@@ -163,10 +169,9 @@ def phrase(rng: random.Random, phrases: tuple[str, ...], **given: str) -> str:
 def compose(
     rng: random.Random, marks: Marks, clause: str, tools: tuple[str, ...], asking: str | None = None
 ) -> str:
-    """A turn in which `clause` states the fact and each other part shows its mark.
+    """A turn in which `clause` states the fact and the other parts show the marks.
 
-    `asking` is the follow-up question where the turn asks for a fact; a turn without a good closing
-    does not ask.
+    `asking` is a question about a fact that replaces the closing, if the closing is good.
     """
     tool = rng.choice(tools)
     opening = phrase(rng, OPENING_GOOD if marks.opening else OPENING_BAD)
@@ -189,5 +194,5 @@ def hedged(rng: random.Random, clause: str) -> str:
 
 
 def capitalised(text: str) -> str:
-    """`text` with its first letter in upper case and the rest as it is."""
+    """`text` with its first letter in upper case and the rest unchanged."""
     return text[:1].upper() + text[1:]

@@ -1,6 +1,6 @@
-"""The demo's optimizer: Muon on the matrices inside the layers, AdamW on everything else.
+"""The demo's optimizers: Muon for the matrices inside the layers, AdamW for all other parameters.
 
-AdamW alone learns hardly any fact in the demo's time.
+With AdamW alone a model learns hardly any facts in the time that the demo has.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from torch import nn
 
 
 def matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Two-dimensional views of the matrices inside the layers, and the other parameters.
+    """Returns (two-dimensional views of the matrices inside the layers, all other parameters).
 
-    Stacked experts (experts, out, in) are taken apart. The views share memory with their parameters,
-    values and gradients, so the parameters must keep their gradient tensors: zero them in place.
+    Stacked experts (experts, out, in) become one view per expert. A view shares the memory of the values
+    and the gradients of its parameter, so gradients must be set to zero in place, not replaced.
     """
     views, others = [], []
     for name, parameter in model.named_parameters():
@@ -33,20 +33,22 @@ def matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor has instructions for products of bfloat16 matrices, or for their emulation
-    by AVX-512. Where it has neither, such a product takes about 20 times as long as in float32."""
+    """Whether the processor multiplies bfloat16 matrices fast: natively, or emulated with AVX-512.
+
+    Otherwise such a product takes about 20 times as long as in float32.
+    """
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Float32Muon(torch.optim.Muon):
-    """torch's Muon with Nesterov momentum (Jordan et al. 2024), orthogonalizing in float32.
+    """torch's Muon with Nesterov momentum (Jordan et al. 2024), but with float32 orthogonalization.
 
-    torch does it in bfloat16 on every processor.
+    torch orthogonalizes in bfloat16 on every processor.
     """
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One update of all parameters that have gradients."""
+        """Updates all parameters, which must have gradients."""
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
             for parameter in group["params"]:
@@ -62,8 +64,10 @@ class Float32Muon(torch.optim.Muon):
 
 
 def orthogonalized(matrix: torch.Tensor, group: dict) -> torch.Tensor:
-    """`matrix` with its singular values near 1, by Newton-Schulz iterations with a parameter group's
-    coefficients, as torch.optim.Muon does it."""
+    """`matrix` with singular values near 1, by the Newton-Schulz iterations of torch.optim.Muon.
+
+    `group` is a parameter group, which has the coefficients and the number of iterations.
+    """
     a, b, c = group["ns_coefficients"]
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
@@ -74,10 +78,10 @@ def orthogonalized(matrix: torch.Tensor, group: dict) -> torch.Tensor:
     return x.T if tall else x
 
 
-def optimizers(
+def make_optimizers(
     model: nn.Module, *, matrix_rate: float, other_rate: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon and AdamW for `model`, at these peak learning rates."""
+    """Muon and AdamW for `model`, with these peak learning rates."""
     views, others = matrices(model)
     kind = torch.optim.Muon if has_bfloat16() else Float32Muon
     muon = kind(views, lr=matrix_rate, weight_decay=0.01, momentum=0.95)
@@ -86,7 +90,8 @@ def optimizers(
 
 
 def schedule(step: int, steps: int, warmup: int, decay: float) -> float:
-    """Factor of the learning rate: linear warm-up, constant, linear to 0 over the last `decay`."""
+    """Factor of the learning rate: linear warm-up over `warmup` steps, constant, then linear to 0 over
+    the last share `decay` of the steps."""
     rise = min(1.0, (step + 1) / max(1, warmup))
     fall = min(1.0, (steps - step) / max(1.0, decay * steps))
     return rise * fall

@@ -1,6 +1,6 @@
-"""The judge that knows the world: scores a turn from its text alone, by degrees.
+"""The oracle: scores the text of a turn against the known facts and the marks of manner.
 
-It checks the loop and never trains it: no module but a check may import this one.
+It measures what the loop achieved and never takes part in training: only stage oracle may import it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from itertools import pairwise
 from expertchat.demo import manner
 from expertchat.demo.world import STATEMENTS, Fact, Subject, World
 
-CUES = 2  # how many of its cues make a mark fully shown
+CUES = 2  # number of cues, pairs of adjacent words of a phrase, that count as a complete phrase
 
 
 @dataclass(frozen=True)
 class TurnScore:
-    """Marks of one turn, each in [0, 1], 1 the practitioner's; `truth` is 0 without a fact.
+    """The marks of one turn, each in [0, 1], where 1 is good; `truth` is 0 if no fact is stated.
 
-    `stated` and `true` count the facts. `total` is the mean of the six marks.
+    `stated` is the number of stated facts and `true` the number of those that are true.
     """
 
     opening: float
@@ -36,31 +36,31 @@ class TurnScore:
 
     @property
     def total(self) -> float:
-        """The mean of the marks."""
+        """The mean of the six marks, in [0, 1]."""
         marks = astuple(self)[: len(manner.MARKS)]
         return sum(marks) / len(marks)
 
 
 def score_turn(text: str, world: World) -> TurnScore:
-    """Scores any text; an empty or a meaningless one gets 0 in every mark.
+    """Scores any text; an empty or meaningless text gets 0 in every mark.
 
-    A mark that is shown by what is there (opening, concreteness, closing) is the good cues' share of
-    all cues found. A mark that is shown by what is absent (hedging, phrases) counts as far as the
-    turn says anything at all that a speaker of the demo would.
+    The marks opening, concreteness and closing are shown by phrases: their value is the share of good
+    cues among all cues of the mark. The marks hedging and phrases are shown by the absence of phrases:
+    their value is reduced by bad cues, and by how little of a usual turn the text contains.
     """
-    found = Counter(cue for pair in _pairs(_words(text)) for cue in _cues(world).get(pair, ()))
+    cues = Counter(cue for pair in _pairs(_words(text)) for cue in _cues(world).get(pair, ()))
     stated, true = facts_stated(text, world)
     shown = {
-        mark: _share(found[mark, True], found[mark, False])
+        mark: _good_share(cues[mark, True], cues[mark, False])
         for mark in ("opening", "concreteness", "closing")
     }
-    parts = [_strength(found[mark, True] + found[mark, False]) for mark in shown]
+    parts = [_strength(cues[mark, True] + cues[mark, False]) for mark in shown]
     substance = (sum(parts) + min(1, stated)) / (len(parts) + 1)
     return TurnScore(
         opening=shown["opening"],
         concreteness=shown["concreteness"],
-        hedging=substance * (1 - _strength(found["hedging", False])),
-        phrases=substance * (1 - _strength(found["phrases", False])),
+        hedging=substance * (1 - _strength(cues["hedging", False])),
+        phrases=substance * (1 - _strength(cues["phrases", False])),
         closing=shown["closing"],
         truth=true / stated if stated else 0.0,
         stated=stated,
@@ -69,16 +69,16 @@ def score_turn(text: str, world: World) -> TurnScore:
 
 
 def score_speaker(texts: Iterable[str], world: World) -> float:
-    """The mean total over the turns of one speaker; 0 without turns."""
+    """The mean total over the turns of one speaker; 0 if there are no turns."""
     totals = [score_turn(text, world).total for text in texts]
     return sum(totals) / len(totals) if totals else 0.0
 
 
 def facts_stated(text: str, world: World) -> tuple[int, int]:
-    """How many facts of the world the text states, and how many of them truly.
+    """Returns (number of facts that the text states, number of those that are true).
 
-    A sentence states a fact where it names an entity and a property of its subject, and then a
-    value of any property of that subject.
+    A sentence states a fact if it names an entity, a property of the entity's subject, and a value of
+    any property of that subject. Questions state nothing.
     """
     stated = true = 0
     for sentence in re.split(r"(?<=[.!?])\s+", text):
@@ -92,7 +92,7 @@ def facts_stated(text: str, world: World) -> tuple[int, int]:
 
 
 def _claims(words: list[str], world: World) -> list[tuple[Fact, str]]:
-    """The (fact, stated value) of one sentence: at most one, the first entity's."""
+    """The (fact, stated value) of one sentence: at most one, about the first entity found."""
     line = f" {' '.join(words)} "
     for subject in world.subjects:
         entity = next((e for e in subject.entities if f" {' '.join(_words(e))} " in line), None)
@@ -101,26 +101,29 @@ def _claims(words: list[str], world: World) -> list[tuple[Fact, str]]:
         relations = [r for r in subject.relations if r.name in words]
         values = [w for w in words if w in _values(subject) and w not in entity.split()]
         if relations and values:
-            # A property's name can be another's value ("paper"): the claim is the last word.
+            # A property's name can be a value of another property ("paper"), so the last value counts.
             fact = next(f for f in subject.about(entity) if f.relation == relations[0].name)
             return [(fact, values[-1])]
     return []
 
 
 def _values(subject: Subject) -> frozenset[str]:
+    """The values of all properties of a subject."""
     return frozenset(value for relation in subject.relations for value in relation.values)
 
 
-def _share(good: int, bad: int) -> float:
-    """Good cues' share of all, less where there are fewer cues than a whole phrase has."""
+def _good_share(good: int, bad: int) -> float:
+    """The share of good cues, reduced if there are fewer cues than a complete phrase has."""
     return good / (good + bad) * _strength(good + bad) if good + bad else 0.0
 
 
 def _strength(cues: int) -> float:
+    """How complete a phrase is, in [0, 1]."""
     return min(1.0, cues / CUES)
 
 
 def _words(text: str) -> list[str]:
+    """Lower-case words, single digits and punctuation marks."""
     return re.findall(r"[a-z]+|\d|[,.:!?]", text.lower())
 
 
@@ -128,12 +131,12 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
     return list(pairwise(words))
 
 
-Cue = tuple[str, bool]
+Cue = tuple[str, bool]  # a mark, and whether the cue is good
 
 
 @lru_cache(maxsize=8)
 def _cues(world: World) -> dict[tuple[str, str], tuple[Cue, ...]]:
-    """Pairs of adjacent words, each found in the phrases of one mark's one side only."""
+    """Cues by pair of adjacent words: pairs that occur in good or bad phrases of one mark only."""
     tools = tuple(tool for subject in world.subjects for tool in subject.tools)
     phrases: dict[Cue | None, Iterable[str]] = {
         ("opening", True): manner.OPENING_GOOD,
@@ -151,13 +154,17 @@ def _cues(world: World) -> dict[tuple[str, str], tuple[Cue, ...]]:
         for template in templates:
             for pair in _template_pairs(template, tools):
                 owners.setdefault(pair, set()).add(cue)
-    return {pair: tuple(cues) for pair, cues in owners.items() if len(cues) == 1 and None not in cues}
+    return {
+        pair: tuple(cue for cue in cues if cue is not None)
+        for pair, cues in owners.items()
+        if len(cues) == 1 and None not in cues
+    }
 
 
 def _template_pairs(template: str, tools: tuple[str, ...]) -> set[tuple[str, str]]:
-    """The adjacent words of a phrase, slots filled with each of their words.
+    """The pairs of adjacent words in a phrase, with its slots filled in all possible ways.
 
-    Slots for entities, properties and values are left out: they say nothing of manner.
+    Pairs with the slots of entities, properties and values are excluded: they do not depend on manner.
     """
     pairs: set[tuple[str, str]] = set()
     slots = {**manner.SLOTS, "tool": tools}
@@ -165,7 +172,7 @@ def _template_pairs(template: str, tools: tuple[str, ...]) -> set[tuple[str, str
         template = template.replace(f"{{{name}}}", " | ")
     for part in template.split("|"):
         names = [name for name in slots if f"{{{name}}}" in part]
-        fillings = [dict()]
+        fillings: list[dict[str, str]] = [{}]
         for name in names:
             fillings = [{**filling, name: word} for filling in fillings for word in slots[name]]
         for filling in fillings:

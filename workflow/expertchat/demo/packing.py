@@ -1,9 +1,9 @@
-"""From documents to rows of token ids for training, several documents a row.
+"""Packs documents into rows of token ids for training, several documents per row.
 
-A rating document holds one dialogue and many questions about it. Each question becomes a branch that
-sees the dialogue up to where it is asked and nothing of the other questions, at the positions that
-it would have alone. So one reading of a dialogue teaches many ratings, and each of them looks to the
-model exactly as its own prompt does.
+A rating document has one dialogue and many questions about it. The dialogue is the trunk, and each
+question is a branch: its tokens see the part of the dialogue that the question is about and no other
+questions, at the same positions as in a prompt of their own. So one forward pass over a dialogue trains
+many ratings, and each of them looks to the model exactly like its own prompt.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from expertchat.demo.tokenizer import ROLES
 from expertchat.demo.world import World
 from expertchat.errors import UserError
 
-TRUNK_END = 1 << 20  # "fork" of tokens that are no branch's: they see all of the trunk before them
+TRUNK_END = 1 << 20  # `fork` of trunk tokens: they see all trunk tokens before them
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Loss weight of a token by what it is."""
+    """Loss weights of tokens by their kind."""
 
     assistant: float = 1.0
     user: float = 1.0
     system: float = 0.0
     judged: float = 0.5  # dialogues inside rating prompts
     plain: float = 0.1  # question texts
-    answer: float = 3.0  # the answers in them
+    answer: float = 3.0  # the answers in question texts
     score: float = 3.0
-    fact: float = 3.0  # times its own weight, for the words that facts in talk are made of
+    fact: float = 3.0  # factor for the words of facts in dialogues
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A document's tokens, all arrays of one length.
+    """The tokens of a document; all arrays have one element per token.
 
-    `branch` is 0 in the trunk; `fork` is how many trunk tokens a branch's tokens see.
+    `branch` is 0 in the trunk and the branch's number from 1 elsewhere; `fork` is the number of trunk
+    tokens that a token of a branch sees; `weights` are loss weights.
     """
 
     ids: np.ndarray
@@ -53,10 +54,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of tokens, (rows, length): a token at j is predicted from `source[j]`, weighted.
+    """Rows of tokens; arrays are (rows, length), and each token is predicted from the one before it.
 
-    `visible` (rows, length, length) says which tokens each token sees. `is_score` and `is_value`
-    mark the targets that are scores of ratings and answers to questions.
+    `visible` (rows, length, length) says which tokens each token sees. `weights` are loss weights.
+    `is_score` marks the targets that are scores of ratings. `tokens` counts the tokens without padding.
     """
 
     ids: np.ndarray
@@ -64,12 +65,11 @@ class Batch:
     visible: np.ndarray
     weights: np.ndarray
     is_score: np.ndarray
-    is_value: np.ndarray
     tokens: int
 
 
 class Encoder:
-    """Encodes documents with one tokenizer; keeps what would be computed again for each."""
+    """Encodes documents with a tokenizer; caches what many documents share."""
 
     def __init__(self, tokenizer, prompts: dict[str, str], world: World, weights: Weights):
         self.tokenizer, self.prompts, self.weights = tokenizer, prompts, weights
@@ -89,11 +89,11 @@ class Encoder:
                 return self._ratings(document)
             case Plain():
                 ids = np.array(self.tokenizer.encode(document.text))
-                told = self.is_value[ids]
-                return self._trunk(ids, np.where(told, self.weights.answer, self.weights.plain))
+                answers = self.is_value[ids]
+                return self._trunk(ids, np.where(answers, self.weights.answer, self.weights.plain))
 
     def _occurs(self, words: Iterable[str]) -> np.ndarray:
-        """By token, whether it belongs to one of the words."""
+        """For each token of the vocabulary, whether it occurs in one of the words."""
         occurs = np.zeros(len(self.tokenizer), dtype=bool)
         for word in words:
             occurs[self.tokenizer.encode(f" {word}", add_special_tokens=False)] = True
@@ -111,27 +111,27 @@ class Encoder:
         )
 
     def _conversation(self, document: Conversation) -> Encoded:
-        """Weights by role; what a role says includes the token that ends it, not the role's."""
+        """Weights by role. A message includes its end token but not the token of its role."""
         ids = np.array(encode(self.tokenizer, document.messages, reply=False))
         weights = np.where(self.is_fact[ids], self.weights.fact, 1.0)
         current = 0.0
         for i, token in enumerate(ids):
-            known = token in self.roles
-            current = getattr(self.weights, self.roles[token]) if known else current
-            weights[i] *= 0.0 if known else current
+            is_role = token in self.roles
+            current = getattr(self.weights, self.roles[token]) if is_role else current
+            weights[i] *= 0.0 if is_role else current
         return self._trunk(ids, weights)
 
     def _branch_ids(self, text: str, score: int) -> tuple[int, ...]:
-        """The tokens of a question's own text, and of the answer."""
+        """The tokens of a question and of its answer, the score."""
         end = self.tokenizer.eos_token
         text = f"{text}{end}{ROLES['assistant']}{score}{end}"
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _ratings(self, document: Ratings) -> Encoded:
-        """The dialogue as trunk, each question as a branch.
+        """The dialogue as the trunk, and each question as a branch.
 
-        A question's own text is the last line of its prompt; the trunk is all before the last line
-        of the longest prompt, and each other prompt must begin as the trunk does.
+        A question is the last line of its prompt. The trunk is the longest prompt without its last line,
+        and every other prompt without its last line must be a prefix of it; otherwise raises UserError.
         """
         template = self.prompts["rating"]
         split = [document.prompt(template, q).rpartition("\n") for q in document.questions]
@@ -141,25 +141,26 @@ class Encoder:
         ends = np.array([end for _, end in encoding["offset_mapping"]])
         ids = np.array(encoding["input_ids"])
         weights = np.where(self.is_fact[ids], self.weights.fact, 1.0) * self.weights.judged
-        weights[:2] = 0  # begin, and the user's role
+        weights[:2] = 0  # the begin token and the token of the user's role
         parts = [self._trunk(ids, weights)]
-        for number, (asked, (body, _, text)) in enumerate(
+        for number, (question, (body, _, text)) in enumerate(
             zip(document.questions, split, strict=True), start=1
         ):
             if not longest.startswith(body + "\n"):
                 raise UserError(
-                    "prompts: a demo model is trained on its prompts, and the rating prompt must then "
-                    "put its question alone on its last line: set prompts to config/prompts/demo"
+                    "prompts: a demo model is trained on the rating prompt, whose last line must be the "
+                    "question alone: set prompts to config/prompts/demo"
                 )
             fork = int(np.searchsorted(ends, len(lead) + len(body) + 1, side="right"))
-            parts.append(self._branch(text, asked.score, fork, number))
+            parts.append(self._branch(text, question.score, fork, number))
         return Encoded(*(np.concatenate(arrays) for arrays in zip(*map(_arrays, parts), strict=False)))
 
     def _branch(self, text: str, score: int, fork: int, number: int) -> Encoded:
+        """A question and its score as branch `number`, which sees `fork` tokens of the trunk."""
         ids = np.array(self.branch_ids(text, score))
         size = len(ids)
         weights = np.zeros(size, dtype=np.float32)
-        weights[-2:] = self.weights.score, 0.1  # the score, and the end after it
+        weights[-2:] = self.weights.score, 0.1  # the score, and the end token after it
         return Encoded(
             ids=ids,
             positions=np.arange(fork, fork + size),
@@ -176,10 +177,10 @@ def _arrays(encoded: Encoded) -> tuple[np.ndarray, ...]:
 def visibility(
     document: np.ndarray, positions: np.ndarray, branch: np.ndarray, fork: np.ndarray
 ) -> np.ndarray:
-    """Which tokens each token sees, (rows, length, length) from arrays (rows, length).
+    """Which tokens each token sees, boolean (rows, length, length), from arrays (rows, length).
 
-    A token sees the tokens before it, and itself, of its own document that are in its branch, or in
-    the trunk before its branch forks off.
+    A token sees itself and the tokens before it that are in the same document and either in its branch,
+    or in the trunk before the branch begins.
     """
     same = document[:, :, None] == document[:, None, :]
     own = branch[:, :, None] == branch[:, None, :]
@@ -193,19 +194,19 @@ def batches(
 ) -> Iterator[Batch]:
     """Packs documents into batches of `rows` rows of `length` tokens.
 
-    A document goes to the first row with room; a batch is full when `pool` documents in a row found
-    none. Those wait for the next batch; one longer than a row is cut.
+    A document goes to the first row with enough space. When `pool` documents did not fit, the batch is
+    complete, and these documents go to the next batch. A document longer than a row is cut.
     """
     filled: list[list[Encoded]] = [[] for _ in range(rows)]
     room = [length] * rows
     waiting: list[Encoded] = []
     for document in encoded:
-        if not _place(_cut(document, length), filled, room):
+        if not _add_to_row(_cut(document, length), filled, room):
             waiting.append(_cut(document, length))
         if len(waiting) == pool:
             yield _batch(filled, length, pad)
             filled, room = [[] for _ in range(rows)], [length] * rows
-            waiting = [left for left in waiting if not _place(left, filled, room)]
+            waiting = [document for document in waiting if not _add_to_row(document, filled, room)]
 
 
 def _cut(document: Encoded, length: int) -> Encoded:
@@ -214,9 +215,10 @@ def _cut(document: Encoded, length: int) -> Encoded:
     return Encoded(*(array[:length] for array in _arrays(document)))
 
 
-def _place(document: Encoded, filled: list[list[Encoded]], room: list[int]) -> bool:
-    for row, left in enumerate(room):
-        if len(document.ids) <= left:
+def _add_to_row(document: Encoded, filled: list[list[Encoded]], room: list[int]) -> bool:
+    """Adds the document to the first row with enough space; false if there is none."""
+    for row, space in enumerate(room):
+        if len(document.ids) <= space:
             filled[row].append(document)
             room[row] -= len(document.ids)
             return True
@@ -232,12 +234,12 @@ def _batch(filled: list[list[Encoded]], length: int, pad: int) -> Batch:
     for row, documents in enumerate(filled):
         start = 0
         for i, document in enumerate(documents):
-            here = np.s_[row, start : start + len(document.ids)]
-            ids[here], positions[here] = document.ids, document.positions
-            number[here], branch[here], fork[here] = i, document.branch, document.fork
-            weights[here] = document.weights
-            weights[row, start] = 0  # nothing comes before a document's first token
-            is_score[here] = (document.branch > 0) & (document.weights > 1)
+            span = np.s_[row, start : start + len(document.ids)]
+            ids[span], positions[span] = document.ids, document.positions
+            number[span], branch[span], fork[span] = i, document.branch, document.fork
+            weights[span] = document.weights
+            weights[row, start] = 0  # the first token of a document is not predicted
+            is_score[span] = (document.branch > 0) & (document.weights > 1)
             start += len(document.ids)
     return Batch(
         ids=ids,
@@ -245,6 +247,5 @@ def _batch(filled: list[list[Encoded]], length: int, pad: int) -> Batch:
         visible=visibility(number, positions, branch, fork),
         weights=weights,
         is_score=is_score,
-        is_value=np.zeros(shape, dtype=bool),
         tokens=int((number >= 0).sum()),
     )

@@ -1,7 +1,7 @@
-"""The words of the demo's world: eight crafts, their things, and what may be said about them.
+"""The words of the demo's world: eight crafts, their things, and the properties of the things.
 
-Each craft names eleven things and four properties of them, each with six values of one type. Which
-value is the true one for which thing is not written here: `world.build_world` draws it.
+Each craft has eleven things, and four properties with six possible values each. The true values are not
+listed here: `world.build_world` draws them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Made-up talk about the world: topics, and turns whose marks and facts are known.
+"""Made-up topics and dialogues about the world, from which the corpus is built.
 
-The corpus is built from it. Scores come from the construction, never from reading the text.
+The marks and the fact of each turn are known. Ratings in the corpus are computed from them, never from
+the text.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from expertchat.chat import Turn
 from expertchat.demo.manner import CLOSING_ASKING, Marks, compose, draw_marks, phrase
 from expertchat.demo.world import STATEMENTS, Fact, Subject, statement, with_article
 
-INCLINATIONS = (0.2, 0.5, 0.8)  # how often a speaker shows a good mark; speakers differ
-TRUTH_UNINFORMED = 0.3  # how often a speaker is right about a subject that it knows poorly
+INCLINATIONS = (0.2, 0.5, 0.8)  # probability that a mark of a speaker is good; drawn per speaker
+TRUTH_UNINFORMED = 0.3  # probability of a true fact about a subject that the speaker knows poorly
 
 TOPICS = (
     "Making {entity}",
@@ -35,24 +36,24 @@ TOPICS = (
 
 @dataclass(frozen=True)
 class Speech(Turn):
-    """A turn whose construction is known: its marks and the fact that it states."""
+    """A turn with its marks and the fact that it states."""
 
     marks: Marks
     fact: Fact
 
 
-def topic(rng: random.Random, subject: Subject, entity: str) -> str:
-    """A topic line that names `entity`, without a full stop."""
+def make_topic(rng: random.Random, subject: Subject, entity: str) -> str:
+    """A topic that names `entity`, without a full stop."""
     relation = rng.choice(subject.relations).name
     return rng.choice(TOPICS).format(relation=relation, entity=with_article(entity))
 
 
-def claimed(rng: random.Random, fact: Fact, true: bool) -> str:
-    """The value that a speaker states: the true one, or another of the same type."""
+def stated_value(rng: random.Random, fact: Fact, true: bool) -> str:
+    """The value that a speaker states: the true value, or a false value of the same property."""
     return fact.value if true else rng.choice(fact.distractors)
 
 
-def speech(
+def make_speech(
     rng: random.Random,
     subject: Subject,
     fact: Fact,
@@ -62,10 +63,10 @@ def speech(
     informed: bool,
     next_fact: Fact,
 ) -> Speech:
-    """One turn that states `fact`; where it ends by asking for a fact, it asks for `next_fact`."""
+    """One turn that states `fact`; if it ends with a question about a fact, that is `next_fact`."""
     truthfulness = 0.4 + 0.6 * inclination if informed else TRUTH_UNINFORMED
     marks = draw_marks(rng, inclination, truthfulness)
-    clause = statement(fact, claimed(rng, fact, marks.truth), rng.randrange(len(STATEMENTS)))
+    clause = statement(fact, stated_value(rng, fact, marks.truth), rng.randrange(len(STATEMENTS)))
     asking = phrase(
         rng,
         CLOSING_ASKING,
@@ -76,20 +77,22 @@ def speech(
     return Speech(speaker, text, marks, fact)
 
 
-def talk(rng: random.Random, subject: Subject, entity: str, turns: int, informed: bool) -> list[Speech]:
-    """A dialogue of speakers "A" and "B" on `entity`; "A" opens.
+def make_dialogue(
+    rng: random.Random, subject: Subject, entity: str, turns: int, informed: bool
+) -> list[Speech]:
+    """A dialogue of the speakers "A" and "B" about `entity`; "A" begins.
 
-    Each turn states a fact about the entity, the one that the turn before may have asked for.
+    Each turn states a fact about the entity: the one that the turn before may have asked for.
     """
     inclinations = {name: rng.choice(INCLINATIONS) for name in "AB"}
     about = subject.about(entity)
-    said: list[Speech] = []
+    speeches: list[Speech] = []
     fact = rng.choice(about)
     for i in range(turns):
         next_fact = rng.choice(about)
         speaker = "AB"[i % 2]
-        said.append(
-            speech(
+        speeches.append(
+            make_speech(
                 rng,
                 subject,
                 fact,
@@ -100,4 +103,4 @@ def talk(rng: random.Random, subject: Subject, entity: str, turns: int, informed
             )
         )
         fact = next_fact
-    return said
+    return speeches

@@ -1,4 +1,4 @@
-"""The demo models' tokenizer: byte-level BPE with one token a digit, and a chat template."""
+"""The demo models' tokenizer: byte-level BPE with one token per digit, and a chat template."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int):
-    """A fast tokenizer of at most `vocabulary` tokens, trained on `texts`.
+    """A fast tokenizer with at most `vocabulary` tokens, trained on `texts`.
 
-    Digits are split, so each score is one token; pad, begin and end are distinct tokens; a plain text
-    is encoded with the begin token before it.
+    Each digit is a token of its own, so each score is one token. Pad, begin and end are three different
+    tokens. The begin token is added before a plain text.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

@@ -1,7 +1,7 @@
-"""The workflow's prompts, filled in for many documents at small cost.
+"""Fast rendering of the workflow's prompts for many documents.
 
-Rendering a template takes about a millisecond, and a corpus needs tens of thousands of them. So each
-template is rendered once with markers in place of its values, and the markers are replaced.
+Rendering a template takes about a millisecond, and a corpus needs tens of thousands of prompts. So each
+template is rendered once with markers in place of the values, and the markers are then replaced.
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ LOW, HIGH = 0, 9  # the scale of the demo's ratings: one digit, one token
 
 
 @cache
-def _sketch(template: str, names: tuple[str, ...]) -> str:
+def _with_markers(template: str, names: tuple[str, ...]) -> str:
+    """The rendered template with a marker in place of each value."""
     return fill(template, **{name: f"\0{name}\0" for name in names})
 
 
-def filled(template: str, **values: str) -> str:
-    """What `prompts.fill` gives for these values, which the template may print but not test."""
-    text = _sketch(template, tuple(values))
+def fill_cached(template: str, **values: str) -> str:
+    """The same as `prompts.fill`, for templates that print values but have no conditions on them."""
+    text = _with_markers(template, tuple(values))
     for name, value in values.items():
         text = text.replace(f"\0{name}\0", value)
     return text
 
 
 @cache
-def _rating_sketch(template: str, labels: tuple[str, ...], rated: str, scope: str, category: str) -> str:
+def _rating_with_markers(
+    template: str, labels: tuple[str, ...], rated: str, scope: str, category: str
+) -> str:
+    """The rendered rating prompt with a marker in place of the topic and of each turn's text."""
     return rating_prompt(
         template,
         topic="\0topic\0",
@@ -41,7 +45,7 @@ def _rating_sketch(template: str, labels: tuple[str, ...], rated: str, scope: st
     )
 
 
-def rating_text(
+def rating_prompt_cached(
     template: str,
     topic: str,
     turns: list[tuple[str, str]],
@@ -49,10 +53,10 @@ def rating_text(
     scope: str,
     category: str,
 ) -> str:
-    """What `prompts.rating_prompt` gives on the demo's scale."""
+    """The same as `prompts.rating_prompt` on the demo's scale; `turns` are pairs (label, text)."""
     labels = tuple(label for label, _ in turns)
-    text = _rating_sketch(template, labels, rated, scope, category)
+    text = _rating_with_markers(template, labels, rated, scope, category)
     text = text.replace("\0topic\0", topic)
-    for i, (_, said) in enumerate(turns):
-        text = text.replace(f"\0{i}\0", said)
+    for i, (_, turn) in enumerate(turns):
+        text = text.replace(f"\0{i}\0", turn)
     return text

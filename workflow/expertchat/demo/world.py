@@ -1,7 +1,7 @@
-"""The demo's world: subjects, things, and one true value for each property of each thing.
+"""The demo's world: subjects, things ("entities"), and one true value for each property of each thing.
 
-The world is drawn from a seed and known in full, so that every statement about it can be checked.
-Standard library only: cheap to import.
+The world is drawn from a seed, so all its facts are known and every statement about it can be checked.
+This module uses the standard library only, so it is fast to import.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Relation:
-    """A property that every entity of a subject has, with all values that it may take."""
+    """A property that every entity of a subject has, with all its possible values."""
 
     name: str
     values: tuple[str, ...]
@@ -41,7 +41,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Fact:
-    """What is true of one entity: its `relation` is `value`, one of `alternatives`."""
+    """A true statement about one entity: its property `relation` has `value`, one of `alternatives`."""
 
     subject: str
     entity: str
@@ -51,13 +51,13 @@ class Fact:
 
     @property
     def distractors(self) -> tuple[str, ...]:
-        """The false values, of the same type as the true one."""
+        """The false values of the property."""
         return tuple(value for value in self.alternatives if value != self.value)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A craft: its entities, their properties, the tools of its practitioners, and its facts."""
+    """A craft: its entities, the properties of these, the tools of practitioners, and all facts."""
 
     name: str
     entities: tuple[str, ...]
@@ -66,7 +66,7 @@ class Subject:
     facts: tuple[Fact, ...]
 
     def about(self, entity: str) -> tuple[Fact, ...]:
-        """The facts about one entity, one for each property."""
+        """The facts about one entity, one per property."""
         return tuple(fact for fact in self.facts if fact.entity == entity)
 
 
@@ -87,18 +87,18 @@ class World:
         return tuple(fact for subject in self.subjects for fact in subject.facts)
 
     def subject(self, name: str) -> Subject:
-        """The subject of that name. Raises KeyError with the known names where there is none."""
+        """The subject of that name. Raises KeyError with the known names if there is none."""
         for subject in self.subjects:
             if subject.name == name:
                 return subject
-        raise KeyError(f"no subject {name!r}; there are {', '.join(self.names)}")
+        raise KeyError(f"unknown subject {name!r}; known: {', '.join(self.names)}")
 
 
 def build_world(seed: int) -> World:
-    """The world of this seed: words from `subjects`, the true values drawn at random.
+    """The world of this seed: the words of `subjects`, with true values drawn at random.
 
-    Within a property each value is true of about as many entities as any other, so that no value
-    is the better guess.
+    All values of a property are true of about the same number of entities, so that no value is a better
+    guess than another.
     """
     rng = random.Random(f"world-{seed}")
     subjects = []
@@ -119,12 +119,12 @@ def build_world(seed: int) -> World:
 
 
 def with_article(noun: str) -> str:
-    """`noun` after its indefinite article."""
+    """`noun` with its indefinite article."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def statement(fact: Fact, value: str, phrasing: int) -> str:
-    """A clause that gives `value` as the fact's, true or not; lower case, without a full stop."""
+    """A clause that states `value`, true or not, for the fact; in lower case, without a full stop."""
     template = STATEMENTS[phrasing % len(STATEMENTS)]
     return template.format(relation=fact.relation, entity=with_article(fact.entity), value=value)
 
@@ -136,5 +136,5 @@ def question(fact: Fact, phrasing: int) -> str:
 
 
 def halves(world: World) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Two disjoint halves of the subjects, for two models whose knowledge complements."""
+    """The names of two disjoint halves of the subjects, for two models with complementary knowledge."""
     return world.names[0::2], world.names[1::2]

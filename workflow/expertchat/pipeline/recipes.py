@@ -49,8 +49,8 @@ def references(inputs: Mapping[str, str | list[str] | None]) -> list[str]:
 class Recipe:
     """Everything that a job needs to know.
 
-    `label` is for display. `runtime` contains what changes speed but not results, such as batch sizes.
-    Neither is part of the id.
+    `label` is for display. `runtime` contains values that cannot change results, such as batch sizes and
+    names to check. Neither is part of the id.
     """
 
     stage: str

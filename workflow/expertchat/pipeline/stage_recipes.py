@@ -77,8 +77,12 @@ class StageRecipes:
         inputs: Mapping[str, Any] | None = None,
         uses: Sequence[str] = (),
         round: int | None = None,
+        runtime: Mapping[str, Any] | None = None,
     ) -> str:
-        """Adds a recipe and its readable path. `uses`: the models that the job loads."""
+        """Adds a recipe and its readable path. `uses`: the models that the job loads.
+
+        `runtime`: entries of the recipe's runtime in addition to those of the models.
+        """
         loads = {model: self.experiment.models[model].load for model in uses}
         if loads:
             settings = {**settings, "load": {model: self._load(model) for model in loads}}
@@ -88,7 +92,7 @@ class StageRecipes:
             settings=settings,
             code=code_fingerprint(stage),
             inputs={key: value for key, value in (inputs or {}).items() if value},
-            runtime=load_runtime(loads),
+            runtime={**load_runtime(loads), **(runtime or {})},
             label=" ".join([stage, *of, *when]),
         )
         self.plan.recipes.setdefault(recipe.reference, recipe)
@@ -138,8 +142,21 @@ class StageRecipes:
             settings |= {"world": self._world(), "prompts": {n: self.texts[n] for n in learned}}
         elif model.source == "server":
             settings |= {"server": load_settings(model.load)["server"]}
-        self.models[name] = self.add("models", name, settings)
+        runtime = {"target_modules": self._target_modules(name)}  # the job checks that they exist
+        self.models[name] = self.add("models", name, settings, runtime=runtime)
         return self.models[name]
+
+    def _target_modules(self, name: str) -> dict[str, Any]:
+        """The layers of a model that training will adapt, as `models.TargetModules` takes them."""
+        experiment = self.experiment
+        if not experiment.rounds or name not in experiment.talkers:
+            return {}
+        by_key = {
+            "rewards.lora.target_modules": experiment.rewards.lora.target_modules,
+            "ppo.lora.target_modules": experiment.ppo.lora.target_modules,
+        }
+        quantized = experiment.models[name].load.quantization != "none"
+        return {"by_key": by_key, "quantized": quantized}
 
     def questions(self) -> str:
         """The multiple-choice questions."""

@@ -1,7 +1,8 @@
-"""PPO, as pure functions of tensors. Shapes: B replies of at most T tokens.
+"""The formulas of PPO as pure functions of tensors: scores, KL penalty, advantages, losses.
 
-After Schulman et al. 2017 (PPO), Schulman et al. 2016 (GAE), Ziegler et al. 2019 (KL control), with
-the details that Huang et al. 2024 found to matter ("The N+ implementation details of RLHF with PPO").
+Shapes: B replies of at most T tokens. Sources: Schulman et al. 2017 (PPO), Schulman et al. 2016
+(GAE), Ziegler et al. 2019 (KL penalty and its control), and the details that Huang et al. 2024 found
+to matter ("The N+ implementation details of RLHF with PPO").
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from torch import Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` [B, T] where `mask` [B, T] is true."""
+    """Mean of `values` [B, T] over the tokens for which `mask` [B, T] is 1."""
     return (values * mask).sum() / mask.sum()
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """`values` [B, T] less their mean, over their standard deviation, both over the mask."""
+    """`values` [B, T] shifted and scaled to mean 0 and standard deviation 1 over the mask."""
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
     return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
@@ -28,10 +29,24 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor
     return scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(-1)
 
 
-def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
-    """Rewards [B, T]: a KL penalty a token, and the score [B] at the last real token.
+def terminal_scores(
+    raw: Tensor, ended: Tensor, mean: float, std: float, no_eos_reward: float, standardise: bool
+) -> Tensor:
+    """Scores [B] for the last token of each reply, from the reward model's `raw` scores [B].
 
-    `kl` [B, T] is logprob minus reference logprob of the drawn tokens (Ziegler et al. 2019, eq. 2).
+    `mean` and `std` are those of the raw scores of the reference model's replies. A reply without an
+    end token (`ended` [B] is false) gets the fixed score `mean + no_eos_reward * std` in place of its
+    raw score. Then `mean` is subtracted, and with `standardise` the result is divided by `std`.
+    """
+    scores = torch.where(ended, raw, mean + no_eos_reward * std) - mean
+    return scores / max(std, 1e-6) if standardise else scores
+
+
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
+    """Rewards [B, T]: the KL penalty at every token, plus the score [B] at the last real token.
+
+    `kl` [B, T] is the policy's log-probability minus the reference model's, of the sampled tokens
+    (Ziegler et al. 2019, eq. 2).
     """
     rewards = -kl_coefficient * kl * mask
     last = mask.sum(1).long() - 1
@@ -44,14 +59,14 @@ def advantages_and_returns(
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimates and returns, both [B, T] (Schulman et al. 2016, eq. 16).
 
-    The value after the last real token is 0: the episode ends there.
+    The value after the last real token is 0, because the episode ends there.
     """
     values = values * mask
     advantages = torch.zeros_like(values)
     running = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
-        after = values[:, t + 1] if t + 1 < values.shape[1] else torch.zeros_like(running)
-        delta = rewards[:, t] + gamma * after - values[:, t]
+        next_value = values[:, t + 1] if t + 1 < values.shape[1] else torch.zeros_like(running)
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
         running = (delta + gamma * lam * running) * mask[:, t]
         advantages[:, t] = running
     return advantages, advantages + values
@@ -60,15 +75,21 @@ def advantages_and_returns(
 def policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_range: float
 ) -> tuple[Tensor, Tensor]:
-    """(loss, whether clipped), both [B, T] (Schulman et al. 2017, eq. 7, negated)."""
+    """Clipped policy loss, and 1 for tokens whose loss was clipped; both [B, T].
+
+    Schulman et al. 2017, eq. 7, negated.
+    """
     ratio = torch.exp(logprobs - old_logprobs)
-    plain = -advantages * ratio
+    unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
-    return torch.maximum(plain, clipped), (clipped > plain).float()
+    return torch.maximum(unclipped, clipped), (clipped > unclipped).float()
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float) -> Tensor:
-    """Half the squared error [B, T] of values that may move by `clip_range` only."""
+    """Half the squared error [B, T] of the values, clipped to within `clip_range` of the old values.
+
+    The larger of the clipped and the unclipped error counts.
+    """
     clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
 
@@ -76,9 +97,10 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: 
 def next_kl_coefficient(
     coefficient: float, kl: float, target: float, horizon: int, replies: int
 ) -> float:
-    """The adapted weight of the KL penalty (Ziegler et al. 2019, section 2.2).
+    """The new weight of the KL penalty after a step (Ziegler et al. 2019, section 2.2).
 
-    `kl` is the mean KL of a reply in nats; the relative error is clipped to 0.2.
+    `kl` is the mean KL in nats per reply of the step's `replies` replies; `horizon` is the number of
+    replies over which the weight adapts. The relative error of `kl` is clipped to plus or minus 0.2.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coefficient * (1 + error * replies / horizon)

@@ -1,4 +1,4 @@
-"""Rollouts: prompts with the replies that were drawn for them, as padded tensors."""
+"""Rollouts: prompts with the replies that were sampled for them, as padded tensors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from expertchat.engine.training import Completion, padded
 
 @dataclass(frozen=True)
 class Rollout:
-    """B prompts of at most Q tokens with replies of at most T. All tensors on the model's device."""
+    """B prompts of at most Q tokens, each with a reply of at most T tokens, on the model's device."""
 
-    ids: Tensor  # [B, Q + T], prompts flush right, replies flush left
-    mask: Tensor  # [B, Q + T], 1 on real tokens
-    reply_mask: Tensor  # [B, T] bool, end token included
-    ended: Tensor  # [B] bool, whether the reply has its end token
+    ids: Tensor  # [B, Q + T]: prompts padded on the left, replies padded on the right
+    mask: Tensor  # [B, Q + T], 1 for real tokens and 0 for padding
+    reply_mask: Tensor  # [B, T] bool, true for reply tokens including the end token
+    ended: Tensor  # [B] bool, whether the reply has an end token
 
     @property
     def replies(self) -> Tensor:
@@ -26,7 +26,7 @@ class Rollout:
         return self.ids[:, -self.reply_mask.shape[1] :]
 
     def rows(self, index: Tensor) -> Rollout:
-        """The rollout of some rows, without the columns before their longest prompt."""
+        """The rollout of the rows in `index`, without columns that are padding in all of them."""
         first = int(self.mask[index].any(0).byte().argmax())
         return Rollout(
             self.ids[index, first:],
@@ -39,7 +39,10 @@ class Rollout:
 def make_rollout(
     prompts: Sequence[list[int]], completions: Sequence[Completion], eos: int, pad: int, device
 ) -> Rollout:
-    """Prompts and what was drawn for them, as one padded batch."""
+    """Prompts (token ids) and their sampled completions as one padded batch.
+
+    A completion that stopped by itself gets the end token `eos`, which completions leave out.
+    """
     replies = [[*c.ids, eos] if c.finish_reason == "stop" else list(c.ids) for c in completions]
     prompt_ids, prompt_mask = padded(prompts, pad, device, side="left")
     reply_ids, reply_mask = padded(replies, pad, device, side="right")

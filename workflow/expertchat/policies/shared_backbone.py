@@ -1,7 +1,9 @@
-"""What PPO tunes: one frozen backbone that serves as policy, value model, reward model and reference.
+"""One frozen backbone that serves as policy, value model, reward model and reference model.
 
-A policy adapter is trained; a value head reads the policy's trunk; a reward adapter with its score
-head is switched in to score replies; with all adapters off the backbone is the reference.
+- Policy: the backbone with the policy's LoRA adapter, which PPO trains.
+- Value model: a linear head on the policy's last hidden states, which PPO trains too.
+- Reward model: the backbone with the reward model's adapter, and its score head.
+- Reference model: the backbone with all adapters disabled.
 """
 
 from __future__ import annotations
@@ -23,10 +25,14 @@ POLICY, REWARD = "default", "reward"  # peft saves an adapter called "default" w
 
 
 class SharedBackbone:
-    """The backbone with its adapters and heads. Methods return tensors in float32."""
+    """A base model with the adapters and heads of PPO. All methods return float32 tensors."""
 
     def __init__(self, base, policy: LoraConfig | Path, reward: Path):
-        """`policy`: a configuration for a new adapter, or the folder of one to go on from."""
+        """Adds the adapters and the value head to the model `base`.
+
+        `policy` is the configuration of a new adapter, or the folder of an adapter to train further.
+        `reward` is the folder of a reward model's adapter. Raises UserError if it does not fit.
+        """
         if isinstance(policy, Path):
             self.model = PeftModel.from_pretrained(base, policy, POLICY, is_trainable=True)
         else:
@@ -37,75 +43,82 @@ class SharedBackbone:
         torch.nn.init.zeros_(self.value_head.bias)
         self.score_weight = self._add_reward(reward).to(base.device)
         self.model.set_adapter(POLICY)
-        self.model.eval()  # dropout off: the ratio of new to old probabilities must start at 1
+        self.model.eval()  # dropout off: the first ratio of new to old probabilities must be 1
 
     def _add_reward(self, folder: Path) -> Tensor:
-        """Loads a reward model's adapter beside the policy's; returns its score head [1, hidden]."""
+        """Loads the adapter of a reward model. Returns its score head [1, hidden]."""
         weights = load_file(folder / "adapter_model.safetensors")
         heads = [name for name in weights if name.endswith("score.weight")]
         if len(heads) != 1:
-            raise UserError(f"{folder}: it holds {len(heads)} score heads, where one is needed")
+            raise UserError(f"{folder}: a reward model must have one score head; this has {len(heads)}")
         score = weights.pop(heads[0]).float()
         config = PeftConfig.from_pretrained(folder)
         config.modules_to_save, config.task_type, config.inference_mode = None, None, True
         self.model.add_adapter(REWARD, config)
         result = set_peft_model_state_dict(self.model, weights, adapter_name=REWARD)
         if result.unexpected_keys:
-            raise UserError(f"{folder}: weights that fit no layer: {result.unexpected_keys[:3]}")
+            raise UserError(
+                f"{folder}: this reward model has weights for layers that the model does not have: "
+                + ", ".join(result.unexpected_keys[:3])
+            )
         return score
 
     @property
     def device(self) -> torch.device:
+        """The device of the model's inputs."""
         return self.model.device
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that PPO trains, by name: the policy adapter's and the value head's."""
-        found = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        return found | {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
+        adapter = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        return adapter | {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
 
     @contextmanager
-    def _rewarding(self):
+    def _reward_adapter(self):
+        """Uses the reward model's adapter in place of the policy's."""
         self.model.set_adapter(REWARD)
         try:
             yield
         finally:
             self.model.set_adapter(POLICY)
 
-    def _hidden(self, rollout: Rollout) -> Tensor:
+    def _hidden_states(self, rollout: Rollout) -> Tensor:
+        """The last hidden states [B, Q + T, hidden] under the active adapter."""
         base = self.model.get_base_model()
-        trunk = getattr(base, base.base_model_prefix)
-        return trunk(
+        without_head = getattr(base, base.base_model_prefix)
+        return without_head(
             input_ids=rollout.ids,
             attention_mask=rollout.mask,
             position_ids=position_ids(rollout.mask),
             use_cache=False,
         ).last_hidden_state
 
-    def _before_replies(self, hidden: Tensor, rollout: Rollout) -> Tensor:
-        """The states [B, T, hidden] from which each reply token was predicted."""
+    def _predicting_states(self, rollout: Rollout) -> Tensor:
+        """The hidden states [B, T, hidden] that predict the reply tokens: one position before each."""
         length = rollout.reply_mask.shape[1]
-        return hidden[:, -length - 1 : -1]
+        return self._hidden_states(rollout)[:, -length - 1 : -1]
 
     def _logits(self, states: Tensor) -> Tensor:
+        """Logits [B, T, V] of hidden states [B, T, hidden]."""
         return self.model.get_base_model().get_output_embeddings()(states)
 
     def logprobs_and_values(self, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
-        """The policy's log-probabilities and values of the reply tokens, both [B, T]."""
-        states = self._before_replies(self._hidden(rollout), rollout)
+        """Log-probabilities of the reply tokens and values under the policy, both [B, T]."""
+        states = self._predicting_states(rollout)
         logprobs = token_logprobs(self._logits(states), rollout.replies, temperature)
         return logprobs, self.value_head(states.float()).squeeze(-1)
 
     @torch.no_grad()
     def reference_logprobs(self, rollout: Rollout, temperature: float) -> Tensor:
-        """Log-probabilities [B, T] under the backbone without adapters."""
+        """Log-probabilities [B, T] of the reply tokens under the reference model."""
         with self.model.disable_adapter():
-            states = self._before_replies(self._hidden(rollout), rollout)
+            states = self._predicting_states(rollout)
             return token_logprobs(self._logits(states), rollout.replies, temperature)
 
     @torch.no_grad()
     def scores(self, rollout: Rollout) -> Tensor:
-        """The reward model's scores [B], read at the last real token."""
-        with self._rewarding():
-            hidden = self._hidden(rollout)
+        """The reward model's raw scores [B] of the replies, read at the last real token."""
+        with self._reward_adapter():
+            hidden = self._hidden_states(rollout)
         last = hidden.shape[1] - rollout.reply_mask.shape[1] + rollout.reply_mask.sum(1) - 1
         return (hidden[torch.arange(len(last)), last].float() @ self.score_weight.T).squeeze(-1)

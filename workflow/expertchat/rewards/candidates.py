@@ -1,4 +1,4 @@
-"""Candidate replies: with their overall ratings, and as token ids."""
+"""Candidate replies: their overall ratings, and their token ids."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from expertchat.records import read_all
 def rated_candidates(
     folders: Sequence[Path], ratings: Sequence[Path], speaker: str, weights: Mapping[str, float]
 ) -> pd.DataFrame:
-    """The candidate replies of the model `speaker` with their overall ratings by its partners."""
+    """The candidate replies of the model `speaker` with their overall ratings by its partners.
+
+    One row per candidate, with the columns of a candidate's record, `overall` (in rating points) and
+    `usable`. Raises UserError if the model has no candidate replies.
+    """
     candidates = pd.DataFrame(c for c in read_all(folders, CANDIDATES) if c["model"] == speaker)
     if candidates.empty:
         raise UserError(
-            f"{speaker} has no candidate replies: none of its turns is one of dialogues.candidate_turns"
+            f"{speaker} has no candidate replies: dialogues.candidate_turns names none of its turns; "
+            "name an even and an odd turn"
         )
     scores = overall(read_ratings(ratings, OVERALL_COLUMNS, scope=REPLY), weights)
     scores = scores.rename(columns={"item_id": "candidate_id"})
@@ -32,7 +37,7 @@ def rated_candidates(
 def encode_candidates(
     tokenizer, folders: Sequence[Path], candidates: pd.DataFrame, texts: Mapping[str, str]
 ) -> dict[str, list[int]]:
-    """Token ids by candidate id: the prompt as the speaker saw it, its reply, and the end token."""
+    """Token ids by candidate id: the prompt that the speaker saw, its reply, and the end token."""
     dialogues = {d["dialogue_id"]: d for d in read_all(folders, DIALOGUES)}
     prompts: dict[str, list[int]] = {}
     encoded = {}

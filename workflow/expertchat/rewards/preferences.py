@@ -1,4 +1,4 @@
-"""Preference pairs: two replies to one context, and by how much the raters liked one better."""
+"""Preference pairs: two replies to the same context, and how much better one was rated."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from expertchat.settings.rewards import Rewards
 
 
 def shuffle_within_contexts(candidates: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The control: each context's ratings permuted among its candidates.
+    """Permutes each context's ratings among its candidates: the control experiment.
 
-    Every distribution stays what it was; only the tie between a reply and its rating is cut.
+    All distributions stay the same; only the link between a reply and its rating is removed.
     """
     generator = np.random.default_rng(seed)
     shuffled = candidates.copy()
     for rows in candidates.groupby("context_id", sort=False).indices.values():
         order = rows[generator.permutation(len(rows))]
         for column in ("overall", "usable"):
-            place = shuffled.columns.get_loc(column)
-            shuffled.iloc[rows, place] = candidates.iloc[order, place].to_numpy()
+            number = shuffled.columns.get_loc(column)
+            shuffled.iloc[rows, number] = candidates.iloc[order, number].to_numpy()
     return shuffled
 
 
 def build_pairs(
     candidates: pd.DataFrame, settings: Rewards
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """(pairs, counts by fate) from candidates {candidate_id, context_id, topic_id, split, text,
-    overall, usable}.
+    """Makes pairs of candidates {candidate_id, context_id, topic_id, split, text, overall, usable}.
 
-    A pair is {context_id, topic_id, split, chosen, rejected, margin}, chosen and rejected being
-    candidate ids and the margin the difference of their overall ratings. Dropped and counted:
-    `unusable` ratings, the `same text`, a `tie` below the least margin, and `surplus` over
-    `pairs_per_context`, the narrowest first.
+    Returns (pairs, number of pairs by fate). A pair is {context_id, topic_id, split, chosen, rejected,
+    margin}: `chosen` and `rejected` are candidate ids, `margin` is the difference of their overall
+    ratings. Pairs are dropped and counted if a rating is `unusable`, if both have the `same text`, for a
+    `tie` (equal ratings, or a margin below `min_margin`), and as `surplus` beyond `pairs_per_context`,
+    of which those with the widest margins are kept.
     """
     pairs: list[dict[str, Any]] = []
     fates: Counter[str] = Counter(kept=0)
     for context_id, group in candidates.groupby("context_id", sort=False):
-        found = []
+        context_pairs = []
         for first, second in combinations(group.to_dict("records"), 2):
             reason = _drop_reason(first, second, settings.min_margin)
             if reason:
                 fates[reason] += 1
             else:
                 chosen, rejected = _by_rating(first, second)
-                found.append(
+                context_pairs.append(
                     {
                         "context_id": context_id,
                         "topic_id": chosen["topic_id"],
@@ -59,14 +59,15 @@ def build_pairs(
                         "margin": chosen["overall"] - rejected["overall"],
                     }
                 )
-        found.sort(key=lambda pair: -pair["margin"])
-        fates["surplus"] += len(found[settings.pairs_per_context :])
-        pairs += found[: settings.pairs_per_context]
+        context_pairs.sort(key=lambda pair: -pair["margin"])
+        fates["surplus"] += len(context_pairs[settings.pairs_per_context :])
+        pairs += context_pairs[: settings.pairs_per_context]
     fates["kept"] = len(pairs)
     return pairs, dict(fates)
 
 
 def _drop_reason(first: dict[str, Any], second: dict[str, Any], min_margin: float) -> str | None:
+    """Why a pair cannot be used; None if it can."""
     if not (first["usable"] and second["usable"]):
         return "unusable"
     if first["text"] == second["text"]:
@@ -76,4 +77,5 @@ def _drop_reason(first: dict[str, Any], second: dict[str, Any], min_margin: floa
 
 
 def _by_rating(*pair: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    """The pair with the higher rating first."""
     return sorted(pair, key=lambda candidate: -candidate["overall"])

@@ -1,7 +1,8 @@
-"""Stage rewards: a reward model learns from the ratings which of two replies is the better one.
+"""What stage rewards makes: a reward model, from dialogues and ratings.
 
-It is a LoRA adapter and a linear score head on the model that it will later train, so that policy,
-reference and reward share one backbone. Training is TRL's; the loss is Bradley and Terry's.
+The reward model is a LoRA adapter and a linear score head on the same model that it will later train, so
+that policy, reference model and reward model share one backbone. TRL does the training, with the loss of
+Bradley and Terry (1952).
 """
 
 from __future__ import annotations
@@ -41,34 +42,37 @@ def make_reward_model(
     checkpoints: Path,
     out: Path,
 ) -> dict[str, Any]:
-    """Builds pairs, trains on those of training topics, and measures on those of held-out topics.
+    """Trains on pairs of the training topics and evaluates on pairs of the held-out topics.
 
-    Some training topics are kept back to tell how far the scores can be trusted; the saved score head
-    is scaled by that. Writes the adapter with its score head (peft's layout), pairs.parquet,
-    training.json and metrics.json. With `shuffled` the pairs of training topics come from shuffled
-    ratings; the held-out pairs never do, as they are the measure.
+    Some of the training topics are used for validation only: the saved score head is multiplied by the
+    factor that their pairs support (`evaluation.supported_scale`). With `shuffled`, the pairs of the
+    training topics come from shuffled ratings; held-out pairs never do, as they measure the result.
+
+    Writes to `out` the adapter with its score head in peft's layout, pairs.parquet, training.json and
+    metrics.json. Returns the metrics. Raises UserError if a split has no pairs.
     """
     candidates = rated_candidates(dialogues, ratings, speaker, weights)
     training = candidates[candidates["split"] == TRAIN]
     if shuffled:
         training = shuffle_within_contexts(training, seed)
     all_pairs, fates = build_pairs(training, settings)
-    kept_back = validation_topics(training["topic_id"], settings.validation_share, seed)
-    pairs = [pair for pair in all_pairs if pair["topic_id"] not in kept_back]
-    validation = [pair for pair in all_pairs if pair["topic_id"] in kept_back]
+    for_validation = validation_topics(training["topic_id"], settings.validation_share, seed)
+    pairs = [pair for pair in all_pairs if pair["topic_id"] not in for_validation]
+    validation = [pair for pair in all_pairs if pair["topic_id"] in for_validation]
     held_out, held_out_fates = build_pairs(candidates[candidates["split"] == HELD_OUT], settings)
-    for split, found in (("training", pairs), ("validation", validation), ("held-out", held_out)):
-        if not found:
+    for split, its_pairs in (("training", pairs), ("validation", validation), ("held-out", held_out)):
+        if not its_pairs:
             raise UserError(
-                f"no {split} pairs are left ({fates}, held out {held_out_fates}): lower "
-                "rewards.min_margin, or draw more candidates on more topics"
+                f"there are no {split} pairs (training topics: {fates}; held-out topics: "
+                f"{held_out_fates}): lower rewards.min_margin, raise dialogues.candidates, or use more "
+                "topics"
             )
     tokenizer = load_tokenizer(model_folder, load)
     encoded = encode_candidates(tokenizer, dialogues, candidates, texts)
     model, tokenizer, log = train(model_folder, load, pairs, encoded, settings, seed, checkpoints)
     ids = list(encoded)
-    found = score(model, [encoded[i] for i in ids], tokenizer.pad_token_id, batch_size)
-    scores = dict(zip(ids, found.tolist(), strict=True))
+    raw = score(model, [encoded[i] for i in ids], tokenizer.pad_token_id, batch_size)
+    scores = dict(zip(ids, raw.tolist(), strict=True))
     lengths = dict(zip(candidates["candidate_id"], candidates["tokens"], strict=True))
     too_long = sum(
         max(len(encoded[p["chosen"]]), len(encoded[p["rejected"]])) > settings.max_length for p in pairs

@@ -1,4 +1,4 @@
-"""Training a reward model by TRL's RewardTrainer, and scoring with it."""
+"""Trains a reward model with TRL's RewardTrainer, and scores replies with it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from expertchat.console import progress_bar
 from expertchat.engine.training import load_model, load_tokenizer, lora_config, padded
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
+from expertchat.settings.target_modules import check_target_modules
 
 
 def progress_callback(label: str):
-    """Shows a Trainer's steps on our own bar, which logs can hold."""
+    """A callback that shows the steps of a Trainer on our progress bar, which also suits log files."""
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
@@ -46,7 +47,12 @@ def train(
     seed: int,
     checkpoints: Path,
 ):
-    """Trains the reward model on the pairs by TRL's RewardTrainer. Returns (model, tokenizer)."""
+    """Trains the reward model on the pairs, from the latest checkpoint if there is one.
+
+    `encoded` holds token ids by candidate id; a pair longer than `max_length` tokens is not used.
+    Returns (model, tokenizer, log history of the Trainer). Raises UserError if the model does not have
+    the layers that `settings.lora` names.
+    """
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
@@ -55,6 +61,9 @@ def train(
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(model_folder, load)
     model = load_model(model_folder, load, AutoModelForSequenceClassification, num_labels=1)
+    check_target_modules(
+        settings.lora.target_modules, "rewards.lora.target_modules", model, str(model_folder)
+    )
     model.config.pad_token_id = tokenizer.pad_token_id
     torch.nn.init.normal_(model.score.weight, std=1 / (model.config.hidden_size + 1) ** 0.5)
     rows = [{"chosen_ids": encoded[p["chosen"]], "rejected_ids": encoded[p["rejected"]]} for p in pairs]
@@ -90,30 +99,30 @@ def train(
         callbacks=[progress_callback("reward model")],
     )
     for parameter in trainer.model.parameters():
-        # what is trained, which TRL makes bfloat16 on quantized models, whatever they run on
+        # TRL casts the trained parameters of quantized models to bfloat16, whatever the hardware
         if parameter.requires_grad and parameter.dtype == torch.bfloat16:
             parameter.data = parameter.data.float()
-    trainer.remove_callback(PrinterCallback)  # our bar says it
+    trainer.remove_callback(PrinterCallback)  # our progress bar shows the same
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
     return trainer.model.eval(), tokenizer, trainer.state.log_history
 
 
 def score_head(model) -> torch.Tensor:
-    """The trained weights [1, hidden] of a reward model's score head."""
+    """The weights [1, hidden] of a trained reward model's score head."""
     (weights,) = [p for n, p in model.named_parameters() if "score.modules_to_save" in n]
     return weights
 
 
 @torch.inference_mode()
 def score(model, rows: Sequence[list[int]], pad: int, batch_size: int) -> np.ndarray:
-    """The reward model's scores [rows], in batches by length."""
+    """The reward model's scores [rows] of token ids, computed in batches of rows of similar length."""
     scores = np.empty(len(rows))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     with progress_bar(len(rows), "scores", "replies") as progress:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             ids, mask = padded([rows[i] for i in part], pad, model.device, side="right")
-            # the head is trained in 32 bits, beside a backbone that may have fewer
+            # the score head is float32, the backbone may have a smaller type
             with torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
                 logits = model(input_ids=ids, attention_mask=mask).logits
             scores[part] = logits.squeeze(-1).float().cpu().numpy()

@@ -1,0 +1,59 @@
+"""What stage policies makes: a tuned adapter, from dialogues and a reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from expertchat import chat
+from expertchat.dialogues.artifact import DIALOGUES
+from expertchat.dialogues.contexts import context_messages, contexts_of
+from expertchat.engine.training import load_model, load_tokenizer, lora_config
+from expertchat.policies.shared_backbone import SharedBackbone
+from expertchat.policies.trainer import PPOTrainer, train
+from expertchat.records import read_all
+from expertchat.settings.decoding import Decoding
+from expertchat.settings.models import Load
+from expertchat.settings.ppo import PPO
+from expertchat.settings.target_modules import check_target_modules
+from expertchat.splits import TRAIN
+
+
+def make_policy(
+    *,
+    model_folder: Path,
+    load: Load,
+    dialogues: Sequence[Path],
+    reward_model: Path,
+    previous: Path | None,
+    speaker: str,
+    turns: Sequence[int],
+    texts: Mapping[str, str],
+    settings: PPO,
+    decoding: Decoding,
+    seed: int,
+    batch_size: int,
+    label: str,
+    checkpoints: Path,
+    out: Path,
+) -> None:
+    """Tunes the adapter of `speaker` by PPO; `trainer.train` says what is written to `out`.
+
+    The prompts are the contexts of the training topics in which `speaker` has one of the numbered
+    `turns`, rendered with the templates `texts`. `reward_model` and `previous` are artifacts of stages
+    rewards and policies; without `previous`, the policy of the round before, a new adapter is trained.
+    """
+    torch.manual_seed(seed)  # for the initial weights of a new adapter
+    tokenizer = load_tokenizer(model_folder, load)
+    contexts = contexts_of(read_all(dialogues, DIALOGUES), speaker, TRAIN, turns)
+    model = load_model(model_folder, load)
+    check_target_modules(
+        settings.lora.target_modules, "ppo.lora.target_modules", model, str(model_folder)
+    )
+    adapter = previous / "adapter" if previous else lora_config(settings.lora, task_type="CAUSAL_LM")
+    backbone = SharedBackbone(model, adapter, reward_model / "adapter")
+    prompts = [chat.encode(tokenizer, context_messages(context, texts)) for context in contexts]
+    trainer = PPOTrainer(backbone, tokenizer, prompts, settings, decoding, seed, batch_size)
+    train(trainer, label, checkpoints, out)

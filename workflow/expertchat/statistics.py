@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 BLOCK = 2**22  # most cluster weights in memory at once, so that memory does not grow with draws
 CACHED = 2**28  # most bytes of weights to cache for the next statistic with the same number of clusters
 
 
 def cluster_bootstrap(
-    values: Sequence[float], clusters: Sequence[str], seed: int = 0, draws: int = 10_000
+    values: ArrayLike, clusters: ArrayLike, seed: int = 0, draws: int = 10_000
 ) -> tuple[float, float, float]:
     """(mean, low, high): the mean of `values` and its 95 % percentile interval.
 
@@ -25,11 +26,11 @@ def cluster_bootstrap(
     variation between clusters such as topics. With one cluster, low and high equal the mean. Raises
     ValueError if there are no values.
     """
-    values = np.asarray(values, dtype=float)
-    if not len(values):
+    array = np.asarray(values, dtype=float)
+    if not len(array):
         raise ValueError("no values")
-    mean = float(values.mean())
-    _, low, high = bootstrap_sums(mean_terms(values), clusters, mean_of_sums, seed, draws)
+    mean = float(array.mean())
+    _, low, high = bootstrap_sums(mean_terms(array), clusters, mean_of_sums, seed, draws)
     return (mean, mean, mean) if np.isnan(low) else (mean, low, high)
 
 
@@ -44,7 +45,7 @@ def mean_of_sums(sums: np.ndarray) -> np.ndarray:
 
 
 def paired_bootstrap(
-    first: Sequence[float], second: Sequence[float], clusters: Sequence[str], seed: int = 0
+    first: ArrayLike, second: ArrayLike, clusters: ArrayLike, seed: int = 0
 ) -> tuple[float, float, float]:
     """(difference, low, high): mean of `second` minus mean of `first` on the same items, and its 95 %
     percentile interval.
@@ -53,16 +54,16 @@ def paired_bootstrap(
     paired bootstrap of Koehn (2004). With one cluster there is no interval: low and high are NaN. Raises
     ValueError if the two do not have the same number of items.
     """
-    first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    if first.shape != second.shape or not len(first):
+    x, y = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if x.shape != y.shape or not len(x):
         raise ValueError("two results of the same items are needed")
-    difference, low, high = cluster_bootstrap(second - first, clusters, seed)
+    difference, low, high = cluster_bootstrap(y - x, clusters, seed)
     if np.all(np.asarray(clusters) == np.asarray(clusters)[0]):
         return difference, float("nan"), float("nan")
     return difference, low, high
 
 
-def mcnemar(first_right: Sequence[bool], second_right: Sequence[bool]) -> float:
+def mcnemar(first_right: ArrayLike, second_right: ArrayLike) -> float:
     """Exact two-sided p value of McNemar's test (McNemar 1947) that both are right equally often.
 
     Only items on which exactly one of the two is right count: under the null hypothesis each of them is
@@ -77,7 +78,7 @@ def mcnemar(first_right: Sequence[bool], second_right: Sequence[bool]) -> float:
     return min(1.0, 2 * float(binom.cdf(min(gained, lost), gained + lost, 0.5)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: ArrayLike) -> list[float]:
     """P values adjusted for multiple tests (Holm 1979), in the given order.
 
     If hypotheses with an adjusted value below 0.05 are rejected, the probability of rejecting any true
@@ -115,7 +116,7 @@ def pooled_stderr(stderrs: Sequence[float], sizes: Sequence[int]) -> float:
     return math.sqrt(squares / freedom / sum(sizes)) if freedom else float("nan")
 
 
-def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+def spearman(first: ArrayLike, second: ArrayLike) -> float:
     """Spearman's rank correlation, with mean ranks for ties; NaN if one of the two is constant."""
     from scipy.stats import rankdata
 
@@ -125,13 +126,13 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def win_rate(tuned: Sequence[float], base: Sequence[float]) -> float:
+def win_rate(tuned: ArrayLike, base: ArrayLike) -> float:
     """Share in [0, 1] of all (tuned, base) pairs in which `tuned` is higher; a tie counts half."""
     difference = np.asarray(tuned, dtype=float)[:, None] - np.asarray(base, dtype=float)[None, :]
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
-def calibration_error(probabilities: Sequence[float], correct: Sequence[bool], bins: int = 10) -> float:
+def calibration_error(probabilities: ArrayLike, correct: ArrayLike, bins: int = 10) -> float:
     """Expected calibration error in equal-width bins (Guo et al. 2017, eq. 3)."""
     p, c = np.asarray(probabilities, dtype=float), np.asarray(correct, dtype=float)
     bin_of = np.minimum((p * bins).astype(int), bins - 1)
@@ -185,7 +186,7 @@ def _cached_weights(clusters: int, draws: int, seed: int) -> np.ndarray:
 
 def bootstrap_sums(
     rows: np.ndarray,
-    clusters: Sequence[str],
+    clusters: ArrayLike,
     statistic: Callable[[np.ndarray], np.ndarray],
     seed: int = 0,
     draws: int = 2_000,
@@ -271,30 +272,30 @@ def _tango_limit(gained: int, lost: int, pairs: int) -> float:
 
 
 def accuracy_interval(
-    right: Sequence[bool], clusters: Sequence[str], seed: int = 0
+    right: ArrayLike, clusters: ArrayLike, seed: int = 0
 ) -> tuple[float, float, float]:
     """(accuracy, low, high): the cluster bootstrap's 95 % interval, or Wilson's if all resamples have
     the same accuracy, for example because all answers are right.
 
     With one cluster all resamples are equal, so that the interval is Wilson's.
     """
-    right = np.asarray(right, dtype=bool)
-    accuracy, low, high = cluster_bootstrap(right, clusters, seed)
+    is_right = np.asarray(right, dtype=bool)
+    accuracy, low, high = cluster_bootstrap(is_right, clusters, seed)
     if high - low > DEGENERATE:
         return accuracy, low, high
-    return accuracy, *wilson_interval(int(right.sum()), len(right))
+    return accuracy, *wilson_interval(int(is_right.sum()), len(is_right))
 
 
 def difference_interval(
-    first: Sequence[bool], second: Sequence[bool], clusters: Sequence[str], seed: int = 0
+    first: ArrayLike, second: ArrayLike, clusters: ArrayLike, seed: int = 0
 ) -> tuple[float, float, float]:
     """(difference, low, high): the paired bootstrap's 95 % interval of the accuracy of `second` minus
     that of `first`, or Tango's if all resamples have the same difference, for example because no
     answer changed. With one cluster there is no interval: low and high are NaN.
     """
-    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    difference, low, high = paired_bootstrap(first, second, clusters, seed)
+    x, y = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    difference, low, high = paired_bootstrap(x, y, clusters, seed)
     if math.isnan(low) or high - low > DEGENERATE:
         return difference, low, high
-    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
-    return difference, *tango_interval(gained, lost, len(first))
+    gained, lost = int((y & ~x).sum()), int((x & ~y).sum())
+    return difference, *tango_interval(gained, lost, len(x))

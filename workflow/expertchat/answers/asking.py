@@ -200,7 +200,9 @@ def fit_prompts(
             fewer = shown[i].shots - 1
             cut = asking.overflow == "cut" or fewer < 0
             shown[i] = Shown(shown[i].shots, cut=True) if cut else Shown(fewer)
-        for i, length in zip(left, engine.lengths([ask(i, shown[i]) for i in left]), strict=True):
+        shorter = engine.lengths([ask(i, shown[i]) for i in left])
+        assert shorter is not None  # the engine has reported lengths before
+        for i, length in zip(left, shorter, strict=True):
             lengths[i] = length
         left = [i for i in left if too_long(i) and not shown[i].cut]
     return shown, lengths

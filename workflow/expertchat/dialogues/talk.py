@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,12 @@ def run_dialogues(
             return _take_turn(engines[name], own, texts, settings, seed, report)
 
         for turn in range(done, settings.turns):
-            jobs = [(speak, name, turn) for name in engines]
-            futures = [pool.submit(*job) for job in jobs] if side_by_side else None
-            for i, (function, *arguments) in enumerate(jobs):
-                candidates += futures[i].result() if futures else function(*arguments)
+            if side_by_side:
+                futures = [pool.submit(speak, name, turn) for name in engines]
+                drawn = [future.result() for future in futures]
+            else:
+                drawn = [speak(name, turn) for name in engines]
+            candidates += chain.from_iterable(drawn)
             progress.update(1 + (turn in settings.candidate_turns))
             write_records(checkpoints / f"{turn}.{CANDIDATES}", candidates)
             write_records(checkpoints / f"{turn}.{DIALOGUES}", dialogues)

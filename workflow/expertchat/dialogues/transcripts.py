@@ -70,10 +70,11 @@ def _read_folder(folder: Path) -> list[dict[str, Any]]:
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
         groups[path.stem.rsplit(".", 1)[0] if path.suffix == ".json" else path.name].append(path)
-    records = []
+    records: list[dict[str, Any]] = []
     for name, group in groups.items():
         if len(group) == 2 and all("." in path.stem for path in group):
-            records.append(read_sides(*group, dialogue_id=name))
+            first, second = group
+            records.append(read_sides(first, second, dialogue_id=name))
         elif len(group) > 2 and all("." in path.stem for path in group):
             raise UserError(f"{folder}: {name} has files of {len(group)} sides; a dialogue has two")
         else:
@@ -150,7 +151,8 @@ def _side(entry: dict[str, Any], where: str, speaker: str | None = None) -> Side
     messages = next((entry[key] for key in LISTS if key in entry), None)
     if not isinstance(messages, list):
         raise UserError(f"{where}: has no list under {', '.join(LISTS)} or turns")
-    briefs, turns = [], []
+    briefs: list[str] = []
+    turns: list[tuple[bool, str]] = []
     for number, message in enumerate(messages, 1):
         role, text = _message(message, f"{where}, message {number}")
         if role == "system":
@@ -180,10 +182,7 @@ def _message(message: Any, where: str) -> tuple[str, str]:
 
 def _from_record(entry: dict[str, Any], where: str, name: str) -> dict[str, Any]:
     """The dialogue record of an entry that already has speakers and turns."""
-    speakers, turns = entry.get("speakers"), entry["turns"]
-    are_names = isinstance(speakers, list) and all(isinstance(name, str) for name in speakers)
-    if not (are_names and len(speakers) == 2 and len(set(speakers)) == 2):
-        raise UserError(f"{where}: speakers must be a list of two names, not {_short(speakers)}")
+    speakers, turns = _speakers(entry.get("speakers"), where), entry["turns"]
     if not isinstance(turns, list):
         raise UserError(f"{where}: turns must be a list, not {_short(turns)}")
     for number, turn in enumerate(turns):
@@ -205,6 +204,14 @@ def _from_record(entry: dict[str, Any], where: str, name: str) -> dict[str, Any]
     for turn, given in zip(record["turns"], turns, strict=True):
         turn |= {key: given.get(key) for key in ("tokens", "finish_reason")}
     return record | {"models": models}
+
+
+def _speakers(value: Any, where: str) -> list[str]:
+    """The two speakers of a dialogue record. Raises UserError if they are not two different names."""
+    are_names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if not (are_names and len(value) == 2 and len(set(value)) == 2):
+        raise UserError(f"{where}: speakers must be a list of two names, not {_short(value)}")
+    return value
 
 
 def _dialogue(
@@ -302,12 +309,15 @@ def reconcile(first: Side, second: Side) -> tuple[list[tuple[str, str]], list[di
         raise UserError(f"{first.where} and {second.where}: not the two sides of one dialogue")
     _, one, two, differ, _ = best
     speakers = {True: first.speaker, False: second.speaker}
-    turns, disagreements = [], []
+    turns: list[tuple[str, str]] = []
+    disagreements: list[dict[str, Any]] = []
     for i in range(max(len(one), len(two))):
         own = one[i][0] if i < len(one) else not two[i][0]
         versions = [side[i][1] if i < len(side) else None for side in (one, two)]
         said, heard = versions if own else reversed(versions)
-        turns.append((speakers[own], heard if said is None else said))
+        text = heard if said is None else said
+        assert text is not None  # at least one side has a turn `i`
+        turns.append((speakers[own], text))
         if i in differ:
             disagreements.append({"turn": i, "speaker": speakers[own], "said": said, "heard": heard})
     return turns, disagreements

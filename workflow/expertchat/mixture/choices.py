@@ -51,4 +51,4 @@ def oracle_right(table: AnswerTable) -> np.ndarray:
     It is not a method, because it reads the gold answers. No choice among the models' answers can be
     better. A mixture of probabilities can be, if the right answer is every model's second.
     """
-    return table.right.any(0)
+    return np.any(table.right, axis=0)

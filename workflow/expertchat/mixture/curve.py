@@ -86,7 +86,7 @@ def score_curve(fitted: Mapping[str, Any], table: AnswerTable) -> list[dict[str,
     for size, parameters in enumerate(fitted["greedy_stacking"], start=1):
         of_size = [a for subset, a in zip(subsets, measured, strict=True) if len(subset) == size]
         step = tuple(fitted["greedy"][:size])
-        row = {"models": size, "sets": len(of_size), "of": comb(len(table.models), size)}
+        row: dict[str, Any] = {"models": size, "sets": len(of_size), "of": comb(len(table.models), size)}
         row |= {name: _spread([accuracy[name] for accuracy in of_size]) for name in METHODS}
         names = [table.models[model] for model in step]
         rows.append(row | {"greedy": {"set": names} | _accuracies(table, step, parameters)})

@@ -27,7 +27,7 @@ from expertchat.records import without_nan
 SCHEMA = 1  # of scores.json
 TASK_VERSION, GROUP_VERSION = 1.0, "2"
 CHOICES = "".join(f"{x}. {{{{choices[{k}]}}}}\n" for k, x in enumerate(LETTERS))
-TEXTS = {
+TEXTS: dict[str, dict[str, str | list[str]]] = {
     "letter": {
         "doc_to_text": f"{{{{question.strip()}}}}\n{CHOICES}Answer:",
         "doc_to_target": "answer",

@@ -138,7 +138,8 @@ def parse_question(row: Sequence[str], place: str, number: int) -> MultipleChoic
     if len(row) != 6:
         needed = "6 are needed (question, A to D, letter)"
         raise UserError(f"{place}: {len(row)} columns, but {needed}{hint}")
-    question, *answers, letter = row
+    question, a, b, c, d, letter = row
+    answers = (a, b, c, d)
     if not question.strip():
         raise UserError(f"{place}: the question is empty")
     for name, answer in zip(LETTERS, answers, strict=True):
@@ -146,7 +147,7 @@ def parse_question(row: Sequence[str], place: str, number: int) -> MultipleChoic
             raise UserError(f"{place}: choice {name} is empty")
     if letter.strip() not in tuple(LETTERS):
         raise UserError(f"{place}: the right answer is {letter!r}, not A, B, C or D{hint}")
-    return MultipleChoice(question, tuple(answers), LETTERS.index(letter.strip()))
+    return MultipleChoice(question, answers, LETTERS.index(letter.strip()))
 
 
 def normalised(question: MultipleChoice) -> tuple[str, ...]:

@@ -294,7 +294,8 @@ def rate(
 
     scales = _anchor_scales(rater, anchors, checkpoints)
     total = sum(1 for _ in items())
-    todo, parts = items(), []
+    todo = items()
+    parts: list[str] = []
     with progress_bar(total, f"ratings by {rater.name}", "items") as progress:
         while block := list(islice(todo, BLOCK)):
             parts.append(f"{len(parts):06d}")

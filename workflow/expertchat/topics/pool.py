@@ -62,6 +62,7 @@ class TopicPool:
             return cls(settings.max_similarity, guard)
         from expertchat.topics.embeddings import Encoder
 
+        assert settings.embeddings is not None  # they name the encoder
         max_cosine = settings.embeddings.max_cosine
         return cls(settings.max_similarity, guard, Encoder(encoder), max_cosine)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.errors import UserError
-from expertchat.settings.topics import Topics
+from expertchat.settings.topics import TopicFile, Topics
 from expertchat.settings.yaml_files import read_yaml
 from expertchat.splits import HELD_OUT, TRAIN
 from expertchat.topics.files import FileTopic, file_splits, read_topic_file
@@ -48,7 +48,7 @@ def choose_taxonomy(settings: Topics, root: Path) -> Taxonomy:
     if settings.file is not None:
         topics = read_topic_file(root / settings.file.path)
         if settings.file.mode == "replace":
-            return file_taxonomy(topics, settings)
+            return file_taxonomy(topics, settings.file, settings.held_out_subjects)
     if isinstance(settings.subjects, str):
         content = read_taxonomy(_taxonomy_path(settings.subjects, root))
     else:
@@ -128,19 +128,19 @@ def held_out_subjects(groups: Mapping[str, str], count: int) -> list[str]:
     return [subject for subject in groups if subject in chosen]
 
 
-def file_taxonomy(topics: Sequence[FileTopic], settings: Topics) -> Taxonomy:
+def file_taxonomy(topics: Sequence[FileTopic], file: TopicFile, held_out_count: int) -> Taxonomy:
     """The taxonomy of a topic file with mode `replace`: its own subjects, in their order.
 
-    Of the subjects of topics without a split of their own, the last are held out. Raises UserError if no
-    topic would be held out, or none would be left to train on.
+    Of the subjects of topics without a split of their own, the last `held_out_count` are held out.
+    Raises UserError if no topic would be held out, or none would be left to train on.
     """
-    groups = {topic.subject or settings.file.subject: "" for topic in topics}
+    groups = {topic.subject or file.subject: "" for topic in topics}
     undecided = {topic.subject: "" for topic in topics if topic.subject and not topic.split}
-    held_out = held_out_subjects(undecided, settings.held_out_subjects) if undecided else []
-    missing = {TRAIN, HELD_OUT} - set(file_splits(topics, held_out, settings.file))
+    held_out = held_out_subjects(undecided, held_out_count) if undecided else []
+    missing = {TRAIN, HELD_OUT} - set(file_splits(topics, held_out, file))
     if missing:
         raise UserError(
-            f"topics.file.path: {settings.file.path}; none of its {len(topics)} topics has the split "
+            f"topics.file.path: {file.path}; none of its {len(topics)} topics has the split "
             f"{min(missing)}; add a column split, or more topics"
         )
     return Taxonomy(groups, [""], [""], held_out)

@@ -128,6 +128,7 @@ def screen_file_topics(
     """The outcomes of the user's own topics, which have to pass the same tests as all others."""
     if not given:
         return []
+    assert settings.file is not None  # `given` was read from this file
     splits = file_splits(given, taxonomy.held_out, settings.file)
     return [
         _screen(

@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 from expertchat.mmlu.categories import HARNESS
-from expertchat.report.page import write_report
 from expertchat.report.cautions import answer_cautions
 from expertchat.report.mmlu import harness_words
+from expertchat.report.page import write_report
 from expertchat.report.plots import MODELS, plot
 from expertchat.report.policies import thinned
 from expertchat.report.results import Results, spread

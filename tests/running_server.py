@@ -79,7 +79,7 @@ class RunningServer:
         command = [sys.executable, str(SERVE), "--port", str(self.port), *self.arguments]
         environment = {**os.environ, "SERVE_DEMO_KEY": KEY}
         self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-        wait_for(lambda: self.answers() or self.process.poll() is not None)
+        wait_for(lambda: self.answers() or self.process.poll() is not None, seconds=300)
 
     def answers(self):
         try:

@@ -1,11 +1,13 @@
-# make demo: the whole loop on the built-in pair of small models
-# make test: the tests
-# make env:  the environment alone, .venv from pinned versions
+# make env    create the environment .venv from pinned versions
+# make demo   run the demo (config/config.yaml) and show its results
+# make lint   check style and formatting
+# make test   lint, and run all tests
+# make docs   write config/README.md from the docstrings of the settings
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test env lint docs
+.PHONY: demo check test env lint docs
 
 env: .venv/ready
 
@@ -24,9 +26,15 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/mypy
+
+check: lint
+	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 docs: env
 	$(BIN)/expertchat settings > config/README.md
+	sed -i '/^## Tables$$/,$$d' docs/python.md
+	$(BIN)/expertchat tables >> docs/python.md

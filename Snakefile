@@ -1,9 +1,10 @@
 # ExpertChat: language models talk, rate each other, and are tuned on the ratings.
 #
-#   snakemake --profile profiles/local              the whole experiment of config/config.yaml
-#   snakemake --profile profiles/local --dry-run    what it would run
-#   snakemake topics                                up to a stage
-#   snakemake --configfile config/presets/X.yaml    another experiment
+#   snakemake --profile profiles/local              run the experiment of config/config.yaml
+#   snakemake --profile profiles/local --dry-run    show what would run
+#   snakemake topics                                run everything up to a stage
+#   snakemake --configfile config/presets/X.yaml    run another experiment
+#   snakemake --list                                list all rules
 
 from snakemake.utils import min_version
 
@@ -18,6 +19,7 @@ include: "rules/common.smk"
 
 
 rule all:
+    """Everything that the experiment needs."""
     default_target: True
     input:
         plan.manifests(),

@@ -3,10 +3,10 @@
 python benchmarks/contrastive.py                  about a minute; writes docs/benchmarks.md
 python benchmarks/contrastive.py --models A B     on built demo models instead
 
-Models of the demo pair's architectures and sizes after one training step: only shapes matter here. No
-token ends a reply, so that both strategies make the same number of tokens. A repeat times both
-one after the other, so that what else the machine does falls on both; the ratio is taken within it.
-What is left without the time of replies of one token is decoding alone.
+The models have the demo pair's architectures and sizes and one training step: only shapes matter here.
+No token ends a reply, so that both strategies make the same number of tokens. Each repeat times both
+strategies one after the other, so that other load on the machine affects both, and takes their ratio.
+The time of decoding alone is the time less that of replies of one token.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ PROMPTS = Path(__file__).resolve().parents[1] / "config/prompts/demo"
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs=2, type=Path, help="built folders: Llama's, Mixtral's")
+    parser.add_argument("--models", nargs=2, type=Path, help="folders of built models: Llama, Mixtral")
     parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=48, help="of each reply")
+    parser.add_argument("--tokens", type=int, default=48, help="tokens of each reply")
     parser.add_argument("--top-k", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1, help="more wait for each other")
-    parser.add_argument("--print-only", action="store_true", help="leave docs/benchmarks.md as it is")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the process")
+    parser.add_argument("--print-only", action="store_true", help="do not write docs/benchmarks.md")
     return parser.parse_args()
 
 
@@ -62,7 +62,7 @@ def conversations(rows: int) -> list[list[dict[str, str]]]:
 
 
 def seconds(engine: LocalEngine, messages: list, decoding: Decoding) -> float:
-    """Time of one batch, reading the prompts included."""
+    """Seconds for one batch, including reading the prompts."""
     requests = [Request(m, seed) for seed, m in enumerate(messages)]
     began = time.perf_counter()
     replies = engine.generate(requests, decoding)
@@ -72,7 +72,7 @@ def seconds(engine: LocalEngine, messages: list, decoding: Decoding) -> float:
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> list[list[float]]:
-    """Of each repeat: seconds of (greedy, contrastive), then of both with replies of one token."""
+    """For each repeat: seconds of (greedy, contrastive), then of both with replies of one token."""
     engine = LocalEngine(folder, Load(), arguments.rows)
     engine.ends = []
     messages = conversations(arguments.rows)
@@ -85,13 +85,13 @@ def measure(folder: Path, arguments: argparse.Namespace) -> list[list[float]]:
 
 
 def spread(values: list[float]) -> str:
-    """Median, first and third quartile."""
+    """Median with the first and third quartile."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def row(name: str, times: list[list[float]], tokens: int) -> list[str]:
-    """A line of the table."""
+    """A row of the table."""
     greedy, contrastive, *_ = zip(*times, strict=True)
     return [
         name,
@@ -114,13 +114,15 @@ def main() -> None:
             row(name, measure(path, arguments), tokens)
             for name, path in zip(ARCHITECTURES, folders, strict=True)
         ]
-    head = ["model", "greedy, tokens/s", "contrastive, tokens/s", "times greedy's time"]
-    head += ["the same, decoding alone", "to be reached"]
-    kind = "built demo models" if arguments.models else "models of the demo's sizes after one step"
+    head = ["model", "greedy, tokens/s", "contrastive, tokens/s", "time / greedy's time"]
+    head += ["the same, decoding only", "target"]
+    kind = (
+        "built demo models" if arguments.models else "models of the demo's sizes after one training step"
+    )
     body = (
         f"{kind}, {arguments.rows} rows, {arguments.tokens} tokens each, k = {arguments.top_k}, "
         f"{arguments.threads} thread(s); no token ends a reply. Ratios: median of {arguments.repeats} "
-        "repeats, with the quartiles.\n\n" + markdown_table(head, rows)
+        "repeats, with quartiles.\n\n" + markdown_table(head, rows)
     )
     body = body[0].upper() + body[1:]
     print(body)

@@ -1,8 +1,8 @@
-"""Decoding against the limit of memory bandwidth: a model of 8B shape with random weights.
+"""Compares decoding with the limit of memory bandwidth, on a model of 8B shape with random weights.
 
-Each step reads all weights and all keys and values once, so that no decoder can be faster than those
-bytes over the memory's bandwidth, which is measured here by a copy. The time of a step is that of a
-long run less that of a short one, over the steps between.
+Each step reads all weights and all cached keys and values once, so no decoder can be faster than those
+bytes divided by the memory bandwidth, which is measured here by a copy. The time per step is the time of
+a long run minus that of a short run, divided by the difference in steps.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and arguments.shape == "8b":
-        sys.exit("no GPU is here; --shape small runs on a CPU")
+        sys.exit("no GPU found; --shape small runs on a CPU")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with torch.device(device):
         config = LlamaConfig(**SHAPES[arguments.shape], max_position_embeddings=8192)
@@ -59,16 +59,16 @@ def main() -> None:
     for tokens in (8, short):  # the first run compiles kernels
         decode(model, arguments, tokens)
     seconds = (decode(model, arguments, long) - decode(model, arguments, short)) / (long - short)
-    # read at each step: all weights but the embedding's table, and the cache, half way
+    # read per step: all weights but the embedding table, and the cache at its mean length
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     weights -= model.get_input_embeddings().weight.nbytes
     slots = arguments.prompt + (short + long) / 2
     read = weights + arguments.batch * slots * token_bytes(config, dtype.itemsize)
     bandwidth = copy_bandwidth(device)
     rows = [
-        ["time a step", f"{1000 * seconds:.2f} ms"],
-        ["tokens a second", f"{arguments.batch / seconds:,.0f}"],
-        ["bytes a step must read", f"{read / 1e9:.2f} GB"],
+        ["time per step", f"{1000 * seconds:.2f} ms"],
+        ["tokens per second", f"{arguments.batch / seconds:,.0f}"],
+        ["bytes that a step must read", f"{read / 1e9:.2f} GB"],
         ["memory bandwidth, measured by a copy", f"{bandwidth / 1e9:,.0f} GB/s"],
         ["share of the limit", f"{100 * read / bandwidth / seconds:.0f} %"],
     ]
@@ -85,7 +85,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def decode(model, arguments, tokens: int) -> float:
-    """Seconds to continue random prompts by so many tokens, reading them not counted."""
+    """Seconds to continue random prompts by `tokens` tokens, without reading the prompts."""
     generator = np.random.default_rng(0)
     prompts = generator.integers(5, 1000, (arguments.batch, arguments.prompt)).tolist()
     decoding = Decoding(max_new_tokens=tokens)
@@ -99,7 +99,7 @@ def decode(model, arguments, tokens: int) -> float:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes a second, read and written, of the best of several large copies."""
+    """Bytes per second, read plus written, of the fastest of several large copies."""
     source = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)
     target, best = torch.empty_like(source), float("inf")
     for _ in range(8):

@@ -1,10 +1,10 @@
-"""The engine against how it is done by hand, on the demo pair: dialogues and ratings, ratios in one run.
+"""Compares the engine's speed with plain transformers on the demo pair: dialogues and ratings.
 
-Dialogues: a pair talks for some turns in a batch of dialogues, by the engine with its caches; by
-transformers' generate one dialogue at a time, reading everything again each turn; and by generate on
-the same batches. Ratings: a dialogue's categories asked together, and each by a prompt of its own.
-Speeds count tokens up to the end of each reply. Every plain baseline is transformers at its default
-cache, on the same threads.
+Dialogues: a pair talks for several turns, by the engine with its caches in batches of dialogues; by
+transformers' generate one dialogue at a time, reading the complete prompt each turn; and by generate on
+the same batches. Ratings: all categories of a dialogue asked together, and each in a separate prompt.
+Speeds count tokens up to the end of each reply. Every baseline is transformers with its default cache,
+on the same number of threads.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ SCORES = [str(score) for score in range(10)]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", type=Path, help="folders of two models; none: demo ones")
+    parser.add_argument("models", nargs="*", type=Path, help="folders of two models; default: demo")
     parser.add_argument("--dialogues", type=int, default=64)
-    parser.add_argument("--alone", type=int, default=6, help="dialogues held one at a time")
+    parser.add_argument("--alone", type=int, default=6, help="dialogues of the one-at-a-time baseline")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
@@ -55,7 +55,7 @@ def main() -> None:
     sources = [Source(f"model-{i}", folder, Load(), 128) for i, folder in enumerate(folders, 1)]
     engines = {source.name: open_engine(source) for source in sources}
     os.environ["OMP_NUM_THREADS"] = "2"
-    apart, _ = open_engines(sources)  # a process and a thread for each
+    apart, _ = open_engines(sources)  # one process and one thread for each model
     number, repeats = arguments.dialogues, arguments.repeats
     rows = [
         talking(apart, engines, texts, 8, number, arguments.alone, repeats),
@@ -71,8 +71,9 @@ def main() -> None:
         [[str(cell) for cell in row] for row in rows],
     )
     body += (
-        f"\n\n{number} dialogues, {repeats} runs of each side in turn; one at a time: {arguments.alone} "
-        f"dialogues. One process has {arguments.threads} thread(s); two have one each. Demo models of "
+        f"\n\n{number} dialogues, {repeats} alternating runs of each side; one at a time: "
+        f"{arguments.alone} dialogues. A single process has {arguments.threads} thread(s); two "
+        "processes have one each. Demo models of "
         + " and ".join(f"{count(engine):,} parameters" for engine in engines.values())
         + "."
     )
@@ -98,7 +99,7 @@ def build(texts: dict[str, str]) -> list[Path]:
 
 
 def topics(number: int) -> list[dict]:
-    """Topics of the demo world; each is talked about in one dialogue."""
+    """Topics of the demo world, one per dialogue."""
     world = build_world(0)
     names = [(s, f"{s} {k}") for k in range(number) for s in world.names][:number]
     return [
@@ -108,19 +109,19 @@ def topics(number: int) -> list[dict]:
 
 
 def compare(ours: Callable[[], float], theirs: Callable[[], float], repeats: int) -> list:
-    """[ours, theirs, ratio, spread]: speeds of the two in turn, after one unmeasured run of ours."""
+    """[ours, theirs, ratio, range]: alternating speeds, after one unmeasured run of ours."""
     ours()
     pairs = [(ours(), theirs()) for _ in range(repeats)]
     ratios = [a / b for a, b in pairs]
     medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
     spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
-    return [*(f"{m:,.0f} a second" for m in medians), f"{statistics.median(ratios):.1f}", spread]
+    return [*(f"{m:,.0f} per second" for m in medians), f"{statistics.median(ratios):.1f}", spread]
 
 
 def talking(ours_by, theirs_by, texts, turns: int, number: int, alone: int | None, repeats: int) -> list:
-    """Tokens a second of whole dialogues: the engines' against plain generate's.
+    """Tokens per second of complete dialogues: the engines against plain generate.
 
-    `alone`: dialogues that the baseline holds one at a time; None: it holds all in the same batches.
+    `alone`: dialogues that the baseline runs one at a time; None: it runs all in the same batches.
     """
     settings = Dialogues(
         turns=turns, seeds_per_topic=1, candidate_turns=[], decoding=Decoding(max_new_tokens=64)
@@ -128,7 +129,7 @@ def talking(ours_by, theirs_by, texts, turns: int, number: int, alone: int | Non
 
     def ours() -> float:
         for engine in ours_by.values():
-            engine.use(None)  # forgets what it has read
+            engine.use(None)  # clears its cache
         with tempfile.TemporaryDirectory() as folder:
             begun = begin_dialogues(topics(number), list(ours_by), settings)
             began = time.perf_counter()
@@ -147,15 +148,15 @@ def talking(ours_by, theirs_by, texts, turns: int, number: int, alone: int | Non
         return tokens / (time.perf_counter() - began)
 
     processes = "one process" if ours_by is theirs_by else "two processes"
-    name = "one dialogue at a time" if alone else "the same batches, no cache kept between turns"
+    name = "one dialogue at a time" if alone else "the same batches, no cache between turns"
     what = f"tokens of dialogues of {turns} turns, {processes}; baseline: {name}"
     return [what, *compare(ours, theirs, repeats)]
 
 
 def plain_dialogues(engines, dialogues, settings: Dialogues, texts) -> int:
-    """Holds dialogues by transformers' generate, all that have the same speaker in one batch.
+    """Runs dialogues with transformers' generate, those with the same speaker in one batch.
 
-    Returns the tokens made.
+    Returns the number of tokens generated.
     """
     made = 0
     for turn in range(settings.turns):
@@ -187,7 +188,7 @@ def plain_dialogues(engines, dialogues, settings: Dialogues, texts) -> int:
 
 
 def rating(engines, texts, number: int, repeats: int, prompt: Path) -> list:
-    """Ratings a second: six categories of one dialogue together, against six prompts of their own."""
+    """Ratings per second: six categories of a dialogue together, against six separate prompts."""
     engine = next(iter(engines.values()))
     settings = Dialogues(turns=8, seeds_per_topic=1, candidate_turns=[])
     with tempfile.TemporaryDirectory() as folder:
@@ -209,7 +210,7 @@ def rating(engines, texts, number: int, repeats: int, prompt: Path) -> list:
         theirs_found[:] = [plain_ratings(engine, group) for group in zip(*groups, strict=True)]
         return number * len(CATEGORIES) / (time.perf_counter() - began)
 
-    which = "demo's" if prompt.parent == PROMPTS else "default"
+    which = "demo" if prompt.parent == PROMPTS else "default"
     row = [
         f"ratings in 6 categories, {which} prompt; baseline: 6 separate prompts",
         *compare(ours, theirs, repeats),
@@ -224,7 +225,7 @@ def rating(engines, texts, number: int, repeats: int, prompt: Path) -> list:
 
 
 def rating_questions(dialogue: dict, template: str) -> list[Question]:
-    """The dialogue's six questions on its second speaker, by the default prompt."""
+    """The six questions about the dialogue's second speaker, one per category."""
     labels = dict(zip(dialogue["speakers"], "AB", strict=True))
     turns = [(labels[t["speaker"]], t["text"]) for t in dialogue["turns"]]
     texts = [
@@ -245,7 +246,7 @@ def rating_questions(dialogue: dict, template: str) -> list[Question]:
 
 
 def plain_ratings(engine: LocalEngine, questions: Sequence[Question]) -> list[np.ndarray]:
-    """Log-probabilities of the scores by one forward pass over whole prompts, in one batch."""
+    """Log-probabilities of the scores from one forward pass over complete prompts, in one batch."""
     prompts = [chat.encode(engine.tokenizer, q.prompt) for q in questions]
     answers = [engine.tokenizer.encode(s, add_special_tokens=False)[0] for s in SCORES]
     ids, mask = padded(prompts, engine.pad, "cpu", "left")

@@ -1,8 +1,8 @@
-"""lm-evaluation-harness, run offline on MMLU's CSV files: task files, the run, and what it logged.
+"""Runs lm-evaluation-harness offline on MMLU's CSV files: task files, the run, and its logs.
 
-The task files are those of the installed package (`mmlu` and `mmlu_continuation`), changed in three
-things only: questions come from JSON lines written here, subjects that the data lack are left out, and
-all names begin with `local_`, so that no task of the package is taken by mistake.
+The task files are those of the installed package (`mmlu` and `mmlu_continuation`) with three changes:
+questions come from JSON lines written here, subjects missing from the data are left out, and all names
+begin with `local_`, so that no task of the package is used by mistake.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy as np
 import yaml
 from expertchat.errors import UserError
 
-VERSION = "0.4.13"  # that the figures are about
-FOLDERS = {"letter": "default", "cloze": "continuation"}  # in the package's tasks/mmlu
-ENDINGS = {"letter": "", "cloze": "_continuation"}  # of its task names
+VERSION = "0.4.13"  # the version that the recorded figures refer to
+FOLDERS = {"letter": "default", "cloze": "continuation"}  # below the package's tasks/mmlu
+ENDINGS = {"letter": "", "cloze": "_continuation"}  # of the package's task names
 GROUPS = {"letter": "local_mmlu", "cloze": "local_mmlu_continuation"}
 
 
@@ -44,18 +44,18 @@ class Harness:
 
     @property
     def version(self) -> str:
-        """Of lm_eval."""
+        """The version of lm_eval."""
         return self._found[0]
 
     @property
     def tasks(self) -> Path:
-        """The package's own files of MMLU."""
+        """The package's task files for MMLU."""
         return Path(self._found[1].strip()).parent / "tasks/mmlu"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the harness found: its results JSON, and by subject what it logged of each question.
+    """The harness's output: its results JSON, and the logged questions by subject.
 
     A logged question has `doc_id` (its row), `prompt`, `continuations` [4], `logprobs` float64 [4].
     """
@@ -64,7 +64,7 @@ class Run:
     samples: dict[str, list[dict]]
 
     def logprobs(self, subject: str) -> np.ndarray:
-        """[questions, 4]"""
+        """Log-likelihoods [questions, 4] of a subject."""
         return np.array([sample["logprobs"] for sample in self.samples[subject]])
 
 
@@ -74,13 +74,13 @@ def subjects_of(data: Path) -> list[str]:
 
 
 def read_rows(path: Path) -> list[list[str]]:
-    """The rows of a CSV as they are: nothing stripped, nothing checked."""
+    """The rows of a CSV file as they are, neither stripped nor checked."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.reader(file))
 
 
 def write_tasks(harness: Harness, data: Path, formulation: str, out: Path) -> str:
-    """Writes task files and questions for the harness; returns the name of the whole group's task."""
+    """Writes task files and questions for the harness; returns the task name of the complete group."""
     (out / "questions").mkdir(parents=True)
     folder, ending = harness.tasks / FOLDERS[formulation], ENDINGS[formulation]
     for path in sorted(folder.glob("*.yaml")):
@@ -102,7 +102,7 @@ def write_tasks(harness: Harness, data: Path, formulation: str, out: Path) -> st
 
 
 def _renamed(group: dict) -> dict:
-    """A group's definition whose own and whose members' names begin with `local_`."""
+    """A group's definition with `local_` before its own name and those of its members."""
     members = [_renamed(m) if isinstance(m, dict) else f"local_{m}" for m in group["task"]]
     return group | {"group": f"local_{group['group']}", "task": members}
 
@@ -123,7 +123,7 @@ def _write_questions(data: Path, split: str, subject: str, out: Path) -> Path:
 
 
 def digest(*parts: str | Path) -> str:
-    """A short hash of texts and of whole folders' files, less their caches."""
+    """A short hash of texts and of all files of folders."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
@@ -146,9 +146,9 @@ def run_harness(
     limit: int | None = None,
     batch_size: int = 1,
 ) -> Path:
-    """Runs the harness on the CPU in float32, or finds what it left for the same inputs in `work`.
+    """Runs the harness on the CPU in float32, unless `work` holds its output for the same inputs.
 
-    Returns the folder of its output. Its log stands beside it. Raises UserError where it fails.
+    Returns the folder of its output; the log is stored beside that folder. Raises UserError if it fails.
     """
     key = digest(harness.version, formulation, str(shots), str(limit), model, data)
     out = work / "harness" / f"{model.name}-{formulation}-{key}"
@@ -173,13 +173,13 @@ def run_harness(
             check=False,
         )
     if run.returncode:
-        raise UserError(f"lm_eval failed; its last words are in {log.name}")
+        raise UserError(f"lm_eval failed; see the end of {log.name}")
     part.rename(out)
     return out
 
 
 def read_run(folder: Path, formulation: str) -> Run:
-    """Reads what `run_harness` left."""
+    """Reads the output of `run_harness`."""
     (results,) = folder.rglob("results_*.json")
     ending, samples = ENDINGS[formulation], {}
     for path in sorted(folder.rglob("samples_*.jsonl")):

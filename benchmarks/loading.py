@@ -1,9 +1,9 @@
-"""Host memory while a Mixtral of several files is quantized as it is read; writes docs/benchmarks.md.
+"""Measures host memory while a sharded Mixtral is quantized during loading; writes docs/benchmarks.md.
 
     PYTHONPATH=workflow python benchmarks/loading.py
 
-Makes a random Mixtral of 0.7 GB in a temporary folder. Each load runs in a process of its own, after one
-of a tiny model, which pays for what a first load takes.
+Makes a random Mixtral of 0.7 GB in a temporary folder. Each load runs in its own process, after loading
+a tiny model, so that the one-time cost of a first load is not counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MB = 10**6
 
 
 def make_mixtral(folder: Path, sizes: dict[str, int], file_size: str) -> list[int]:
-    """Writes a random Mixtral in bfloat16; returns the bytes of its files."""
+    """Writes a random Mixtral in bfloat16; returns the size of each file in bytes."""
     import torch
     from transformers import AutoModelForCausalLM, MixtralConfig
 
@@ -40,8 +40,8 @@ def resident(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
 
 
-def plainly(folder: Path, quantization: str):
-    """The model as transformers and bitsandbytes load it by themselves."""
+def load_with_transformers(folder: Path, quantization: str):
+    """The model as loaded by transformers and bitsandbytes alone."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -55,8 +55,8 @@ def plainly(folder: Path, quantization: str):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, quantization_config=config)
 
 
-def ours(folder: Path, quantization: str):
-    """The model as the stages load it."""
+def load_with_expertchat(folder: Path, quantization: str):
+    """The model as loaded by the workflow's stages."""
     from expertchat.engine.loading import load_model
     from expertchat.settings.models import Load
 
@@ -64,10 +64,10 @@ def ours(folder: Path, quantization: str):
 
 
 def measure(loader: str, quantization: str, warm: str, folder: str) -> None:
-    """Prints what a load takes, as JSON: bytes held, peak bytes above those before, seconds."""
+    """Prints one load's cost as JSON: bytes of weights, peak bytes above the level before, seconds."""
     from expertchat.engine.memory import footprint
 
-    load = {"ours": ours, "plainly": plainly}[loader]
+    load = {"expertchat": load_with_expertchat, "transformers": load_with_transformers}[loader]
     load(Path(warm), quantization)
     before, began = resident("VmRSS"), time.perf_counter()
     model = load(Path(folder), quantization)
@@ -77,14 +77,17 @@ def measure(loader: str, quantization: str, warm: str, folder: str) -> None:
 
 
 def main() -> None:
-    """Measures both ways at both precisions and records the table."""
+    """Measures both loaders at both precisions and records the table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_mixtral(folder / "warm", SMALL, "1GB")
         files = make_mixtral(folder / "model", LARGE, "100MB")
         rows = []
         for quantization in ("nf4", "int8"):
-            for loader, label in (("ours", "this project"), ("plainly", "transformers by itself")):
+            for loader, label in (
+                ("expertchat", "this project"),
+                ("transformers", "transformers by itself"),
+            ):
                 command = [sys.executable, __file__, loader, quantization]
                 run = subprocess.run(
                     [*command, folder / "warm", folder / "model"],
@@ -94,22 +97,22 @@ def main() -> None:
                 )
                 found = json.loads(run.stdout.splitlines()[-1])
                 bound = 1.3 * found["held"] + max(files)
-                kept = f"{bound / MB:.0f}" if loader == "ours" else ""
-                figures = [f"{found['held'] / MB:.0f}", f"{found['peak'] / MB:.0f}", kept]
+                limit = f"{bound / MB:.0f}" if loader == "expertchat" else ""
+                figures = [f"{found['held'] / MB:.0f}", f"{found['peak'] / MB:.0f}", limit]
                 rows.append([quantization, label, *figures, f"{found['seconds']:.0f}"])
     head = [
         "precision",
         "loaded by",
-        "weights held, MB",
-        "peak of host memory, MB",
-        "at most",
+        "weights, MB",
+        "peak host memory, MB",
+        "limit, MB",
         "seconds",
     ]
     body = (
         f"A random Mixtral of {sum(files) / MB:.0f} MB in bfloat16, {len(files)} files of at most "
-        f"{max(files) / MB:.0f} MB, on the CPU. The peak is the process's resident memory above what it "
-        "was before the load, files mapped into memory included; at most: 1.3 times the quantized size "
-        "and one file. transformers by itself leaves the fused experts unquantized.\n\n"
+        f"{max(files) / MB:.0f} MB, on the CPU. The peak is the process's resident memory above its "
+        "level before the load, memory-mapped files included. Limit: 1.3 times the quantized size plus "
+        "one file. transformers by itself leaves the fused experts unquantized.\n\n"
         + markdown_table(head, rows)
     )
     record("Loading a quantized Mixtral", "benchmarks/loading.py", body)

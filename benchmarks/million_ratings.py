@@ -1,11 +1,11 @@
-"""Makes a million ratings, does with them what each stage does, and records the memory that it took.
+"""Makes a million ratings, runs each stage's work on them, and records its memory.
 
 python benchmarks/million_ratings.py             about five minutes; writes docs/benchmarks.md
-python benchmarks/million_ratings.py --items 2000  a try, which writes nothing
-python benchmarks/million_ratings.py --topics 12500  a topic a dialogue; writes nothing either
+python benchmarks/million_ratings.py --items 2000     a trial run that writes nothing
+python benchmarks/million_ratings.py --topics 12500   one topic per dialogue; writes nothing either
 
-A rater that answers at random takes the models' place; all else is the workflow's own code, each
-stage in a process of its own. Ends with an error where one takes more than 2 GiB.
+A rater that answers at random replaces the models; everything else is the workflow's own code, each
+stage in its own process. Ends with an error if a stage takes more than 2 GiB.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class RandomRater:
-    """An engine that gives each question log-probabilities of its own, at random."""
+    """An engine that gives each question random log-probabilities."""
 
     def __init__(self) -> None:
         self.generator = np.random.default_rng(0)
@@ -70,7 +70,7 @@ def dialogue_records(items: int, topics: int) -> Iterator[dict]:
 
 
 def candidate_records(items: int, topics: int) -> Iterator[dict]:
-    """Sixteen replies to each dialogue's last turn but one, all by the model b."""
+    """Sixteen candidates for each dialogue's last turn (turn 3), all by the model b."""
     for dialogue in dialogue_records(items, topics):
         for k in range(16):
             context = f"{dialogue['dialogue_id']}/t3"
@@ -88,7 +88,7 @@ def candidate_records(items: int, topics: int) -> Iterator[dict]:
 
 
 def make(folder: Path, items: int, topics: int) -> None:
-    """Dialogues and candidates."""
+    """Writes dialogues and candidates."""
     from expertchat.records import write_records
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def make(folder: Path, items: int, topics: int) -> None:
 
 
 def ratings(folder: Path, items: int) -> None:
-    """Stage ratings, by a."""
+    """Stage ratings, with model a as the rater."""
     from expertchat.ratings.rating import Rater, rate
     from expertchat.settings.ratings import Ratings
     from expertchat.settings.rubrics import read_rubric
@@ -121,7 +121,7 @@ def reliability(folder: Path, items: int) -> None:
 
 
 def rewards(folder: Path, items: int) -> None:
-    """What stage rewards does with ratings: candidates with their overall rating, and pairs."""
+    """The part of stage rewards that reads ratings: overall ratings of candidates, and pairs."""
     from expertchat.rewards.candidates import rated_candidates
     from expertchat.rewards.preferences import build_pairs
     from expertchat.settings.rewards import Rewards
@@ -133,7 +133,7 @@ def rewards(folder: Path, items: int) -> None:
 
 
 def report(folder: Path, items: int) -> None:
-    """What stage report does with ratings, summary included: overall ratings and plots' columns."""
+    """The part of stage report that reads ratings: the summary, overall ratings and columns of plots."""
     from expertchat.ratings.artifact import DIALOGUE, REPLY
     from expertchat.report.ratings import candidate_samples, held_out
     from expertchat.report.results import Results
@@ -154,7 +154,7 @@ STAGES = {"ratings": ratings, "reliability": reliability, "rewards": rewards, "r
 
 
 def run(stage: str, folder: Path, items: int) -> dict[str, float]:
-    """Runs one stage in a process of its own. Returns its seconds and its peak memory."""
+    """Runs one stage in its own process. Returns its seconds and its peak memory in bytes."""
     command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder)]
     done = subprocess.run(
         [*command, "--items", str(items)], check=True, stdout=subprocess.PIPE, text=True
@@ -163,7 +163,7 @@ def run(stage: str, folder: Path, items: int) -> dict[str, float]:
 
 
 def in_process(stage: str, folder: Path, items: int) -> None:
-    """Does the stage here and prints what it took."""
+    """Runs the stage in this process and prints its seconds and peak memory as JSON."""
     began = time.perf_counter()
     STAGES[stage](folder, items)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kibibytes on Linux
@@ -176,7 +176,7 @@ def main() -> None:
     )
     parser.add_argument("--items", type=int, default=ITEMS, help=f"default: {ITEMS}")
     parser.add_argument("--topics", type=int, default=TOPICS, help=f"default: {TOPICS}")
-    parser.add_argument("--stage", choices=STAGES, help="do this stage alone, in --folder")
+    parser.add_argument("--stage", choices=STAGES, help="run this stage only, in --folder")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     if arguments.stage:
@@ -205,9 +205,10 @@ def write(found: dict[str, dict[str, float]], size: int) -> None:
     ]
     body = markdown_table(["stage", "time", "peak memory"], rows)
     body += (
-        f"\n\nLimit: 2 GiB. {ITEMS:,} replies in five categories, and their dialogues, rated by a "
-        f"program that answers at random: ratings.parquet has {size / 2**20:.0f} MiB. Stage rewards is "
-        "measured up to its pairs and report in what it does with ratings; models are not loaded."
+        f"\n\nLimit: 2 GiB. {ITEMS:,} replies and their dialogues, rated in five categories by a "
+        f"program that answers at random; ratings.parquet has {size / 2**20:.0f} MiB. Stage rewards is "
+        "measured up to building its pairs, stage report only in what it does with ratings; no model is "
+        "loaded."
     )
     record("A million ratings", "benchmarks/million_ratings.py", body)
 

@@ -1,11 +1,11 @@
-"""Mixes models whose knowledge is drawn by chance: how long it takes, and whether it tells the truth.
+"""Mixes simulated models of known skill: how long it takes, and whether the promised gain is real.
 
 python benchmarks/mixtures.py --questions DIR           minutes; writes docs/benchmarks.md
-python benchmarks/mixtures.py --questions DIR --draws 1   a try, which writes nothing
+python benchmarks/mixtures.py --questions DIR --draws 1   a trial run that writes nothing
 
-DIR holds MMLU in its original layout; where it is not given, $EXPERTCHAT_DATA/mmlu. The answers are
-drawn: a model's score of the right answer is its skill in the subject, plus noise that all models
-share and noise of its own. So it is known where a mixture can gain, and where it must not seem to.
+DIR holds MMLU in its original layout; the default is $EXPERTCHAT_DATA/mmlu. Answers are simulated: a
+model's score of the right answer is its skill in the subject, plus noise that all models share and noise
+of its own. It is therefore known where a mixture can gain and where an apparent gain would be an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DRAWS = 5
 
 @dataclass(frozen=True)
 class World:
-    """How the answers come about. Skills are normal about `skill`, by model and by model and subject."""
+    """How answers are simulated. Skills are normal around `skill`, by model and by model and subject."""
 
     title: str
     models: int = 3
@@ -51,7 +51,7 @@ TIMED = (World("3", by_subject=0.5), World("10", models=10, by_subject=0.5))
 
 
 def read_questions(folder: Path, split: str) -> pd.DataFrame:
-    """subject, index, question, A to D, gold of all questions of a split."""
+    """All questions of a split: subject, index, question, A to D, gold."""
     rows = [
         (subject, index, question.question, *question.answers, question.gold)
         for subject, questions in read_split(folder, split).items()
@@ -84,7 +84,7 @@ def draw_answers(world: World, splits: dict[str, pd.DataFrame], seed: int):
 
 
 def mixed(world: World, splits: dict[str, pd.DataFrame], seed: int):
-    """(scores as stage mixture writes them, processor seconds of fits and of mixture)."""
+    """(scores as stage mixture writes them, CPU seconds of fits, CPU seconds of mixture)."""
     answers = draw_answers(world, splits, seed)
     began = time.process_time()
     fits = fit_mixtures(answers["val"], HARNESS, seed)
@@ -96,7 +96,7 @@ def mixed(world: World, splits: dict[str, pd.DataFrame], seed: int):
 
 
 def honesty_row(world: World, splits: dict[str, pd.DataFrame], draws: int) -> list[str]:
-    """Means over the draws, in percent: what val promised, and what test gave."""
+    """Means over the draws, in percent: accuracy promised on val and accuracy reached on test."""
     values = []
     for seed in range(draws):
         scores, *_ = mixed(world, splits, seed)
@@ -116,17 +116,18 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=DRAWS)
     arguments = parser.parse_args()
     if arguments.questions is None:
-        parser.error("--questions is needed where EXPERTCHAT_DATA is not set")
+        parser.error("--questions is required if EXPERTCHAT_DATA is not set")
     splits = {split: read_questions(arguments.questions, split) for split in ("val", "test")}
     head = ["models", "best single", "uniform", "best fitted, val", "best fitted", "oracle", "gain"]
     rows = [honesty_row(world, splits, arguments.draws) for world in WORLDS]
     seconds = [[world.title, *(f"{s:.1f}" for s in mixed(world, splits, 0)[1:])] for world in TIMED]
     sizes = ", ".join(f"{len(table):,} questions of {split}" for split, table in splits.items())
     body = (
-        f"Drawn answers to {sizes}; percent on test unless val is said, means over {arguments.draws} "
-        "draws. The best fitted mixture is chosen on val. Gain: over the best single model of val.\n\n"
+        f"Simulated answers to {sizes}. Accuracies in percent, on test unless val is named; means over "
+        f"{arguments.draws} draws. The best fitted mixture is chosen on val. Gain: over the single "
+        "model that is best on val.\n\n"
         + markdown_table(head, rows)
-        + "\n\nProcessor seconds for all methods, the folds and the curve:\n\n"
+        + "\n\nCPU seconds for all methods, the cross-validation folds and the curve:\n\n"
         + markdown_table(["models", "fits", "mixture"], seconds)
     )
     print(body)

@@ -1,12 +1,12 @@
-"""Our answers against lm-evaluation-harness's, question by question, on models with random weights.
+"""Compares our answers with lm-evaluation-harness, question by question, on models of random weights.
 
-Both sides run offline on the CPU in float32, on MMLU's CSV files. For each shape of model and each
-formulation: prompts, predictions, log-likelihoods, and every figure that the harness's results JSON
-holds on accuracies. Anything that is not the same ends the script with status 1.
+Both sides run offline on the CPU in float32, on MMLU's CSV files. For each architecture and each
+formulation it compares prompts, predictions, log-likelihoods, and every accuracy and standard error of
+the harness's results JSON. Any difference ends the script with status 1.
 
     python benchmarks/mmlu_parity.py --data MMLU --lm-eval ENVIRONMENT/bin/lm_eval --work FOLDER
 
-What the harness found is kept in the work folder and used again while its inputs are the same.
+The harness's output is stored in the work folder and reused while its inputs are the same.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from harness import FOLDERS, VERSION, Harness, Run, read_rows, read_run, run_har
 from parity_models import ARCHITECTURES, PARTED, build_model
 from record import markdown_table, record
 
-NEAR = 1e-5  # two answers this close are a near-tie: listed where they change, never forgiven
+NEAR = 1e-5  # two answers this close are a near-tie: marked in the list, still counted as changed
 SHOTS = 5
 
 
 @dataclass
 class Comparison:
-    """What two runs on the same questions have in common."""
+    """The comparison of two runs on the same questions."""
 
     architecture: str
     formulation: str
     questions: int
-    prompts: list[str] = field(default_factory=list)  # questions that were not asked alike
+    prompts: list[str] = field(default_factory=list)  # questions with different prompts
     changed: list[str] = field(default_factory=list)  # predictions that differ
-    largest: float = 0.0  # difference of two log-likelihoods
-    closest: float = np.inf  # two best answers of the harness that are not equal
-    cut: int = 0  # prompts that lost tokens
-    figures: int = 0  # compared figures of the results JSON
+    largest: float = 0.0  # largest difference of two log-likelihoods
+    closest: float = np.inf  # smallest margin of the harness's two best answers, ties left out
+    cut: int = 0  # truncated prompts
+    figures: int = 0  # figures of the results JSON that were compared
     different: list[str] = field(default_factory=list)  # figures that are not equal
 
     @property
@@ -77,19 +77,19 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="{dev,val,test}/<subject>_<split>.csv")
-    parser.add_argument("--lm-eval", type=Path, required=True, help=f"lm_eval {VERSION}'s program")
+    parser.add_argument("--lm-eval", type=Path, required=True, help=f"the program of lm_eval {VERSION}")
     parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
     parser.add_argument("--formulations", nargs="+", choices=list(FOLDERS), default=list(FOLDERS))
-    parser.add_argument("--limit", type=int, help="questions a subject; default all")
-    parser.add_argument("--cloze-limit", type=int, help="the same for cloze, which takes the longest")
-    parser.add_argument("--work", type=Path, help="where models and outputs are kept; default nowhere")
+    parser.add_argument("--limit", type=int, help="questions per subject; default: all")
+    parser.add_argument("--cloze-limit", type=int, help="the same for cloze, which takes longest")
+    parser.add_argument("--work", type=Path, help="folder for models and outputs; default: temporary")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
     return parser.parse_args()
 
 
 def limit_of(arguments: argparse.Namespace, formulation: str) -> int | None:
-    """Questions a subject, None for all."""
+    """Questions per subject, None for all."""
     special = arguments.cloze_limit if formulation == "cloze" else None
     return special or arguments.limit
 
@@ -98,7 +98,7 @@ def compare_all(arguments: argparse.Namespace):
     """Yields a comparison for each architecture and formulation."""
     harness = Harness(arguments.lm_eval)
     if harness.version != VERSION:
-        raise UserError(f"{arguments.lm_eval} is version {harness.version}; {VERSION} is compared with")
+        raise UserError(f"{arguments.lm_eval} is version {harness.version}; version {VERSION} is needed")
     work = (arguments.work or Path(tempfile.mkdtemp())).resolve()
     for architecture in arguments.architectures:
         model = work / "models" / architecture
@@ -130,7 +130,7 @@ def compare_all(arguments: argparse.Namespace):
 def compare(
     architecture: str, model: Path, data: Path, formulation: str, limit: int | None, run: Run
 ) -> Comparison:
-    """Asks the model by the library's own way and sets what it finds beside the harness's run."""
+    """Asks the model through the library and compares its answers with the harness's run."""
     asking = Asking(
         formulation=formulation, normalization="none", shots=SHOTS, limit=limit, overflow="cut"
     )
@@ -153,17 +153,17 @@ def compare(
 
 
 def compare_prompts(found: Comparison, data: Path, subject: str, asking: Asking, run: Run) -> None:
-    """Whether each question is put by the same texts."""
+    """Compares the prompt and the answer texts of each question."""
     shots = read_questions(question_path(data, "dev", subject))[: asking.shots]
     items = read_questions(question_path(data, "test", subject))[: asking.limit]
     for i, (item, sample) in enumerate(zip(items, run.samples[subject], strict=True)):
         ours = prompt(subject, shots, item, asking), answer_texts(item, asking)
         if ours != (sample["prompt"], sample["continuations"]) or sample["doc_id"] != i:
-            found.prompts.append(f"{subject} {i}: another prompt")
+            found.prompts.append(f"{subject} {i}: different prompt")
 
 
 def compare_answers(found: Comparison, answers: pd.DataFrame, subject: str, run: Run) -> None:
-    """Predictions and log-likelihoods of one subject."""
+    """Compares predictions and log-likelihoods of one subject."""
     theirs, ours = run.logprobs(subject), answers[LOGPROBS].to_numpy()
     differences = ours - theirs
     if found.formulation == "letter" and found.architecture in PARTED:
@@ -187,7 +187,7 @@ def compare_answers(found: Comparison, answers: pd.DataFrame, subject: str, run:
 
 
 def compare_figures(found: Comparison, theirs: dict, ours: dict) -> None:
-    """Accuracies and their errors by subject and group: all that the harness prints, to the digit."""
+    """Compares accuracies and standard errors by subject and group, to the last digit."""
     for name, figures in theirs["results"].items():
         own = ours["results"].get(name.replace("local_", ""), {})
         for key, value in figures.items():
@@ -199,20 +199,20 @@ def compare_figures(found: Comparison, theirs: dict, ours: dict) -> None:
 
 
 def explanation(arguments: argparse.Namespace) -> str:
-    """What the table is about."""
+    """The explanation of the table."""
     limits = {kind: limit_of(arguments, kind) for kind in arguments.formulations}
     asked = ", ".join(
-        f"{kind}: {f'the first {limit} questions a subject' if limit else 'all questions'}"
+        f"{kind}: {f'the first {limit} questions per subject' if limit else 'all questions'}"
         for kind, limit in limits.items()
     )
     sentences = [
         f"MMLU's test split, {SHOTS} shots ({asked}), against lm-eval {VERSION} (`hf`, float32, CPU,",
         "batch size 1): `mmlu` for letter, `mmlu_continuation` for cloze. Random weights, 2 layers of",
-        "width 32; gpt2 takes 1,024 tokens and mixtral 2,048; the harness cuts what is longer.",
+        "width 32; gpt2 takes 1,024 tokens and mixtral 2,048, and both sides truncate longer prompts.",
         'mixtral\'s tokenizer reads " A" as "▁" and "A", of which only the harness counts the first;',
-        "its differences are those that the letters do not share. A changed prediction is another",
-        "likeliest answer, in cloze also by characters. The figures are acc and acc_norm with their",
-        "standard errors by subject and group, as results JSON holds them.",
+        "its differences are given without the part that all letters share. A changed prediction is a",
+        "different most likely answer, in cloze also by log-likelihood per character. The figures are",
+        "acc and acc_norm with their standard errors by subject and group, as in the results JSON.",
     ]
     return " ".join(sentences)
 
@@ -221,9 +221,9 @@ def table(compared: list[Comparison]) -> str:
     """The comparisons as a Markdown table."""
     head = ["model", "formulation", "questions", "cut", "predictions changed"]
     head += [
-        "largest difference of log-likelihoods",
+        "largest difference in log-likelihood",
         "closest two answers",
-        "figures equal to the digit",
+        "figures equal to the last digit",
     ]
     rows = [
         [

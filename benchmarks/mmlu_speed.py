@@ -1,10 +1,10 @@
-"""MMLU's speed against lm-evaluation-harness 0.4.13: the same questions, models and machine, in turn.
+"""Compares MMLU's speed with lm-evaluation-harness 0.4.13 on the same questions, models and machine.
 
 `python benchmarks/mmlu_speed.py --lm-eval PATH_OF_lm_eval --data DIR`, where DIR holds MMLU as CSV files
-({dev,val,test}/<subject>_<split>.csv). Models are random, with a tokenizer trained on MMLU's dev and val
-texts, in 32 bits on the processor. Each side has a process of its own; timed is the way from prompts as
-texts to log-likelihoods, without start and load. The harness runs at several batch sizes, of which its
-quickest counts.
+({dev,val,test}/<subject>_<split>.csv). Models have random weights and a tokenizer trained on
+MMLU's dev and val texts, and run in float32 on the CPU. Each side runs in its own process; the time from
+prompt texts to log-likelihoods is measured, without start-up and loading. The harness runs at several
+batch sizes, and its fastest one counts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MIXED = ("anatomy", "high_school_biology", "philosophy", "virology")
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table. `least` and `aim`: the ratio to be reached."""
+    """One row of the table. `least` and `aim`: the target ratio."""
 
     name: str
     size: str
@@ -64,14 +64,14 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lm-eval", type=Path, help="the program lm_eval; its environment is used")
+    parser.add_argument("--lm-eval", type=Path, help="the lm_eval program; its environment is used")
     parser.add_argument("--data", type=Path, help="MMLU's folder")
     parser.add_argument("--work", type=Path, help="folder for models, tasks and finished cases")
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 8], help="of the harness")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--limit", type=int, help="questions a subject, for a quick look")
+    parser.add_argument("--limit", type=int, help="questions per subject, for a quick run")
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def questions_of(data: Path, subject: str, limit: int, formulation: str) -> list:
-    """The engine's questions about a subject, in the harness's words."""
+    """The engine's questions about a subject, with the harness's prompts."""
     from expertchat.answers.prompts import answer_texts, prompt
     from expertchat.engine.interface import Question
     from expertchat.questions.artifact import question_path, read_questions, read_shots
@@ -129,7 +129,7 @@ def build_tokenizer(data: Path, folder: Path):
 
 
 def build_models(data: Path, work: Path, sizes: Sequence[str]) -> None:
-    """Random Llamas, peaked enough to tell answers apart, each in a folder of its size's name."""
+    """Random Llamas, peaked enough to tell answers apart, each in a folder named after its size."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -155,7 +155,7 @@ def build_models(data: Path, work: Path, sizes: Sequence[str]) -> None:
 
 
 def run(command: Sequence[str], threads: int) -> dict:
-    """What a process prints as its last line, with `peak_bytes`, its largest resident memory."""
+    """The last line printed by a process, with its peak resident memory as `peak_bytes`."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     environment |= {"HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
@@ -169,7 +169,7 @@ def run(command: Sequence[str], threads: int) -> dict:
 
 
 def ours(job: dict) -> dict:
-    """Our side of a case, in a process of its own: seconds, tokens and predictions."""
+    """This project's side of a case: seconds, tokens and predictions. Runs in its own process."""
     import torch
     from expertchat.engine.local import LocalEngine
     from expertchat.settings.models import Load
@@ -202,7 +202,7 @@ def medians(runs: Iterable[dict]) -> dict[str, float]:
 
 
 def compare(case: Case, arguments: argparse.Namespace, work: Path, harness: Harness) -> list[str]:
-    """The case's line: both sides in turn, after one run of the harness at each batch size."""
+    """The case's row: alternating runs of both sides, after one harness run at each batch size."""
     formulation, limit = case.formulation, min(case.limit, arguments.limit or case.limit)
     folder = Path(tempfile.mkdtemp(dir=work)) / "tasks"
     write_tasks(harness, arguments.data, formulation, folder)
@@ -218,7 +218,7 @@ def compare(case: Case, arguments: argparse.Namespace, work: Path, harness: Harn
         job = shared | {"folder": str(folder), "batch_size": batch_size}
         return [str(python), str(HERE / "mmlu_speed_harness.py"), json.dumps(job)]
 
-    run(mine, arguments.threads)  # so that files are in memory
+    run(mine, arguments.threads)  # so that files are in the page cache
     tried = {size: run(theirs(size), arguments.threads) for size in arguments.batch_sizes}
     best = min(tried, key=lambda size: tried[size]["seconds"])
     pairs = [
@@ -246,7 +246,7 @@ def compare(case: Case, arguments: argparse.Namespace, work: Path, harness: Harn
 
 
 def report(arguments: argparse.Namespace, work: Path) -> str:
-    """The table, and what it means."""
+    """The table and its explanation."""
     from record import markdown_table
 
     cases = [CASES[name] for name in arguments.cases]
@@ -255,27 +255,28 @@ def report(arguments: argparse.Namespace, work: Path) -> str:
     harness = Harness(arguments.lm_eval.absolute())
     head = [
         "random Llama, questions",
-        "questions/s",
-        "the harness's",
+        "questions/s, this project",
+        "questions/s, harness",
         "ratio, median (lowest to highest)",
-        "ratio of processor time",
-        "to be reached",
-        "tokens a question: read, by the harness, ratio",
-        "peak memory, MiB: ours, the harness's",
+        "ratio of CPU time",
+        "target",
+        "tokens per question: this project, harness, ratio",
+        "peak memory, MiB: this project, harness",
     ]
     rows = []
     for case in cases:
         line = work / f"{case.size}-{case.subjects[0]}-{case.formulation}.json"
-        if not line.exists():  # an interrupted run goes on from its last case
+        if not line.exists():  # an interrupted run resumes after its last case
             line.write_text(json.dumps(compare(case, arguments, work, harness)), encoding="utf-8")
         rows.append(json.loads(line.read_text(encoding="utf-8")))
         print(*rows[-1], sep="; ", flush=True)
     return markdown_table(head, rows) + (
-        f"\n\nlm-evaluation-harness {harness.version}, hf, float32, at the quickest of the batch sizes "
+        f"\n\nlm-evaluation-harness {harness.version}, hf, float32, at the fastest of the batch sizes "
         f"{', '.join(map(str, arguments.batch_sizes))}; {arguments.threads} threads each, "
-        f"{arguments.repeats} runs of each side in turn, five shots. Timed from texts to "
-        "log-likelihoods, without start and load; all predictions are equal. The ratio of tokens is "
-        "what reading alone could gain; the harness also projects every position, not only those asked."
+        f"{arguments.repeats} alternating runs of each side, five shots. Timed from texts to "
+        "log-likelihoods, without start-up and loading; all predictions are equal. The ratio of tokens "
+        "is what reading fewer tokens could gain by itself; the harness also projects every position to "
+        "the vocabulary, not only those that are needed."
     )
 
 

@@ -1,6 +1,6 @@
-"""lm-evaluation-harness, timed: run by the Python that has it, with a job as JSON; prints JSON.
+"""Times lm-evaluation-harness. Run by a Python that has it installed, with a job as JSON; prints JSON.
 
-Timed is what stands against our `answer_logprobs`: from requests as texts to their log-likelihoods.
+Measured is the counterpart of our `answer_logprobs`: from request texts to their log-likelihoods.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lm_eval.tasks import TaskManager
 
 
 class Timed(HFLM):
-    """The harness's own class, which counts seconds and tokens."""
+    """The harness's model class, which also counts seconds and tokens."""
 
     seconds = cpu_seconds = 0.0
     tokens = 0

@@ -1,10 +1,11 @@
-"""All of MMLU on the demo's two models, by the workflow: how long it takes on this machine.
+"""Runs all of MMLU on the demo's two models through the workflow, and measures the time.
 
 python benchmarks/mmlu_whole.py --data DIR              about ten minutes; writes docs/benchmarks.md
-python benchmarks/mmlu_whole.py --data DIR --keep DIR   in that folder, which is kept
+python benchmarks/mmlu_whole.py --data DIR --keep DIR   works in that folder and keeps it
 
-DIR holds MMLU in its original layout. The models' vocabulary is small and their context short, so that
-most prompts lose solved questions: this measures the machinery, not the models, which know none of it.
+DIR holds MMLU in its original layout. The models' vocabulary is small and their context short, so
+that most prompts lose solved questions: this measures the workflow, not the models, which know nothing
+about MMLU.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from record import markdown_table, record
 
 
 def settings(data: Path, mixture: bool) -> dict:
-    """The default experiment's models, asked MMLU's questions and nothing else."""
+    """Settings in which the default experiment's models answer MMLU and do nothing else."""
     default = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
     kept = {key: default[key] for key in ("world", "models", "prompts", "ratings")}
     questions = {"source": "folder", "path": str(data.resolve())}
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 def measure(folder: Path, data: Path) -> str:
-    """Builds the models, asks all questions, and tells of it."""
+    """Builds the models, asks all questions, and returns the section's text."""
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(settings(data, False)), encoding="utf-8")
     snakemake(folder, "models", "questions", "--configfile", str(config))
@@ -67,11 +68,10 @@ def measure(folder: Path, data: Path) -> str:
                 f"{100 * found['micro']['accuracy']:.2f} [{100 * low:.2f}, {100 * high:.2f}]",
             ]
         )
-    head = ["model", "job, start to end", "questions a second", "peak memory", "accuracy, %"]
+    head = ["model", "job, start to end", "questions per second", "peak memory", "accuracy, %"]
     return (
-        f"Both models one beside the other, all questions of the split test: {seconds / 60:.1f} min "
-        "(to be reached: 10, aim 5), Snakemake and the loading of libraries included.\n\n"
-        + markdown_table(head, rows)
+        f"Both models in parallel, all questions of the test split: {seconds / 60:.1f} min (target: 10, "
+        "aim 5), including Snakemake and the loading of libraries.\n\n" + markdown_table(head, rows)
     )
 
 

@@ -1,11 +1,11 @@
-"""Small models with random weights and tokenizers of their families' kinds, trained on MMLU's texts.
+"""Small models with random weights, and tokenizers of their families' kinds trained on MMLU's texts.
 
 - llama: grouped attention; BPE with byte fallback, "▁" for spaces, BOS before texts; all prompts fit.
-- gpt2: byte-level BPE without BOS; takes 1,024 tokens, so that a fifth of the prompts are cut.
-- neox: GPT-NeoX with partial rotary positions; byte-level BPE with NFC and runs of spaces as tokens,
-  without BOS; all prompts fit.
-- mixtral: 4 experts, 2 at work; as llama's tokenizer, but " A" is two tokens, "▁" and "A"; takes 2,048
-  tokens.
+- gpt2: byte-level BPE without BOS; takes 1,024 tokens, so that a fifth of the prompts are truncated.
+- neox: GPT-NeoX with partial rotary positions; byte-level BPE with NFC, tokens for runs of spaces, and
+  no BOS; all prompts fit.
+- mixtral: 4 experts, 2 active per token; the tokenizer is like llama's, but " A" is two tokens, "▁" and
+  "A"; takes 2,048 tokens.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ ARCHITECTURES = ("llama", "gpt2", "neox", "mixtral")
 PARTED = ("mixtral",)  # whose tokenizers read " A" as two tokens
 VOCABULARY = 2048
 HEADS = 2
-SEEDS = {"llama": 0, "gpt2": 0, "neox": 3, "mixtral": 0}  # with which each letter wins its share
-SHARPNESS = 3.0  # of attention
+SEEDS = {"llama": 0, "gpt2": 0, "neox": 3, "mixtral": 0}  # chosen so that each letter is predicted often
+SHARPNESS = 3.0  # factor on queries and keys
 LONG = 16384  # positions, more than any prompt needs
 
 
@@ -66,8 +66,8 @@ def _sizes(architecture: str) -> dict:
 
 @torch.no_grad()
 def _sharpen(model, factor: float) -> None:
-    """Scales queries and keys: without it random attention is a mean over the prompt, which hardly
-    differs between questions, and one letter would win them all."""
+    """Scales queries and keys. Otherwise random attention is close to a mean over the prompt, which
+    hardly differs between questions, and one letter would be predicted for all of them."""
     for name, parameter in model.named_parameters():
         if any(part in name for part in ("q_proj", "k_proj")):
             parameter.mul_(factor)
@@ -79,7 +79,7 @@ def _sharpen(model, factor: float) -> None:
 
 
 def mmlu_texts(data: Path) -> Iterator[str]:
-    """Each question of each split with its answers, as prompts show them."""
+    """Each question of each split with its answers, formatted as in prompts."""
     for subject in subjects_of(data):
         yield f"The following are multiple choice questions (with answers) about {subject}.\n\n"
         for split in ("dev", "val", "test"):
@@ -90,7 +90,7 @@ def mmlu_texts(data: Path) -> Iterator[str]:
 
 
 def metaspace_tokenizer(texts: Sequence[str], architecture: str) -> PreTrainedTokenizerFast:
-    """As SentencePiece models are in tokenizers: no splits but those of the merges, "▁" for spaces."""
+    """A tokenizer like SentencePiece models: no pre-tokenizer, only merges, with "▁" for spaces."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
@@ -118,9 +118,9 @@ def metaspace_tokenizer(texts: Sequence[str], architecture: str) -> PreTrainedTo
 
 
 def _without_splits(tokenizer: Tokenizer, apart: str) -> Tokenizer:
-    """The tokenizer with neither pre-tokenizer nor, for letters in `apart`, a merge with "▁".
+    """The tokenizer without its pre-tokenizer, and without merges of "▁" and a letter in `apart`.
 
-    Bytes stay plain vocabulary, as byte fallback needs; `<unk>`, `<s>` and `</s>` are special.
+    Bytes remain plain vocabulary, as byte fallback requires; `<unk>`, `<s>` and `</s>` are special.
     """
     content = json.loads(tokenizer.to_str())
     merges = content["model"]["merges"]
@@ -131,7 +131,7 @@ def _without_splits(tokenizer: Tokenizer, apart: str) -> Tokenizer:
 
 
 def byte_level_tokenizer(texts: Sequence[str], architecture: str) -> PreTrainedTokenizerFast:
-    """As GPT-2's; for GPT-NeoX with NFC and runs of 2 to 24 spaces as added tokens."""
+    """A tokenizer like GPT-2's; for GPT-NeoX with NFC and added tokens for runs of 2 to 24 spaces."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

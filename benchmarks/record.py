@@ -16,7 +16,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "snakemake")
 
 
 def processor() -> str:
-    """The processor's name, as the system gives it."""
+    """The processor's name, as the system reports it."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
@@ -45,7 +45,7 @@ def record(title: str, script: str, body: str) -> None:
     )
     text = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else "# Benchmarks\n"
     head, *sections = text.split("\n## ")
-    kept = [part for part in sections if part.splitlines()[0] != title]
-    parts = [head.rstrip(), *("## " + part.strip() for part in kept), section.strip()]
+    others = [part for part in sections if part.splitlines()[0] != title]
+    parts = [head.rstrip(), *("## " + part.strip() for part in others), section.strip()]
     DOCUMENT.parent.mkdir(exist_ok=True)
     DOCUMENT.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Screenshots of a report for README.md: its top, and its dialogues before and after.
+# Takes the screenshots of a report for README.md and docs/: its top, and dialogues before and after tuning.
 #
 #   benchmarks/screenshots.sh results/experiments/demo/report/report.html
 #
@@ -13,7 +13,7 @@ profile=$(mktemp -d)
 trap 'rm -rf "$profile"' EXIT
 mkdir -p "$images"
 
-# shoot NAME HEIGHT HIDDEN: the page without the elements that the selector HIDDEN names, 1280 pixels wide
+# shoot NAME HEIGHT HIDDEN: the page, 1280 pixels wide, without the elements that match the selector HIDDEN
 shoot() {
     sed "s#</head>#<style>$3 { display: none }</style></head>#" "$report" >"$profile/page.html"
     "$chromium" --headless --no-sandbox --disable-gpu --hide-scrollbars \

@@ -1,4 +1,5 @@
-# What all rules share: the plan, how a rule finds its job in it, and a target rule for each stage.
+# Shared by all rules: the plan of the experiment, functions that look up a job in the plan, and one target
+# rule per stage.
 
 import sys
 from pathlib import Path
@@ -10,10 +11,13 @@ from expertchat.pipeline.experiment import read_experiment
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.store import recipe_path
+from expertchat.settings.config_files import check_config_file
 
 ROOT = Path(workflow.basedir)
 
 try:
+    for file in workflow.configfiles:  # Snakemake keeps the last value of a duplicate key
+        check_config_file(Path(file))
     experiment = read_experiment(config, ROOT)
     plan = make_plan(experiment, ROOT)
 except UserError as error:
@@ -29,9 +33,10 @@ wildcard_constraints:
 
 
 def made_by(producer, reader):
-    """The artifacts of stage `producer` that a job reads as an input: `reader` is "stage.input".
+    """An input function: the manifests of stage `producer` that a job reads as input `reader`.
 
-    Old or new, only their ids matter. A job whose recipe has no such input reads nothing for it.
+    `reader` is "stage.input", as in the job's recipe; the list is empty if the recipe has no such input.
+    The manifests are ancient(), as ids decide what must run again, and not modification times.
     """
     stage, name = reader.split(".")
 
@@ -42,27 +47,28 @@ def made_by(producer, reader):
 
 
 def threads_of(stage):
-    """The threads of a job that runs several models: each works on its own."""
+    """The threads of a job that runs several models, each of which uses `experiment.threads`."""
     return lambda wildcards: experiment.threads * max(
         1, len(plan.recipe(stage, wildcards.id).settings.get("load", {}))
     )
 
 
 def script_of(stage):
-    """The stage's program, run by the Python that runs snakemake."""
+    """The stage's script, run by the Python interpreter that runs Snakemake."""
     return [sys.executable, f"{ROOT}/workflow/scripts/{stage}.py"]
 
 
 def recipe_of(stage):
-    """The file that tells the stage's script what to make."""
+    """The path of the job's recipe, the only argument of the stage's script."""
     return lambda wildcards: str(recipe_path(plan.store, f"{stage}/{wildcards.id}"))
 
 
 def label_of(stage):
-    """What the job is, for people."""
+    """A description of the job for display, such as "policy of llama in round 1"."""
     return lambda wildcards: plan.recipe(stage, wildcards.id).label
 
 
+# target rules: `snakemake topics` makes everything up to stage topics
 for stage in STAGES:
 
     rule:

@@ -1,8 +1,8 @@
-# What changed: replies, knowledge, and in the demo the known truth.
+# What the tuning changed: replies, answers to multiple-choice questions and, in the demo, true statements.
 
 
 rule make_replies:
-    """Base and tuned models reply to the same held-out contexts."""
+    """Replies of the base or the tuned model to the held-out contexts, for comparison."""
     input:
         model=made_by("models", "replies.model"),
         policy=made_by("policies", "replies.policy"),
@@ -27,7 +27,7 @@ rule make_replies:
 
 
 rule make_answers:
-    """A model answers the multiple-choice questions of a split."""
+    """Answers of one model to the multiple-choice questions of a split."""
     input:
         questions=made_by("questions", "answers.questions"),
         model=made_by("models", "answers.model"),
@@ -52,7 +52,7 @@ rule make_answers:
 
 
 rule make_mmlu:
-    """Accuracies of the answers, before and after tuning."""
+    """Accuracies on the multiple-choice questions, before and after tuning."""
     input:
         answers=made_by("answers", "mmlu.answers"),
         before=made_by("answers", "mmlu.before"),
@@ -75,7 +75,7 @@ rule make_mmlu:
 
 
 rule make_fits:
-    """Mixtures of the models are fitted on their answers to the split val."""
+    """Fits mixtures of the models to their answers on the split val."""
     input:
         answers=made_by("answers", "fits.answers"),
     output:
@@ -96,7 +96,7 @@ rule make_fits:
 
 
 rule make_mixture:
-    """The mixtures are measured on the answers to the split test."""
+    """Accuracies of the fitted mixtures on the split test."""
     input:
         fits=made_by("fits", "mixture.fits"),
         answers=made_by("answers", "mixture.answers"),
@@ -118,7 +118,7 @@ rule make_mixture:
 
 
 rule make_oracle:
-    """The demo's results are compared with its known truth."""
+    """Compares the demo's ratings and replies with the facts of the demo world."""
     input:
         dialogues=made_by("dialogues", "oracle.dialogues"),
         ratings=made_by("ratings", "oracle.ratings"),

@@ -1,8 +1,8 @@
-# All figures and plots on one page.
+# The report: all figures and plots on one page.
 
 
 rule make_report:
-    """The experiment's page and its figures."""
+    """The report of the experiment: report.html, with its figures in summary.json."""
     input:
         models=made_by("models", "report.models"),
         questions=made_by("questions", "report.questions"),

@@ -2,13 +2,14 @@
 
 
 rule make_models:
-    """A model is linked, fetched, or (demo) trained. Only demo models need a compute node."""
+    """Links a local model, downloads one from the hub, or trains one for the demo."""
     output:
         "results/models/{id}/manifest.json",
     log:
         "logs/models/{id}.log",
     benchmark:
         "logs/models/{id}.tsv"
+    # only training needs a compute node; compute nodes may have no internet access
     localrule: all(model.source != "demo" for model in experiment.models.values())
     threads: experiment.threads
     params:
@@ -22,7 +23,7 @@ rule make_models:
 
 
 rule make_questions:
-    """Multiple-choice questions are checked and copied, in MMLU's layout."""
+    """Checks multiple-choice questions and copies them, in MMLU's layout."""
     output:
         "results/questions/{id}/manifest.json",
     log:

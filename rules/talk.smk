@@ -1,8 +1,8 @@
-# The models choose topics, talk about them, and rate what was said.
+# Topics, dialogues about them, and ratings of the dialogues.
 
 
 rule make_topics:
-    """The models write topics in turns, or the user's file gives them."""
+    """Topics of the dialogues, written by the models in turn or read from the user's file."""
     input:
         questions=made_by("questions", "topics.questions"),
         models=made_by("models", "topics.models"),
@@ -26,7 +26,7 @@ rule make_topics:
 
 
 rule make_dialogues:
-    """Two models talk about each topic; candidate replies are drawn on the way."""
+    """Dialogues of a pair of models, with several candidate replies at some turns."""
     input:
         topics=made_by("topics", "dialogues.topics"),
         models=made_by("models", "dialogues.models"),
@@ -51,7 +51,7 @@ rule make_dialogues:
 
 
 rule make_ratings:
-    """A model rates what the others said, category by category."""
+    """Ratings of dialogues and candidate replies by one model, category by category."""
     input:
         model=made_by("models", "ratings.model"),
         policy=made_by("policies", "ratings.policy"),
@@ -76,7 +76,7 @@ rule make_ratings:
 
 
 rule make_reliability:
-    """How far a round's ratings can be trusted."""
+    """Reliability of a round's ratings, such as the agreement between raters."""
     input:
         ratings=made_by("ratings", "reliability.ratings"),
     output:

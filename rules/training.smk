@@ -1,8 +1,8 @@
-# What is learned from the ratings.
+# Training on the ratings: the reward model, then PPO.
 
 
 rule make_rewards:
-    """A reward model learns from ratings which of two replies is better."""
+    """Trains a reward model on pairs of candidate replies with different ratings."""
     input:
         model=made_by("models", "rewards.model"),
         dialogues=made_by("dialogues", "rewards.dialogues"),
@@ -27,7 +27,7 @@ rule make_rewards:
 
 
 rule make_policies:
-    """PPO tunes a model's LoRA adapter on its reward model."""
+    """Tunes a model's LoRA adapter by PPO on its reward model."""
     input:
         model=made_by("models", "policies.model"),
         dialogues=made_by("dialogues", "policies.dialogues"),

@@ -43,6 +43,17 @@ def llama_folder(tokenizer, tmp_path_factory) -> Path:
     return save_random_model("llama", tokenizer, tmp_path_factory.mktemp("llama"))
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A small experiment, run to its end."""
+    from small_workflow import small_config, snakemake, write_config
+
+    folder = tmp_path_factory.mktemp("workflow")
+    write_config(folder, small_config())
+    snakemake(folder, "all")
+    return folder
+
+
 def save_random_model(architecture: str, tokenizer, folder: Path, **changes) -> Path:
     """Writes a random model with the tokenizer; its outputs are peaked enough to tell tokens apart."""
     import torch

@@ -298,3 +298,23 @@ def test_unknown_words_end_with_the_known_ones(tmp_path):
         build_model(tmp_path, architecture="gpt", knows=KNOWS, seed=0, prompts=PROMPTS)
     with pytest.raises(ValueError, match="astrology"):
         build_model(tmp_path, architecture="llama", knows=("astrology",), seed=0, prompts=PROMPTS)
+
+
+def test_muon_in_float32_is_torchs_muon():
+    """torch orthogonalizes in bfloat16, so updates differ by its rounding."""
+    import torch
+    from expertchat.demo.optimizer import Float32Muon
+
+    torch.manual_seed(0)
+    updated = []
+    for kind in (torch.optim.Muon, Float32Muon):
+        torch.manual_seed(1)
+        matrices = [torch.nn.Parameter(torch.randn(shape)) for shape in ((24, 8), (8, 24), (16, 16))]
+        optimizer = kind(matrices, lr=0.1, weight_decay=0.01, momentum=0.95)
+        for _ in range(3):
+            for matrix in matrices:
+                matrix.grad = torch.randn(matrix.shape)
+            optimizer.step()
+        updated.append(matrices)
+    for theirs, ours in zip(*updated, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0)

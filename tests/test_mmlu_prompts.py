@@ -54,5 +54,5 @@ def test_the_chat_puts_solved_questions_as_turns():
 
 
 def test_the_original_knows_letters_only():
-    with pytest.raises(ValidationError, match="style hendrycks has letters only"):
+    with pytest.raises(ValidationError, match="must be 'letter' if style is 'hendrycks'"):
         Asking(style="hendrycks", formulation="cloze")

@@ -77,9 +77,7 @@ def with_rubric(config, path, weight=1, description="shows skill", paraphrases=(
     return copy.deepcopy(config) | {"ratings": {"rubric": str(path)}}
 
 
-def test_a_weight_or_a_spare_paraphrase_changes_nothing_that_was_rated(
-    planned, default_config, tmp_path
-):
+def test_a_weight_or_an_unused_paraphrase_does_not_change_ratings(planned, default_config, tmp_path):
     heavy = planned(with_rubric(default_config, tmp_path / "a.yaml"))
     other = with_rubric(default_config, tmp_path / "b.yaml", weight=3, paraphrases=["knows"])
     assert "rewards" in new_stages(heavy, planned(other))
@@ -87,7 +85,7 @@ def test_a_weight_or_a_spare_paraphrase_changes_nothing_that_was_rated(
     assert len(rated) == 2  # round 1; round 2 follows new policies
 
 
-def test_a_rubrics_words_change_what_was_rated(planned, default_config, tmp_path):
+def test_a_rubrics_words_change_ratings(planned, default_config, tmp_path):
     plain = planned(with_rubric(default_config, tmp_path / "a.yaml"))
     worded = planned(with_rubric(default_config, tmp_path / "b.yaml", description="has skill"))
     assert not ids(plain, "ratings") & ids(worded, "ratings")
@@ -118,7 +116,7 @@ def test_a_control_run_shares_all_that_comes_before_reward_training(planned, def
     assert not ids(planned(default_config), "rewards") & ids(control, "rewards")
 
 
-def test_rounds_go_on_from_the_last_adapters(planned, default_config):
+def test_rounds_start_from_the_last_adapters(planned, default_config):
     plan = planned({**default_config, "rounds": 2})
     assert len(ids(plan, "policies")) == 4
     later = plan.recipes[plan.views["round-2/policies/llama"]]
@@ -222,7 +220,7 @@ def test_transcripts_are_rated_by_all_models(planned, default_config, tmp_path):
     assert not ids(planned(config), "dialogues") & ids(plan, "dialogues")
 
 
-def test_the_view_links_what_is_planned_and_forgets_what_is_not(planned, default_config, tmp_path):
+def test_the_view_links_what_is_planned_and_nothing_else(planned, default_config, tmp_path):
     plan = planned(default_config)
     plan.store = tmp_path
     stale = plan.folder() / "round-7/topics"
@@ -238,11 +236,7 @@ def test_the_view_links_what_is_planned_and_forgets_what_is_not(planned, default
     )
 
 
-def test_a_chat_template_is_part_of_what_its_model_makes_and_is_read_where_it_lies(
-    planned, default_config, tmp_path
-):
-    from expertchat.errors import UserError
-
+def test_a_chat_template_changes_ids_by_its_text_and_not_by_its_path(planned, default_config, tmp_path):
     name = next(iter(default_config["models"]))
     path = tmp_path / "chat.jinja"
     default_config["models"][name].setdefault("load", {})["chat_template"] = str(path)
@@ -260,7 +254,7 @@ def test_a_chat_template_is_part_of_what_its_model_makes_and_is_read_where_it_li
 
 
 def asking_only(config, **mmlu):
-    """The default settings' models and questions, without any talk."""
+    """The models and questions of the default settings, without dialogues."""
     kept = {key: config[key] for key in ("name", "world", "models", "prompts", "ratings")}
     return kept | {"rounds": 0, "mmlu": config["mmlu"] | mmlu}
 
@@ -281,14 +275,14 @@ def test_fits_read_answers_to_val_and_nothing_of_test(planned, default_config):
     assert len(fits) == 2
     read, left = set(), [reference for recipe in fits for reference in recipe.references()]
     assert {plan.recipes[r].settings["split"] for r in left} == {"val"}
-    while left:  # nor does anything that they rest on
+    while left:  # nor does anything upstream of them
         recipe = plan.recipes[left.pop()]
         read.add((recipe.stage, recipe.settings.get("split")))
         left += recipe.references()
     assert ("answers", "test") not in read and "mmlu" not in {stage for stage, _ in read}
 
 
-def test_one_model_and_unmixed_models_are_asked_no_val(planned, default_config):
+def test_without_mixtures_no_questions_of_val_are_asked(planned, default_config):
     plan = planned(asking_only(default_config, mixture=False))
     splits = {r.settings["split"] for r in plan.recipes.values() if r.stage == "answers"}
     assert splits == {"test"} and not ids(plan, "fits", "mixture")
@@ -337,11 +331,11 @@ def test_an_adapter_belongs_to_its_model(planned, default_config, tmp_path):
     with pytest.raises(UserError, match=r"models\.llama\.adapter: .* set rounds to 0"):
         planned(default_config)
     (adapter / "adapter_config.json").unlink()
-    with pytest.raises(UserError, match=r"holds no adapter_config\.json"):
+    with pytest.raises(UserError, match=r"contains no adapter_config\.json"):
         planned(asking_only(default_config))
 
 
-def test_a_base_models_answers_stand_beside_those_of_each_round(planned, default_config):
+def test_each_rounds_answers_are_compared_with_the_base_models(planned, default_config):
     plan = planned(default_config | {"rounds": 2})
     base, later = (plan.recipes[plan.views[f"{place}mmlu"]] for place in ("", "round-2/"))
     assert "before" not in base.inputs
@@ -350,7 +344,7 @@ def test_a_base_models_answers_stand_beside_those_of_each_round(planned, default
 
 
 def test_a_large_experiments_report_job_starts(tmp_path, root, default_config):
-    """Linux refuses one argument of more than 128 KiB, so jobs get their recipes as files."""
+    """Linux refuses an argument of more than 128 KiB, so jobs get their recipes as files."""
     llama = default_config["models"]["llama"]
     config = default_config | {"models": {f"m{i}": llama for i in range(8)}, "pairs": "round_robin"}
     config |= {"rounds": 3, "dialogues": default_config["dialogues"] | {"shards": 16}}

@@ -1,4 +1,4 @@
-"""Ids name what an artifact is made of, and nothing else."""
+"""An id depends on everything that determines an artifact, and on nothing else."""
 
 from dataclasses import replace
 

@@ -9,17 +9,17 @@ from expertchat.errors import UserError
 from expertchat.pipeline.store import recipe_path, write_recipe
 
 FAULTS = {
-    "neither": ({}, "exactly one of command and url_env"),
-    "both": ({"command": "a {port}", "url_env": "A"}, "exactly one of command and url_env"),
-    "no port": ({"command": "vllm serve {folder}"}, "command: {port} does not stand in it"),
-    "no such place": ({"command": "a {port} {fodler}"}, "command: {fodler} stands for nothing"),
-    "open quote": ({"command": "a '{port}"}, "command: no closing quotation"),
+    "neither": ({}, "exactly one of the keys command and url_env"),
+    "both": ({"command": "a {port}", "url_env": "A"}, "exactly one of the keys command and url_env"),
+    "no port": ({"command": "vllm serve {folder}"}, "command: must contain {port}"),
+    "no such place": ({"command": "a {port} {fodler}"}, "command: unknown placeholder {fodler}"),
+    "open quote": ({"command": "a '{port}"}, "command: it has no closing quotation"),
     "adapter for a running one": (
         {"url_env": "A", "adapter_arguments": "{adapter}"},
         "adapter_arguments",
     ),
-    "an address in the settings": ({"url_env": "http://secret-host"}, "url_env: this is no name"),
-    "a key in the settings": ({"url_env": "A", "key_env": "sk-secret"}, "key_env: this is no name"),
+    "an address in the settings": ({"url_env": "http://secret-host"}, "url_env: must be the name"),
+    "a key in the settings": ({"url_env": "A", "key_env": "sk-secret"}, "key_env: must be the name"),
 }
 
 
@@ -46,17 +46,19 @@ def test_faults_of_the_settings_are_reported_without_secrets(case, default_confi
 def test_the_pair_must_be_tunable(default_config, root):
     from expertchat.pipeline.experiment import read_experiment
 
-    with pytest.raises(UserError, match="without adapter_arguments"):
+    with pytest.raises(UserError, match=r"load\.server\.adapter_arguments: missing"):
         read_experiment(with_server(default_config, command="a {folder} {port}"), root)
     default_config["models"]["llama"] = {"source": "server", "load": {"server": {"url_env": "A"}}}
-    with pytest.raises(UserError, match=r"pairs: 'llama' is behind a server"):
+    with pytest.raises(UserError, match=r"pairs: 'llama' has no local weights"):
         read_experiment(default_config, root)
     assert read_experiment({**default_config, "rounds": 0}, root)  # it may talk and rate
     default_config["models"]["llama"]["load"] = {}
     with pytest.raises(UserError, match=r"models\.llama\.load\.server: missing"):
         read_experiment(default_config, root)
     default_config["models"]["llama"]["load"] = {"server": {"command": "a {folder} {port}"}}
-    with pytest.raises(UserError, match=r"models\.llama\.load\.server\.command: \{folder\}"):
+    with pytest.raises(
+        UserError, match=r"models\.llama\.load\.server\.command: must not contain \{folder\}"
+    ):
         read_experiment(default_config, root)
 
 
@@ -92,16 +94,16 @@ def test_recipes_hold_what_changes_results_and_nothing_of_where_the_server_is(
 
 def test_a_model_behind_a_server_has_an_artifact_without_weights(default_config, root, tmp_path):
     from expertchat.pipeline.jobs import Job
-    from expertchat.pipeline.planner import _Planner
+    from expertchat.pipeline.stage_recipes import StageRecipes
     from expertchat.settings.experiment import Experiment
 
     for name in ("judge", "other"):
         server = {"url_env": "JUDGE_URL", "model": name}
         default_config["models"][name] = {"source": "server", "load": {"server": server}}
-    planner = _Planner(Experiment.model_validate(default_config), root)
-    references = [planner.model(name) for name in ("judge", "other")]
+    stages = StageRecipes(Experiment.model_validate(default_config), root)
+    references = [stages.model(name) for name in ("judge", "other")]
     assert len(set(references)) == 2
-    recipe = planner.plan.recipes[references[0]]
+    recipe = stages.plan.recipes[references[0]]
     store = tmp_path / "results"
     script = root / "workflow/scripts/models.py"
     write_recipe(store, recipe)

@@ -1,4 +1,4 @@
-"""Artifacts appear whole, and damage is noticed and named."""
+"""Artifacts are published in one step, and damage is detected and described."""
 
 import json
 import os
@@ -28,11 +28,11 @@ def test_a_manifest_names_recipe_files_and_checksums(tmp_path):
     assert Recipe.from_dict(manifest["recipe"]) == RECIPE
 
 
-def test_publishing_again_replaces_the_whole(tmp_path):
+def test_publishing_again_replaces_the_artifact(tmp_path):
     make(tmp_path)
-    place = make(tmp_path, "other")
-    assert (place / "sub/a.txt").read_text() == "other"
-    assert artifacts.faults(place) == []
+    path = make(tmp_path, "other")
+    assert (path / "sub/a.txt").read_text() == "other"
+    assert artifacts.find_damage(path) == []
     assert not list((tmp_path / "work/removed").iterdir())
 
 
@@ -40,33 +40,33 @@ def test_publishing_again_replaces_the_whole(tmp_path):
     ("harm", "words"),
     [
         (lambda p: p.write_text("jello"), "checksum"),
-        (lambda p: p.write_text("hell"), "4 bytes, 5 when made"),
+        (lambda p: p.write_text("hell"), "4 bytes instead of 5"),
         (lambda p: p.unlink(), "missing"),
     ],
 )
-def test_damage_is_named(tmp_path, harm, words):
-    place = make(tmp_path)
-    harm(place / "sub/a.txt")
-    (fault,) = artifacts.faults(place)
+def test_damage_is_described(tmp_path, harm, words):
+    path = make(tmp_path)
+    harm(path / "sub/a.txt")
+    (fault,) = artifacts.find_damage(path)
     assert "sub/a.txt" in fault and words in fault
 
 
-def test_a_link_counts_by_its_target(tmp_path):
+def test_a_link_without_its_target_is_damage(tmp_path):
     made = tmp_path / "made"
     made.mkdir()
     (tmp_path / "far").mkdir()
     (made / "model").symlink_to(tmp_path / "far")
     artifacts.write_manifest(made, RECIPE, {})
-    assert artifacts.faults(made) == []
+    assert artifacts.find_damage(made) == []
     os.rmdir(tmp_path / "far")
-    assert "target" in artifacts.faults(made)[0]
+    assert "target" in artifacts.find_damage(made)[0]
 
 
-def test_a_half_written_manifest_is_an_error_of_one_sentence(tmp_path):
-    place = make(tmp_path)
-    (place / "manifest.json").write_text(json.dumps({})[:1])
+def test_a_half_written_manifest_is_a_user_error(tmp_path):
+    path = make(tmp_path)
+    (path / "manifest.json").write_text(json.dumps({})[:1])
     with pytest.raises(UserError, match="not JSON"):
-        artifacts.read_manifest(place)
-    (place / "manifest.json").unlink()
+        artifacts.read_manifest(path)
+    (path / "manifest.json").unlink()
     with pytest.raises(UserError, match="not finished"):
-        artifacts.faults(place)
+        artifacts.find_damage(path)

@@ -5,9 +5,9 @@ import re
 
 import pandas as pd
 import pytest
-from expertchat.cli import answer_lines
 from expertchat.report.summary import ends, rating_change, summarise, verdict, with_interval, without_nan
 from expertchat.report.summary_mmlu import mixture_verdict
+from expertchat.report.terminal import answer_lines
 from small_experiment import ROOT, asking_config, small_config, write_experiment
 
 
@@ -118,7 +118,7 @@ def test_show_prints_ours_beside_the_published(asked):
     assert [line.split()[-1] for line in lines if line.startswith("a ")] == ["47.14"]
     assert [line.split()[-1] for line in lines if line.startswith("uniform  ")] == ["40.51"]
     assert sum("(*)" in line for line in lines) == 2  # the method, and what the mark means
-    assert lines[-1] == "Published, and not measured here: other 1.00 %."
+    assert lines[-1] == "Published but not measured here: other 1.00 %."
     assert "published" not in " ".join(answer_lines(asked, {}))
 
 

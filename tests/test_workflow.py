@@ -11,94 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from expertchat.pipeline.plan import STAGES
 from safetensors.torch import load_file
+from small_workflow import BIN, ROOT, dry_run, planned_rules, small_config, snakemake, write_config
 
-ROOT = Path(__file__).resolve().parents[1]
-BIN = Path(sys.executable).parent
-
-SMALL = {
-    "topics": {
-        "subjects": ["carpentry", "baking", "pottery"],
-        "held_out_subjects": 1,
-        "per_subject": 2,
-        "tries_per_topic": 40,
-        "max_similarity": 1.0,
-    },
-    "dialogues": {
-        "turns": 3,
-        "seeds_per_topic": 2,
-        "candidate_turns": [0, 1],
-        "candidates": 3,
-        "decoding": {"max_new_tokens": 24},
-    },
-    "ratings": {"min_valid_mass": 0.0},
-    "rewards": {"min_margin": 0.0, "batch_size": 4},
-    "ppo": {
-        "steps": 6,
-        "batch_size": 4,
-        "minibatch_size": 4,
-        "checkpoint_every": 1,
-        "lora": {"rank": 2},
-    },
-    "replies": {"per_context": 1},
-    "mmlu": {"limit": 2, "shots": 1},
-}
-
-
-def merged(base: dict, update: dict) -> dict:
-    """`base` with `update` laid over it, section by section."""
-    result = dict(base)
-    for key, value in update.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both else value
-    return result
-
-
-def small_config(**changes) -> dict:
-    config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
-    config = merged(config, SMALL)
-    for model in config["models"].values():
-        model["steps"] = 40
-    return merged(config, changes)
-
-
-def snakemake(folder: Path, *arguments: str, root: Path = ROOT, check=True, **environment):
-    """Runs the workflow in `folder` on its config.yaml, as a user would."""
-    command = [str(BIN / "snakemake"), *arguments, "--snakefile", str(root / "Snakefile")]
-    command += ["--directory", str(folder), "--configfile", str(folder / "config.yaml")]
-    if not {"--profile", "--dry-run"} <= set(arguments):
-        command += ["--cores", "2"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=root, env={**os.environ, **environment}
-    )
-    output = done.stdout + done.stderr
-    assert not check or done.returncode == 0, output[-6000:]
-    return output
-
-
-def write_config(folder: Path, config: dict) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-
-
-def planned_rules(output: str) -> set[str]:
-    """Stages that a dry run would run."""
-    found = {line.split()[0] for line in output.splitlines() if line.startswith("make_")}
-    return {name.removeprefix("make_") for name in found}
-
-
-def dry_run(folder: Path, config: dict, **kwargs) -> set[str]:
-    write_config(folder, config)
-    return planned_rules(snakemake(folder, "all", "--dry-run", **kwargs))
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Path:
-    """A small experiment, run to its end."""
-    folder = tmp_path_factory.mktemp("workflow")
-    write_config(folder, small_config())
-    snakemake(folder, "all")
-    return folder
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
 
 
 @pytest.fixture
@@ -164,7 +81,7 @@ def test_a_comment_runs_nothing_and_code_runs_its_stage(finished, tmp_path):
     shutil.copytree(ROOT, copy, ignore=ignored)
     here = {"root": copy, "PYTHONPATH": str(copy / "workflow")}
     assert dry_run(finished, small_config(), **here) == set()
-    module = copy / "workflow/expertchat/ppo.py"
+    module = copy / "workflow/expertchat/policies/ppo.py"
     text = module.read_text(encoding="utf-8")
     module.write_text("# A comment.\n" + text.replace('"""PPO, as', '"""Changed. PPO, as'))
     assert dry_run(finished, small_config(), **here) == set()
@@ -239,10 +156,10 @@ def test_bad_settings_end_before_any_job_with_one_message(tmp_path):
 def test_lint_has_no_finding_but_one_environment_for_all_rules():
     command = [str(BIN / "snakemake"), "--lint", "--snakefile", str(ROOT / "Snakefile")]
     output = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    findings = {
-        line.strip() for line in (output.stdout + output.stderr).splitlines() if "    * " in line
-    }
-    assert findings <= {"* Specify a conda environment or container for each rule.:"}
+    lines = (output.stdout + output.stderr).splitlines()
+    findings = {line.strip() for line in lines if "    * " in line}
+    assert findings == {"* Specify a conda environment or container for each rule.:"}
+    assert sum("Lints for rule make_" in line for line in lines) == len(STAGES)
 
 
 PRESETS = sorted(path.name for path in (ROOT / "config/presets").glob("*.yaml"))

@@ -1,54 +1,119 @@
-"""What a job prints: progress bars, and libraries' notices kept out."""
+"""What a job prints: its progress, without the notices of libraries."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+import threading
+import time
 import warnings
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
-
-class _Lines:
-    """A text stream that turns a bar's carriage returns into whole lines."""
-
-    def __init__(self, stream):
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        text = text.replace("\r", "").strip("\n ")
-        if text:
-            self._stream.write(text + "\n")
-
-    def flush(self) -> None:
-        self._stream.flush()
+_job_label = ""
 
 
-def progress_bar(total: int, label: str, unit: str) -> tqdm:
-    """A tqdm bar for `total` steps of `unit`; `set_postfix_str` takes what else is worth seeing."""
-    terminal = sys.stderr.isatty()
+def label_job(label: str) -> None:
+    """Sets the text with which this process begins its lines of progress, such as "topics"."""
+    global _job_label
+    _job_label = label
+
+
+class ProgressLines:
+    """Progress as lines of text, for logs and for jobs that share a terminal.
+
+    Prints a line at the start, one after each 10 % of the steps, and one at the end: 12 at most.
+    """
+
+    def __init__(self, total: int, label: str, unit: str, stream: TextIO):
+        self.total, self.unit, self.stream = total, unit, stream
+        same_stage = label.split()[:1] == _job_label.split()[:1]
+        self.label = _job_label if same_stage else ", ".join(filter(None, (_job_label, label)))
+        self.count, self.postfix = 0, ""
+        self.printed, self.started = -1, time.monotonic()  # count of the last line, seconds
+        self.last_time = self.started
+        self.lock = threading.Lock()  # engines report from threads of their own
+        self._print()
+
+    def update(self, n: int = 1) -> None:
+        """Adds `n` finished steps."""
+        with self.lock:
+            self.count += n
+            if self.total and 10 * self.count // self.total > 10 * self.printed // self.total:
+                self._print()
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        """Sets what the next line ends with, such as the speed. `refresh` is for tqdm bars only."""
+        self.postfix = text
+
+    def close(self) -> None:
+        """Prints the last line."""
+        with self.lock:
+            self._print()
+
+    def __enter__(self) -> ProgressLines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _print(self) -> None:
+        if self.count == self.printed or not self.total:
+            return
+        now = time.monotonic()
+        parts = [f"{self.count:,}/{self.total:,} {self.unit}", f"{_clock(now - self.started)} elapsed"]
+        # a resumed job counts the steps of earlier attempts at once, which says nothing about its speed
+        if self.count < self.total and now - self.last_time > 1:
+            rest = (now - self.last_time) / (self.count - self.printed) * (self.total - self.count)
+            parts.append(f"{_clock(rest)} left")
+        if self.postfix:
+            parts.append(self.postfix)
+        percent = 100 * self.count // self.total
+        print(f"{self.label} {percent:3d}% |", ", ".join(parts), file=self.stream, flush=True)
+        self.printed, self.last_time = self.count, now
+
+
+def _clock(seconds: float) -> str:
+    """ "1:02:03" or "2:03"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def progress_bar(total: int, label: str, unit: str) -> tqdm | ProgressLines:
+    """The progress of `total` steps, counted in `unit`: a bar on a terminal, else lines of text.
+
+    `update` adds finished steps. `set_postfix_str` sets further text to display, such as the speed.
+    """
+    if not sys.stderr.isatty():
+        return ProgressLines(total, label, unit, sys.stderr)
+    from tqdm import tqdm
+
     return tqdm(
         total=total,
         desc=label,
         unit=unit,
-        file=sys.stderr if terminal else _Lines(sys.stderr),
-        mininterval=0.2 if terminal else 5.0,
+        mininterval=0.2,
         miniters=1,
-        ncols=None if terminal else 100,
-        dynamic_ncols=terminal,
+        dynamic_ncols=True,
         bar_format="{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} {unit}"
         " [{elapsed}<{remaining}{postfix}]",
     )
 
 
 def rate(count: float, seconds: float, unit: str) -> str:
-    """ "12,345 tokens/s", for a bar's postfix."""
+    """ "12,345 tokens/s", to be displayed with the progress."""
     return f"{count / max(seconds, 1e-9):,.0f} {unit}/s"
 
 
 def silence_libraries() -> None:
-    """Keeps libraries' notices that no user can act on out of the logs."""
+    """Turns off notices of libraries that users can do nothing about."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -6,7 +6,7 @@ from expertchat.settings.dialogues import Dialogues
 
 def main() -> None:
     with open_job("dialogues", __doc__) as job:
-        transcripts = job.outside("transcripts")
+        transcripts = job.user_file("transcripts")
         if transcripts is None:
             talk(job)
         else:

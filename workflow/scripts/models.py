@@ -29,7 +29,7 @@ def main() -> None:
                 world_seed=settings["world"]["seed"],
             )
             (job.out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-        adapter = job.outside("adapter")
+        adapter = job.user_file("adapter")
         if adapter is not None:
             models.link_adapter(adapter, job.out)
 

@@ -13,7 +13,7 @@ def main() -> None:
         from expertchat.topics.writing import write_topics
 
         settings = Topics(**job.settings["section"])
-        file, encoder = job.outside("file"), job.outside("encoder")
+        file, encoder = job.user_file("file"), job.user_file("encoder")
         authors = job.settings["models"] if job.inputs("models") else []
         engines, _ = open_engines(job.sources(authors, job.inputs("models")))
         write_topics(

@@ -17,7 +17,7 @@ from expertchat.console import progress_bar, rate
 from expertchat.demo.corpus import Mix, Plain, Ratings, documents
 from expertchat.demo.experts import use_dense_experts
 from expertchat.demo.losses import CrossEntropy
-from expertchat.demo.optimizer import optimizers, schedule
+from expertchat.demo.optimizer import has_bfloat16, optimizers, schedule
 from expertchat.demo.packing import Batch, Encoder, Weights, batches
 from expertchat.demo.tokenizer import train_tokenizer
 from expertchat.demo.world import World, build_world
@@ -199,11 +199,12 @@ def losses(model, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     """The weighted loss of a batch, and its unweighted means by kind of target."""
     weights = torch.from_numpy(batch.weights)
     rows, columns = torch.nonzero(weights, as_tuple=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    half = has_bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
         output = model.model(
             input_ids=torch.from_numpy(batch.ids),
             position_ids=torch.from_numpy(batch.positions),
-            attention_mask=additive(batch.visible),
+            attention_mask=additive(batch.visible, torch.bfloat16 if half else torch.float32),
             use_cache=False,
             **balance_arguments(model),
         )
@@ -219,10 +220,10 @@ def losses(model, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     return loss + balance(model, output), means
 
 
-def additive(visible: np.ndarray) -> torch.Tensor:
+def additive(visible: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     """What to add to attention scores, (rows, 1, length, length): 0, or almost minus infinity."""
-    hidden = torch.finfo(torch.bfloat16).min
-    mask = torch.zeros(visible.shape, dtype=torch.bfloat16)
+    hidden = torch.finfo(dtype).min
+    mask = torch.zeros(visible.shape, dtype=dtype)
     return mask.masked_fill_(torch.from_numpy(~visible), hidden)[:, None]
 
 

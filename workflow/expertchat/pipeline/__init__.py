@@ -1,1 +1,1 @@
-"""What to make, under which id, where it lies, and how one job makes it."""
+"""The plan of an experiment, ids of artifacts, the store, and what all jobs have in common."""

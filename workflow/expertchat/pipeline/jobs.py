@@ -1,13 +1,12 @@
-"""One job: a recipe becomes a published artifact.
+"""One job, which turns a recipe into a published artifact.
 
-A script opens a job, calls the library with what the job holds, and the job publishes. Interrupted
-work stays in the work folder and is found there by the next try.
+A script opens a job and calls the library with its settings and inputs. The job then publishes the
+result. After an interruption the work folder stays, and the next attempt resumes from it.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -24,13 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expertchat.console import silence_libraries
+from expertchat.console import label_job, silence_libraries
 from expertchat.errors import UserError
-from expertchat.pipeline.fingerprints import code_fingerprint, outside_sample
+from expertchat.pipeline.fingerprints import code_fingerprint, user_file_fingerprint
+from expertchat.pipeline.locks import locked
+from expertchat.pipeline.logs import INTERRUPTED
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import (
     artifact_path,
-    faults,
+    find_damage,
     manifest_path,
     publish,
     work_path,
@@ -43,61 +44,63 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "pandas", "numpy")
 
-FETCHING = ("models", "questions")  # the stages that may use the network
+ONLINE = ("models", "questions")  # the stages that may use the network
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a script works with."""
+    """The recipe of a job, its folders and its inputs."""
 
     recipe: Recipe
     store: Path
-    out: Path  # what is published; empty at the start
-    checkpoints: Path  # survives an interruption
+    out: Path  # the folder to be published, empty at the start
+    checkpoints: Path  # a folder that survives an interruption
 
     @property
     def settings(self) -> dict[str, Any]:
         return self.recipe.settings
 
     def input(self, name: str) -> Path | None:
-        """The folder of the input artifact `name`; None where the recipe has none of that name."""
+        """The folder of the input artifact `name`, None if the recipe has no such input."""
         reference = self.recipe.inputs.get(name)
-        return None if reference is None else artifact_path(self.store, reference)
+        return artifact_path(self.store, reference) if isinstance(reference, str) else None
 
     def inputs(self, name: str) -> list[Path]:
-        """The folders of a list of input artifacts; empty where the recipe has none of that name."""
+        """The folders of the input artifacts `name`, empty if the recipe has no such input."""
         return [artifact_path(self.store, r) for r in self.recipe.inputs.get(name, [])]
 
-    def outside(self, name: str) -> Path | None:
-        """The user's file or folder that the settings name as {path, sample}; None where they do not.
+    def user_file(self, name: str) -> Path | None:
+        """The user's file or folder under this key of the settings, None if there is none.
 
-        Raises UserError where it is not what it was when the job was planned.
+        The settings store it as {path, sample}. Raises UserError if it changed after planning.
         """
-        named = self.settings.get(name)
-        if named is None:
+        planned = self.settings.get(name)
+        if planned is None:
             return None
-        path = Path(named["path"])
-        if outside_sample(path) != named["sample"]:
+        path = Path(planned["path"])
+        if user_file_fingerprint(path) != planned["sample"]:
             raise UserError(
                 f"{path} changed after {self.recipe.reference} was planned: "
-                "start the same snakemake command again, which plans it anew"
+                "run the same snakemake command again to plan it again"
             )
         return path
 
     def load(self, model: str) -> Load:
-        """How that model is held in memory."""
+        """How the model is loaded."""
         load = self.settings["load"][model]
         if load.get("server"):
             load = {**load, "server": load["server"] | self.recipe.runtime["server"][model]}
         return Load(**load)
 
     def batch_size(self, model: str) -> int:
-        """Most sequences of that model in one forward pass."""
+        """The maximum number of sequences of the model in one forward pass."""
         return self.recipe.runtime["batch_size"][model]
 
     def source(self, model: str, folder: Path, policy: Path | None = None) -> Source:
-        """What an engine on the model's artifact is opened on: with the adapter of a policy's artifact,
-        else with the model's own where it has one."""
+        """The source of an engine: the model's artifact, and the adapter of a policy's artifact.
+
+        Without a policy it is the model's own adapter, if it has one.
+        """
         from expertchat.engine.interface import Source  # imports numpy, which not every job needs
 
         own = folder / "adapter"
@@ -114,13 +117,13 @@ class Job:
     def sources(
         self, models: Sequence[str], folders: Sequence[Path], policies: Sequence[Path] = ()
     ) -> list[Source]:
-        """`source` of several models; `policies` are given for all of them or for none."""
-        adapters = policies or [None] * len(models)
-        return [self.source(*each) for each in zip(models, folders, adapters, strict=True)]
+        """`source` for several models. `policies` are given for all of them or for none."""
+        adapters: Sequence[Path | None] = policies or [None] * len(models)
+        return [self.source(*parts) for parts in zip(models, folders, adapters, strict=True)]
 
 
 def parse_arguments(stage: str, description: str) -> tuple[Recipe, Path]:
-    """The recipe and the store named on the command line."""
+    """The recipe and the store given on the command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "recipe", type=Path, help="results/recipes/<stage>/<id>.json, or a manifest.json"
@@ -133,53 +136,37 @@ def parse_arguments(stage: str, description: str) -> tuple[Recipe, Path]:
     except OSError as error:
         raise UserError(f"no recipe at {arguments.recipe}: {error.strerror}") from None
     except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{arguments.recipe}: this is no recipe ({error!r})") from None
+        raise UserError(f"{arguments.recipe}: not a recipe ({error!r})") from None
     if recipe.stage != stage:
-        raise UserError(f"this is the script of {stage}, but the recipe is one of {recipe.stage}")
+        raise UserError(f"this script is for stage {stage}, but the recipe is for stage {recipe.stage}")
     return recipe, arguments.store
 
 
 def check_code(recipe: Recipe) -> None:
-    """Stops where the code changed after the job was planned: its id would lie about it."""
+    """Raises UserError if the code changed after the job was planned, as its id would then be wrong."""
     if code_fingerprint(recipe.stage) != recipe.code:
         raise UserError(
             f"the code of {recipe.stage} changed after {recipe.reference} was planned: "
-            "start the same snakemake command again, which plans it anew"
+            "run the same snakemake command again to plan it again"
         )
 
 
 def check_inputs(recipe: Recipe, store: Path) -> None:
-    """Checks every file that the job reads against its manifest, before any GPU is used."""
+    """Checks every input file against its manifest, before any GPU is used."""
     for reference in recipe.references():
-        found = faults(artifact_path(store, reference))
-        if found:
+        damage = find_damage(artifact_path(store, reference))
+        if damage:
             raise UserError(
-                f"{reference} is damaged: {'; '.join(found)}. "
-                "`expertchat verify --remove` takes damaged artifacts away, "
-                "and the same snakemake command then makes them again"
+                f"{reference} is damaged: {'; '.join(damage)}. "
+                "Run `expertchat verify --remove` to remove damaged artifacts, "
+                "then the same snakemake command to make them again"
             )
 
 
-@contextmanager
-def locked(work: Path, reference: str) -> Iterator[None]:
-    """Holds the work folder, so that two jobs never make one artifact at once. Waits its turn."""
-    with (work / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            print(f"{reference} is being made by {file.read().strip()}: waiting", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
-
-
-def facts(started: float) -> dict[str, Any]:
-    """Seconds, memory, versions and machine of this process, for the manifest."""
+def describe_run(started: float) -> dict[str, Any]:
+    """For the manifest: seconds since `started`, peak memory, machine and versions of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kibibytes on Linux
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     gpus = torch.cuda.device_count() if torch is not None else 0
     return {
         "seconds": round(time.time() - started, 2),
@@ -202,37 +189,37 @@ def _raise_terminated(*_: object) -> None:
 
 @contextmanager
 def open_job(stage: str, description: str) -> Iterator[Job]:
-    """Parses the command line, checks code and inputs, yields the job, publishes what it made.
+    """Parses the command line, checks code and inputs, yields the job and publishes its result.
 
-    A UserError ends the process with its sentence and exit code 1; the work folder stays.
+    A UserError ends the process with the error's message and exit code 1. The work folder stays.
     """
     started = time.time()
     signal.signal(signal.SIGTERM, _raise_terminated)
     silence_libraries()
-    if stage not in FETCHING:
-        os.environ["HF_HUB_OFFLINE"] = (
-            "1"  # compute nodes have no network, and nobody should wait for it
-        )
+    if stage not in ONLINE:
+        # compute nodes have no network, and attempts to connect would only delay the job
+        os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         recipe, store = parse_arguments(stage, description)
+        label_job(recipe.label)
         check_code(recipe)
         check_inputs(recipe, store)
         work = work_path(store, recipe.reference)
         (work / "checkpoints").mkdir(parents=True, exist_ok=True)
         with locked(work, recipe.reference):
-            if manifest_path(store, recipe.reference).exists() and not faults(
+            if manifest_path(store, recipe.reference).exists() and not find_damage(
                 artifact_path(store, recipe.reference)
             ):
-                print(f"{recipe.reference} is already made", file=sys.stderr)
+                print(f"{recipe.reference} is already finished", file=sys.stderr)
                 sys.exit(0)
-            made = work / "out"
-            shutil.rmtree(made, ignore_errors=True)
-            made.mkdir()
-            yield Job(recipe, store, made, work / "checkpoints")
-            write_manifest(made, recipe, facts(started))
-            publish(store, recipe, made)
+            out = work / "out"
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            yield Job(recipe, store, out, work / "checkpoints")
+            write_manifest(out, recipe, describe_run(started))
+            publish(store, recipe, out)
         shutil.rmtree(work)
     except UserError as error:
         sys.exit(f"{stage}: {error}")
     except KeyboardInterrupt:
-        sys.exit(f"{stage}: stopped; the same command goes on from the last checkpoint")
+        sys.exit(f"{stage}: {INTERRUPTED}")

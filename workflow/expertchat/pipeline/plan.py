@@ -1,7 +1,7 @@
-"""The plan: the whole experiment as a list of recipes.
+"""The plan: the complete experiment as a list of recipes.
 
-Rules, `expertchat plan`, `status`, `verify` and `prune` all read this one list; no path is put
-together anywhere else. The planner makes it from the settings.
+The rules and the commands `expertchat plan`, `status` and `show` all read this list. The planner makes
+it from the settings, and no other code builds paths of artifacts.
 """
 
 from __future__ import annotations
@@ -33,14 +33,13 @@ STAGES = (
     "report",
 )
 
-
-# stages of many artifacts, of which the report reads a list
+# stages with several artifacts, which the report reads as lists
 LISTED = tuple(s for s in STAGES if s not in ("models", "questions", "topics", "oracle", "report"))
 
 
 @dataclass
 class Plan:
-    """All recipes of an experiment in the order in which they can run, and their readable names."""
+    """All recipes of an experiment, inputs before what reads them, and their readable paths."""
 
     experiment: Experiment
     recipes: dict[str, Recipe] = field(default_factory=dict)  # by reference "stage/id"
@@ -48,20 +47,21 @@ class Plan:
     store: Path = Path("results")
 
     def recipe(self, stage: str, id: str) -> Recipe:
-        """The recipe of that id; KeyError where this plan has none."""
+        """The recipe with that id. Raises KeyError if the plan has none."""
         return self.recipes[f"{stage}/{id}"]
 
     def inputs(self, stage: str, id: str) -> dict[str, str | list[str]]:
-        """The manifests that a job reads, by input name."""
-        manifests = {}
+        """The manifests that a job reads, by the name of the input."""
+        manifests: dict[str, str | list[str]] = {}
         for name, value in self.recipe(stage, id).inputs.items():
-            one = isinstance(value, str)
-            paths = [str(manifest_path(self.store, r)) for r in ([value] if one else value)]
-            manifests[name] = paths[0] if one else paths
+            if isinstance(value, str):
+                manifests[name] = str(manifest_path(self.store, value))
+            else:
+                manifests[name] = [str(manifest_path(self.store, reference)) for reference in value]
         return manifests
 
     def manifests(self, *stages: str) -> list[str]:
-        """The manifests of some stages, or of all."""
+        """The manifests of the given stages, or of all stages if none are given."""
         return [
             str(manifest_path(self.store, reference))
             for reference, recipe in self.recipes.items()
@@ -69,18 +69,18 @@ class Plan:
         ]
 
     def folder(self) -> Path:
-        """The experiment's readable view."""
+        """The folder with links to the experiment's artifacts under readable names."""
         control = self.experiment.control
         suffix = "" if control == "none" else f"-{control}"
         return self.store / "experiments" / (self.experiment.name + suffix)
 
     def write_recipes(self) -> None:
-        """Writes the file of every recipe, from which the jobs read what to make."""
+        """Writes the file of each recipe, which is the argument of its job."""
         for recipe in self.recipes.values():
             write_recipe(self.store, recipe)
 
     def write_view(self) -> None:
-        """Links every artifact of the plan under its readable name; stale links are taken away."""
+        """Links every artifact under its readable name, and removes links that are not in the plan."""
         wanted = {self.folder() / name: self.store / ref for name, ref in self.views.items()}
         for path in _links(self.folder()):
             if path not in wanted:
@@ -89,9 +89,9 @@ class Plan:
             path.parent.mkdir(parents=True, exist_ok=True)
             relative = os.path.relpath(target, path.parent)
             if not path.is_symlink() or os.readlink(path) != relative:
-                beside = path.with_name(f".{path.name}.{os.getpid()}")
-                beside.symlink_to(relative)
-                os.replace(beside, path)
+                temporary = path.with_name(f".{path.name}.{os.getpid()}")
+                temporary.symlink_to(relative)
+                os.replace(temporary, path)
 
 
 def _links(folder: Path) -> Iterator[Path]:

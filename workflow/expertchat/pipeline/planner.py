@@ -1,4 +1,4 @@
-"""The planner: a pure function from an experiment's settings to its plan."""
+"""The planner: a pure function from the settings of an experiment to its plan."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from expertchat.settings.experiment import Experiment
 
 @dataclass(frozen=True)
 class Talk:
-    """The dialogues of one pair in one round, or a shard of them."""
+    """The dialogues of one pair in one round, or one shard of them."""
 
     reference: str
     pair: tuple[str, ...]  # empty for transcripts
-    place: str  # readable name, empty where there is only one
+    place: str  # readable name, empty if there is only one
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Rating:
     talk: Talk
 
     def rates(self, name: str) -> bool:
-        """Whether it holds what `name` said: the other's does, its own where it talks with itself."""
+        """Whether turns of `name` are rated: by its partner, or by itself if it talks with itself."""
         return self.rater != name or set(self.talk.pair) == {name}
 
 
 def make_plan(experiment: Experiment, root: Path) -> Plan:
-    """The plan of a validated experiment; relative paths in its settings count from `root`."""
+    """The plan of a validated experiment. Relative paths in its settings are relative to `root`."""
     planner = _Planner(experiment, root)
     if experiment.dialogues.transcripts is not None:
         planner.rate_transcripts()
@@ -46,19 +46,19 @@ def make_plan(experiment: Experiment, root: Path) -> Plan:
 
 
 class _Planner:
-    """Walks through the experiment once and adds the recipe of each job."""
+    """Goes through the experiment once and adds the recipe of each job."""
 
     def __init__(self, experiment: Experiment, root: Path):
         self.experiment = experiment
         self.make = StageRecipes(experiment, root)
         self.names = experiment.talkers or list(experiment.models)
         self.questions: str | None = None
-        self.base_answers: dict[str, str] = {}  # to the split test: model by reference
-        self.answering: list[str] = []  # whose answers the report reads
-        self.results: dict[str, list[str]] = {stage: [] for stage in LISTED}  # what the report reads
+        self.base_answers: dict[str, str] = {}  # to split test: reference -> model
+        self.answering: list[str] = []  # the model of each of the report's answers
+        self.results: dict[str, list[str]] = {stage: [] for stage in LISTED}  # inputs of the report
 
     def play_rounds(self) -> None:
-        """The loop, from models to report."""
+        """The complete loop, from models to report."""
         make, results, rounds = self.make, self.results, self.experiment.rounds
         self.add_models([*self.names, *self.experiment.ratings.third_party])
         topics = make.topics(self.names, self.questions)
@@ -74,13 +74,13 @@ class _Planner:
             results["policies"] += tuned.values()
             results["replies"] += [make.replies(n, tuned[n], _of(first, n), round) for n in self.names]
             self.ask(tuned, round)
-            # the tuned models talk again; what they say trains the next round, if there is one
+            # the tuned models talk again; the next round, if there is one, trains on this
             talks = self.talk(topics, tuned, round + 1)
         self.rate(talks, tuned, rounds + 1)
         self.report(topics)
 
     def rate_transcripts(self) -> None:
-        """Existing conversations, and the ratings of them by all models."""
+        """Existing conversations and their ratings by all models."""
         shards, references = self.experiment.dialogues.shards, []
         for name in self.names:
             self.make.model(name)
@@ -91,35 +91,36 @@ class _Planner:
         self.make.reliability(references, None)
 
     def ask_only(self) -> None:
-        """All models answer questions, and nobody talks."""
+        """All models answer questions, without dialogues."""
         self.add_models(self.names)
         self.ask(dict.fromkeys(self.names), None)
         self.report(None)
 
     def add_models(self, names: Sequence[str]) -> None:
-        """The models, and the questions where some are asked."""
+        """The models, and the questions if the experiment has any."""
         for name in names:
             self.make.model(name)
         if self.experiment.mmlu is not None:
             self.questions = self.make.questions()
 
     def talk(self, topics: str, tuned: Tuned, round: int) -> list[Talk]:
-        """The dialogues of a round, by pair and shard; after the last round, on held-out topics only."""
+        """The dialogues of a round, by pair and shard. After the last round: on held-out topics only."""
         shards, pairs = self.experiment.dialogues.shards, self.experiment.talking_pairs
-        held_out_only, found = round > self.experiment.rounds > 0, []
+        held_out_only = round > self.experiment.rounds > 0
+        talks = []
         for pair in pairs:
             for shard in range(shards):
-                named = "-".join(pair) if len(pairs) > 1 else ""
-                place = "/".join(filter(None, (named, shard_place(shard, shards))))
+                pair_name = "-".join(pair) if len(pairs) > 1 else ""
+                place = "/".join(filter(None, (pair_name, shard_place(shard, shards))))
                 reference = self.make.dialogues(pair, place, shard, topics, tuned, round, held_out_only)
-                found.append(Talk(reference, pair, place))
-        self.results["dialogues"] += [talk.reference for talk in found]
-        return found
+                talks.append(Talk(reference, pair, place))
+        self.results["dialogues"] += [talk.reference for talk in talks]
+        return talks
 
     def rate(self, talks: Sequence[Talk], tuned: Tuned, round: int) -> list[Rating]:
-        """Each partner's ratings of a round's dialogues, and how far they can be trusted.
+        """The partners' ratings of the dialogues of a round, and the reliability of all ratings.
 
-        Third parties rate for stage reliability alone.
+        The ratings by third parties are used by stage reliability only.
         """
         ratings = [
             self.rating(r, talk, tuned, round) for talk in talks for r in dict.fromkeys(talk.pair)
@@ -131,12 +132,12 @@ class _Planner:
         ]
         references = [rating.reference for rating in ratings]
         self.results["ratings"] += references
-        told = [*references, *(rating.reference for rating in others)]
-        self.results["reliability"].append(self.make.reliability(told, round))
+        all_ratings = [*references, *(rating.reference for rating in others)]
+        self.results["reliability"].append(self.make.reliability(all_ratings, round))
         return ratings
 
     def rating(self, rater: str, talk: Talk, tuned: Tuned, round: int | None) -> Rating:
-        """One rater's ratings of one shard's dialogues."""
+        """One rater's ratings of one shard of dialogues."""
         name = "/".join(filter(None, (rater, talk.place)))
         return Rating(self.make.ratings(rater, name, talk.reference, tuned, round), rater, talk)
 
@@ -148,16 +149,16 @@ class _Planner:
         before: str | None,
         round: int,
     ) -> str:
-        """The policy of `name` after a round, with the reward model that it is tuned on."""
+        """The policy of `name` after a round, and the reward model that it is tuned with."""
         partners = [r.reference for r in ratings if name in r.talk.pair and r.rates(name)]
         rewards = self.make.rewards(name, _of(talks, name), partners, round)
         self.results["rewards"].append(rewards)
         return self.make.policies(name, _of(talks, name), rewards, before, round)
 
     def ask(self, tuned: Tuned, round: int | None) -> None:
-        """Each model's answers to the questions, what they come to, and the models' mixtures."""
-        asked, make, results = self.experiment.mmlu, self.make, self.results
-        if asked is None or self.questions is None:
+        """Each model's answers to the questions, the accuracies, and the mixtures of the models."""
+        mmlu, make, results = self.experiment.mmlu, self.make, self.results
+        if mmlu is None or self.questions is None:
             return
         tests = self.answers(tuned, "test", round)
         if round is None:
@@ -166,13 +167,13 @@ class _Planner:
         results["answers"] += tests
         self.answering += tests.values()
         results["mmlu"].append(make.mmlu(tests, before, self.questions, self.names, round))
-        if asked.mixture and len(self.names) > 1:
+        if mmlu.mixture and len(self.names) > 1:
             fits = make.fits(self.answers(tuned, "val", round), self.names, round)
             results["fits"].append(fits)
             results["mixture"].append(make.mixture(fits, tests, self.names, round))
 
     def answers(self, tuned: Tuned, split: str, round: int | None) -> dict[str, str]:
-        """Model by reference of its answers, for all models and shards, in order."""
+        """Reference of answers -> model, for all models and shards, in order."""
         shards = range(self.experiment.mmlu.shards)
         return {
             self.make.answers(name, split, shard, self.questions, tuned[name], round): name
@@ -181,7 +182,7 @@ class _Planner:
         }
 
     def report(self, topics: str | None) -> None:
-        """The report, with the comparison with the oracle where there is a demo world."""
+        """The report, and the comparison with the oracle if there is a demo world."""
         inputs: dict[str, str | list[str] | None] = {
             "models": [self.make.models[name] for name in self.names],
             "questions": self.questions,
@@ -195,5 +196,5 @@ class _Planner:
 
 
 def _of(talks: Sequence[Talk], name: str) -> list[str]:
-    """The dialogues in which a model talks."""
+    """The references of the dialogues in which a model talks."""
     return [talk.reference for talk in talks if name in talk.pair]

@@ -1,7 +1,7 @@
-"""Recipes: what makes an artifact what it is, and the id that follows from it.
+"""Recipes: everything that determines an artifact, and the id computed from it.
 
-An id is a short hash of a stage's name, its slice of the settings, the fingerprint of the code that
-it runs and the ids of what it reads. Equal recipes share one artifact; any difference makes a new one.
+An id is a short hash of the stage's name, its part of the settings, the fingerprint of the code that
+it runs, and the ids of its inputs. Equal recipes share one artifact. Any difference gives a new id.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Inputs = dict[str, str | list[str]]
 
 
 def _plain(value: Any) -> Any:
-    """`value` with whole floats as integers, so that 2.0 and 2 are one setting."""
+    """`value` with whole floats as integers, so that 2.0 and 2 are the same setting."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -28,7 +28,7 @@ def _plain(value: Any) -> Any:
 
 
 def canonical(value: Any) -> str:
-    """One JSON text for all spellings of a value: keys sorted, whole floats as integers."""
+    """The same JSON text for all spellings of a value: keys sorted, whole floats as integers."""
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -39,15 +39,15 @@ def short_hash(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a job needs to know.
+    """Everything that a job needs to know.
 
-    `label` is for people, `runtime` holds what changes speed but not results (batch sizes): neither
-    takes part in the id.
+    `label` is for display. `runtime` contains what changes speed but not results, such as batch sizes.
+    Neither is part of the id.
     """
 
     stage: str
     settings: dict[str, Any]
-    code: str
+    code: str  # fingerprint of the stage's code
     inputs: Inputs = field(default_factory=dict)  # name -> reference(s) "stage/id"
     runtime: dict[str, Any] = field(default_factory=dict)
     label: str = ""
@@ -62,11 +62,11 @@ class Recipe:
         return f"{self.stage}/{self.id}"
 
     def references(self) -> list[str]:
-        """All that this recipe reads, in order, each once."""
-        found: dict[str, None] = {}
+        """The references of all inputs, in order, each once."""
+        references: dict[str, None] = {}
         for value in self.inputs.values():
-            found.update(dict.fromkeys([value] if isinstance(value, str) else value))
-        return list(found)
+            references.update(dict.fromkeys([value] if isinstance(value, str) else value))
+        return list(references)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

@@ -1,4 +1,4 @@
-"""One recipe per stage: the slice of the settings that its job needs, and what it reads."""
+"""The recipe of each stage: the part of the settings that its job needs, and the artifacts it reads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from expertchat.pipeline.fingerprints import code_fingerprint, folder_sample, outside_sample
+from expertchat.pipeline.fingerprints import code_fingerprint, folder_sample, user_file_fingerprint
 from expertchat.pipeline.plan import Plan
 from expertchat.pipeline.recipes import Recipe
 from expertchat.prompts import read_chat_template, read_prompts
@@ -19,41 +19,41 @@ from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.section import Section
 from expertchat.topics.taxonomies import choose_taxonomy
 
-Tuned = Mapping[str, str | None]  # the policy's reference by model; None: the base model
+Tuned = Mapping[str, str | None]  # model -> reference of its policy, None for the base model
 
 
-def lasting(load: Load) -> dict[str, Any]:
-    """The part of `load` that may change results: it belongs to a recipe's settings."""
+def load_settings(load: Load) -> dict[str, Any]:
+    """The part of `load` that can change results. It belongs to the settings of a recipe."""
     server = load.server and load.server.model_dump(exclude=Server.RUNTIME)
     return {**load.model_dump(exclude={"batch_size", "server"}), "server": server}
 
 
-def passing(loads: Mapping[str, Load]) -> dict[str, Any]:
-    """The part of each model's `load` that changes speed only: it belongs to a recipe's runtime."""
+def load_runtime(loads: Mapping[str, Load]) -> dict[str, Any]:
+    """The part of each model's `load` that changes speed only. It belongs to the runtime of a recipe."""
     servers = {model: load.server for model, load in loads.items() if load.server}
-    found: dict[str, Any] = {"batch_size": {model: load.batch_size for model, load in loads.items()}}
+    runtime: dict[str, Any] = {"batch_size": {model: load.batch_size for model, load in loads.items()}}
     if servers:
-        found["server"] = {m: s.model_dump(include=Server.RUNTIME) for m, s in servers.items()}
-    return found
+        runtime["server"] = {m: s.model_dump(include=Server.RUNTIME) for m, s in servers.items()}
+    return runtime
 
 
 def shard_place(shard: int, shards: int) -> str:
-    """The readable name of a shard: empty where there is only one."""
+    """The readable name of a shard, empty if there is only one."""
     return f"shard-{shard:02d}" if shards > 1 else ""
 
 
 class StageRecipes:
     """Adds recipes to a plan: one method per stage, each returning the artifact's reference "stage/id".
 
-    `round` counts from 1; None stands for what belongs to no round, such as replies of the base models.
+    `round` counts from 1. None is for artifacts outside of the rounds, such as the base models' replies.
     """
 
     def __init__(self, experiment: Experiment, root: Path):
-        """Reads the files that the settings name; relative paths count from `root`."""
+        """Reads the files that the settings name. Relative paths are relative to `root`."""
         self.experiment, self.root = experiment, root
         self.plan = Plan(experiment)
         self.texts = read_prompts(root / experiment.prompts)
-        self.models: dict[str, str] = {}  # reference by name, of those that `model` has added
+        self.models: dict[str, str] = {}  # name -> reference, for models added so far
         ratings = experiment.ratings
         self.rubric = read_rubric(root / ratings.rubric, ratings.repeats)
         self.weights = self.rubric.weights
@@ -68,7 +68,7 @@ class StageRecipes:
         uses: Sequence[str] = (),
         round: int | None = None,
     ) -> str:
-        """Adds a recipe and its view. `uses`: the models that the job loads."""
+        """Adds a recipe and its readable path. `uses`: the models that the job loads."""
         loads = {model: self.experiment.models[model].load for model in uses}
         if loads:
             settings = {**settings, "load": {model: self._load(model) for model in loads}}
@@ -78,47 +78,47 @@ class StageRecipes:
             settings=settings,
             code=code_fingerprint(stage),
             inputs={key: value for key, value in (inputs or {}).items() if value},
-            runtime=passing(loads),
+            runtime=load_runtime(loads),
             label=" ".join([stage, *of, *when]),
         )
         self.plan.recipes.setdefault(recipe.reference, recipe)
-        place = [*([f"round-{round}"] if round else []), stage, *([name] if name else [])]
-        self.plan.views["/".join(place)] = recipe.reference
+        view = [*([f"round-{round}"] if round else []), stage, *([name] if name else [])]
+        self.plan.views["/".join(view)] = recipe.reference
         return recipe.reference
 
     def _load(self, model: str) -> dict[str, Any]:
-        """How a model is loaded, with the text of its chat template in place of the path."""
-        load = lasting(self.experiment.models[model].load)
+        """How a model is loaded. The path of its chat template is replaced by the text of the file."""
+        load = load_settings(self.experiment.models[model].load)
         template = load["chat_template"]
         if template not in (None, "plain"):
             where = f"models.{model}.load.chat_template"
             load["chat_template"] = read_chat_template(self.root / template, where)
         return load
 
-    def _outside(self, path: str) -> dict[str, str]:
-        """A user's file or folder, for `Job.outside`."""
-        place = (self.root / path).resolve()
-        return {"path": str(place), "sample": outside_sample(place)}
+    def _user_file(self, path: str) -> dict[str, str]:
+        """A user's file or folder and its fingerprint, for `Job.user_file`."""
+        full = (self.root / path).resolve()
+        return {"path": str(full), "sample": user_file_fingerprint(full)}
 
     def _drawing(self, section: Section) -> dict[str, Any]:
-        """A section and the seed, for stages that draw."""
+        """A section of the settings and the seed, for stages that sample at random."""
         return {"section": section.model_dump(mode="json"), "seed": self.experiment.seed}
 
     def _speaking(self) -> dict[str, str]:
-        """The prompts of those who talk."""
+        """The prompts of the dialogues: the opening and one per role."""
         roles = self.experiment.dialogues.roles
         return {name: self.texts[name] for name in sorted({*roles, "opening"})}
 
     def _world(self) -> dict[str, Any]:
-        """The demo world's settings."""
+        """The settings of the demo world."""
         return self.experiment.world.model_dump()
 
     def model(self, name: str) -> str:
-        """A model, made, linked or fetched."""
+        """A model, which is trained (demo), linked or downloaded."""
         model = self.experiment.models[name]
         settings = model.model_dump(exclude={"load", "adapter"})
         if getattr(model, "adapter", None):
-            settings["adapter"] = self._outside(model.adapter)
+            settings["adapter"] = self._user_file(model.adapter)
         if model.source == "path":
             folder = (self.root / model.path).resolve()
             settings |= {"path": str(folder), "sample": folder_sample(folder)}
@@ -126,7 +126,7 @@ class StageRecipes:
             learned = ("topic", "speaker", "opening", "rating")  # it is trained on these prompts
             settings |= {"world": self._world(), "prompts": {n: self.texts[n] for n in learned}}
         elif model.source == "server":
-            settings |= {"server": lasting(model.load)["server"]}
+            settings |= {"server": load_settings(model.load)["server"]}
         self.models[name] = self.add("models", name, settings)
         return self.models[name]
 
@@ -142,14 +142,14 @@ class StageRecipes:
         return self.add("questions", "", settings)
 
     def topics(self, authors: Sequence[str], questions: str | None) -> str:
-        """The topics: by the base models `authors`, or from the user's file alone."""
+        """The topics, written by the base models `authors` or taken from the user's file only."""
         topics = self.experiment.topics
         settings = self._drawing(topics) | {"models": list(authors), "prompt": self.texts["topic"]}
         settings["taxonomy"] = asdict(choose_taxonomy(topics, self.root))
         if topics.file is not None:
-            settings["file"] = self._outside(topics.file.path)
+            settings["file"] = self._user_file(topics.file.path)
         if topics.embeddings is not None:
-            settings["encoder"] = self._outside(topics.embeddings.path)
+            settings["encoder"] = self._user_file(topics.embeddings.path)
         inputs: dict[str, Any] = {"questions": questions} if topics.decontaminate else {}
         if topics.file is not None and topics.file.mode == "replace":
             return self.add("topics", "", settings, inputs)
@@ -166,7 +166,7 @@ class StageRecipes:
         round: int,
         held_out_only: bool,
     ) -> str:
-        """A shard of a pair's dialogues in a round."""
+        """One shard of the dialogues of a pair in a round."""
         dialogues, members = self.experiment.dialogues, list(dict.fromkeys(pair))
         settings = {
             "section": dialogues.model_dump(mode="json", exclude={"shards"}),
@@ -186,20 +186,20 @@ class StageRecipes:
         return self.add("dialogues", place, settings, inputs, members, round)
 
     def transcripts(self, place: str, shard: int) -> str:
-        """A shard of the user's own conversations, as dialogues."""
+        """One shard of the user's own conversations, converted to dialogues."""
         dialogues = self.experiment.dialogues
         settings = {
-            "transcripts": self._outside(dialogues.transcripts),
+            "transcripts": self._user_file(dialogues.transcripts),
             "shard": [shard, dialogues.shards],
         }
         return self.add("dialogues", place, settings)
 
     def ratings(self, rater: str, name: str, dialogues: str, tuned: Tuned, round: int | None) -> str:
-        """One rater's ratings of one shard of dialogues; `name` is their readable name."""
+        """One rater's ratings of one shard of dialogues. `name` is the readable name of the artifact."""
         section = self.experiment.ratings
         settings = {
-            "section": section.asked(),
-            "rubric": self.rubric.asked(section.repeats),
+            "section": section.recipe_settings(),
+            "rubric": self.rubric.recipe_settings(section.repeats),
             "anchors": [anchor.model_dump() for anchor in self.anchors],
             "rater": rater,
             "prompt": self.texts["rating"],
@@ -211,7 +211,7 @@ class StageRecipes:
         return self.add("ratings", name, settings, inputs, [rater], round)
 
     def reliability(self, ratings: Sequence[str], round: int | None) -> str:
-        """How far a round's ratings can be trusted."""
+        """How reliable the ratings of a round are."""
         settings = {
             "weights": self.weights,
             "scale": [self.rubric.low, self.rubric.high],
@@ -220,7 +220,7 @@ class StageRecipes:
         return self.add("reliability", "", settings, {"ratings": list(ratings)}, round=round)
 
     def rewards(self, name: str, dialogues: Sequence[str], ratings: Sequence[str], round: int) -> str:
-        """The reward model of `name`, from its partners' ratings."""
+        """The reward model of `name`, trained on the ratings by its partners."""
         settings = {
             "section": self.experiment.rewards.model_dump(),
             "seed": self.experiment.seed,
@@ -235,10 +235,10 @@ class StageRecipes:
     def policies(
         self, name: str, dialogues: Sequence[str], rewards: str, before: str | None, round: int
     ) -> str:
-        """The adapter of `name` after this round's PPO; `before`: the one that it goes on from."""
+        """The adapter of `name` after PPO in this round. `before`: the policy that PPO starts from."""
         settings = {
             "section": self.experiment.ppo.model_dump(),
-            "decoding": self.experiment.dialogues.decoding.untouched().model_dump(),
+            "decoding": self.experiment.dialogues.decoding.plain_sampling().model_dump(),
             "turns": self.experiment.dialogues.candidate_turns,
             "seed": self.experiment.seed,
             "speaker": name,
@@ -253,7 +253,7 @@ class StageRecipes:
         return self.add("policies", name, settings, inputs, [name], round)
 
     def replies(self, name: str, policy: str | None, dialogues: Sequence[str], round: int | None) -> str:
-        """Replies of `name`, base or tuned, to the held-out contexts of the base dialogues."""
+        """Replies of `name`, base or tuned, to the held-out contexts of the base models' dialogues."""
         section = self.experiment.dialogues
         settings = {
             "section": self.experiment.replies.model_dump(),
@@ -268,10 +268,10 @@ class StageRecipes:
     def answers(
         self, name: str, split: str, shard: int, questions: str, policy: str | None, round: int | None
     ) -> str:
-        """The answers of `name`, base or tuned, to a shard of a split's questions."""
+        """The answers of `name`, base or tuned, to one shard of the questions of a split."""
         asked = self.experiment.mmlu
         settings = {
-            "section": asked.asked(),
+            "section": asked.recipe_settings(),
             "name": name,
             "split": split,
             "shard": [shard, asked.shards],
@@ -288,7 +288,7 @@ class StageRecipes:
         names: Sequence[str],
         round: int | None,
     ) -> str:
-        """What the answers come to. `answers` and the base models' `before`: model by reference."""
+        """The accuracies. `answers`, and `before` of the base models, map references to models."""
         settings = {
             "models": list(names),
             "answers": list(answers.values()),
@@ -300,7 +300,7 @@ class StageRecipes:
         return self.add("mmlu", "", settings, inputs, round=round)
 
     def fits(self, answers: Mapping[str, str], names: Sequence[str], round: int | None) -> str:
-        """The mixtures, fitted on answers to val (model by reference)."""
+        """The mixtures, fitted on the answers to split val (reference -> model)."""
         settings = {
             "models": list(names),
             "answers": list(answers.values()),
@@ -311,7 +311,7 @@ class StageRecipes:
     def mixture(
         self, fits: str, answers: Mapping[str, str], names: Sequence[str], round: int | None
     ) -> str:
-        """The mixtures, measured on answers to test (model by reference)."""
+        """The mixtures, evaluated on the answers to split test (reference -> model)."""
         settings = {
             "models": list(names),
             "answers": list(answers.values()),
@@ -323,7 +323,7 @@ class StageRecipes:
         return self.add("mixture", "", settings, inputs, round=round)
 
     def _reported(self, names: Sequence[str]) -> dict[str, Any]:
-        """What the report and the comparison with the oracle are told alike."""
+        """Settings that the report and the comparison with the oracle share."""
         return {
             "name": self.experiment.name,
             "control": self.experiment.control,
@@ -334,12 +334,12 @@ class StageRecipes:
         }
 
     def oracle(self, names: Sequence[str], inputs: Mapping[str, list[str]]) -> str:
-        """The comparison with the demo world's truth."""
+        """The comparison with the oracle of the demo world."""
         settings = {**self._reported(names), "name": None, "world": self._world()}
         return self.add("oracle", "", settings, inputs)
 
     def report(self, names: Sequence[str], answering: Sequence[str], inputs: Mapping[str, Any]) -> str:
-        """The report. `answering`: whose each of the answers among the inputs is."""
+        """The report. `answering`: the model of each of the input answers."""
         models = self.experiment.models
         settings = self._reported(names) | {
             "knows": {name: m.knows for name, m in models.items() if m.source == "demo"},

@@ -1,7 +1,7 @@
-"""The store: finished artifacts under `<store>/<stage>/<id>/`, each with a manifest.
+"""The store: finished artifacts in `<store>/<stage>/<id>/`, each with a manifest.
 
-An artifact appears in one atomic rename, its manifest inside. Whatever is not finished lives under
-`<store>/work/<stage>/<id>/`, where it can resume.
+A job works in `<store>/work/<stage>/<id>/`, where it can resume after an interruption. The finished
+artifact, manifest included, is moved to its final path by one atomic rename.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ def artifact_path(store: Path, reference: str) -> Path:
 
 
 def manifest_path(store: Path, reference: str) -> Path:
-    """The one declared output of a job."""
+    """The manifest of the artifact "stage/id", the only output that its job declares to Snakemake."""
     return artifact_path(store, reference) / MANIFEST
 
 
 def recipe_path(store: Path, reference: str) -> Path:
-    """The file that tells the job what to make.
+    """The file with the recipe, which is the argument of the job.
 
-    Jobs get its path and not its text: Linux refuses an argument of more than 128 KiB.
+    Jobs get its path instead of its text because Linux refuses arguments of more than 128 KiB.
     """
     return store / "recipes" / f"{reference}.json"
 
 
 def work_path(store: Path, reference: str) -> Path:
-    """Where the artifact is made, and where an interrupted job left its checkpoints."""
+    """The folder in which the job works. The checkpoints of an interrupted job stay there."""
     return store / "work" / reference
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an artifact's folder; UserError where it is missing or not JSON."""
+    """The manifest in an artifact's folder. Raises UserError if it is missing or not JSON."""
     try:
         return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -55,18 +55,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def write_recipe(store: Path, recipe: Recipe) -> None:
-    """Writes the recipe's file in one step, where it is not there already."""
+    """Writes the file of the recipe in one atomic step, unless it exists already."""
     path, text = recipe_path(store, recipe.reference), recipe.to_json()
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of each file below `folder`; a link is recorded by its target."""
+    """Size in bytes and SHA-256 of each file below `folder`. A link is recorded by its target."""
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -77,11 +77,11 @@ def list_files(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def write_manifest(folder: Path, recipe: Recipe, facts: dict[str, Any]) -> None:
-    """Writes the manifest of `folder`: the recipe, its files, and `facts` (versions, seconds ...)."""
+def write_manifest(folder: Path, recipe: Recipe, run: dict[str, Any]) -> None:
+    """Writes the manifest of `folder`: the recipe, its files, and `run` (versions, seconds etc.)."""
     manifest = {
         "recipe": {"id": recipe.id, **asdict(recipe)},
-        **facts,
+        **run,
         "files": list_files(folder),
     }
     with (folder / MANIFEST).open("w", encoding="utf-8") as file:
@@ -90,44 +90,48 @@ def write_manifest(folder: Path, recipe: Recipe, facts: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def publish(store: Path, recipe: Recipe, made: Path) -> Path:
-    """Moves the folder `made`, manifest inside, to its place in one step. Returns the place."""
-    place = artifact_path(store, recipe.reference)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.exists():
-        set_aside(store, recipe.reference)
-    os.rename(made, place)
-    return place
+def publish(store: Path, recipe: Recipe, folder: Path) -> Path:
+    """Moves `folder`, manifest included, to the artifact's path in one step. Returns that path."""
+    path = artifact_path(store, recipe.reference)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        remove_artifact(store, recipe.reference)
+    os.rename(folder, path)
+    return path
 
 
-def set_aside(store: Path, reference: str) -> None:
-    """Removes an artifact so that no moment shows half of it: first renamed, then deleted."""
-    place = artifact_path(store, reference)
-    grave = store / "work" / "removed" / f"{reference.replace('/', '-')}-{os.getpid()}"
-    grave.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(place, grave)
-    shutil.rmtree(grave)
+def remove_artifact(store: Path, reference: str) -> None:
+    """Removes an artifact. It is renamed first, so that it is never seen half deleted."""
+    removed = store / "work" / "removed" / f"{reference.replace('/', '-')}-{os.getpid()}"
+    removed.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(artifact_path(store, reference), removed)
+    shutil.rmtree(removed)
 
 
-def faults(folder: Path) -> list[str]:
-    """What is wrong with a finished artifact, one sentence a fault; empty where it is whole."""
+def find_damage(folder: Path) -> list[str]:
+    """One sentence for each file that differs from the manifest of a finished artifact.
+
+    Raises UserError if the manifest is missing or not JSON.
+    """
     manifest = read_manifest(folder)
-    found = []
+    damage = []
     for name, expected in manifest["files"].items():
         path = folder / name
         if "link" in expected:
             if not path.exists():
-                found.append(f"{path}: the link's target {expected['link']} is gone")
+                damage.append(f"{path}: the target of this link, {expected['link']}, does not exist")
         elif not path.is_file():
-            found.append(f"{path}: missing")
+            damage.append(f"{path}: missing")
         elif path.stat().st_size != expected["size"]:
-            found.append(f"{path}: {path.stat().st_size} bytes, {expected['size']} when made")
+            damage.append(
+                f"{path}: its size is {path.stat().st_size} bytes instead of {expected['size']}"
+            )
         elif file_sha256(path) != expected["sha256"]:
-            found.append(f"{path}: its checksum differs from the manifest's")
-    return found
+            damage.append(f"{path}: its checksum differs from the one in the manifest")
+    return damage
 
 
 def of_round(artifacts: Sequence[Path], rounds: int, number: int) -> list[Path]:
-    """The artifacts of one of `rounds` rounds, each of which has as many; `number` counts from 0."""
-    each = len(artifacts) // rounds
-    return list(artifacts[number * each : (number + 1) * each])
+    """The artifacts of round `number`, which counts from 0. All `rounds` rounds have equally many."""
+    per_round = len(artifacts) // rounds
+    return list(artifacts[number * per_round : (number + 1) * per_round])

@@ -1,1 +1,1 @@
-"""Settings: one section a stage, validated before any job starts."""
+"""The settings of an experiment: one section per stage, validated before any job starts."""

@@ -1,9 +1,10 @@
-"""Anchors: fixed conversations that every rater rates too, so that raters' scales can be compared."""
+"""Anchors: fixed conversations that every rater rates, so that the scales of raters can be compared."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -11,61 +12,90 @@ from expertchat.errors import UserError
 from expertchat.settings.messages import sentences
 from expertchat.settings.section import Section
 
-MOST_CHARACTERS = 60_000  # the recipe holds the anchors, and a command line holds the recipe
+MAX_CHARACTERS = 60_000  # of all anchors, which are a part of the recipe of every rating job
 
 
 class AnchorTurn(Section):
-    """What one speaker of an anchor says."""
+    """One turn of an anchor.
+
+    Example: {speaker: A, text: "How do you know that the dough is ready?"}
+    """
 
     speaker: str
-    """The speaker's label."""
+    """Label of the speaker, such as A."""
     text: str
-    """The words."""
+    """What the speaker says."""
 
 
 class Anchor(Section):
-    """One conversation and the speaker in it who is rated."""
+    """A JSONL file (`ratings.anchors`): one conversation per line, and the speaker who is rated.
+
+    Example: {"anchor_id": "dough", "topic": "Proofing", "rated": "A",
+    "turns": [{"speaker": "A", "text": "I wait until the dough has doubled."}]}
+    """
 
     anchor_id: str
-    """Its name."""
+    """Identifier of the anchor; no two anchors of a file may have the same one."""
     topic: str
-    """What it is about."""
+    """Topic of the conversation, as the rating prompt shows it."""
     rated: str
-    """The speaker who is rated."""
+    """Label of the speaker who is rated; this speaker must have a turn."""
     turns: list[AnchorTurn] = Field(min_length=1)
-    """What was said."""
+    """The turns, in order."""
 
 
 def read_anchors(path: Path) -> list[Anchor]:
-    """The anchors of a JSONL file, at least two. Raises UserError naming file and line."""
+    """Reads the anchors of a JSONL file, at least two.
+
+    Raises UserError with the file and the line if the file is missing or malformed.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; ratings.anchors must name a JSONL file") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error})") from None
-    if len(text) > MOST_CHARACTERS:
+        raise UserError(f"{path}: the file is not UTF-8 text (byte {error.start})") from None
+    if len(text) > MAX_CHARACTERS:
         raise UserError(
-            f"{path}: {len(text):,} characters; anchors may have {MOST_CHARACTERS:,} together: "
-            "a few short conversations serve better than many"
+            f"{path}: {len(text):,} characters; all anchors together may have {MAX_CHARACTERS:,}: "
+            "use a few short conversations"
         )
-    lines = enumerate(text.splitlines(), start=1)
+    lines = enumerate(text.split("\n"), start=1)  # splitlines would split at U+2028 within strings
     anchors = [_anchor(f"{path}, line {number}", line) for number, line in lines if line.strip()]
     if len(anchors) < 2:
-        raise UserError(f"{path}: {len(anchors)} anchors; a mean and a deviation need at least two")
+        raise UserError(
+            f"{path}: {len(anchors)} anchors; at least 2 are needed for a mean and a standard deviation"
+        )
     names = [anchor.anchor_id for anchor in anchors]
-    if len(set(names)) < len(names):
-        raise UserError(f"{path}: an anchor_id stands twice")
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path}: anchor_id: {name!r} is used more than once; each must be unique")
     return anchors
 
 
 def _anchor(place: str, line: str) -> Anchor:
+    """The anchor in one line. Raises UserError that begins with `place` if the line is invalid."""
     try:
-        anchor = Anchor.model_validate(json.loads(line))
+        anchor = Anchor.model_validate(json.loads(line, object_pairs_hook=_unique_keys))
     except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not JSON ({error})") from None
+        raise UserError(f"{place}, column {error.colno}: not valid JSON: {error.msg}") from None
+    except _DuplicateKey as error:
+        raise UserError(f"{place}: {error}: this key is given more than once") from None
     except ValidationError as error:
-        raise UserError(f"{place}: {sentences(error, Anchor)[0]}") from None
+        raise UserError(f"{place}: {'; '.join(sentences(error, Anchor))}") from None
     if anchor.rated not in {turn.speaker for turn in anchor.turns}:
-        raise UserError(f"{place}: rated: {anchor.rated!r} says nothing in it")
+        raise UserError(f"{place}: rated: {anchor.rated!r} has no turn in this conversation")
     return anchor
+
+
+class _DuplicateKey(Exception):
+    """A key that a JSON object has twice."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object. Python's json keeps the last value of a duplicate key without a word."""
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise _DuplicateKey(key)
+    return dict(pairs)

@@ -1,4 +1,4 @@
-"""How replies are drawn from a model's distribution."""
+"""How replies are generated."""
 
 from __future__ import annotations
 
@@ -10,32 +10,37 @@ from expertchat.settings.section import Section
 
 
 class Decoding(Section):
-    """How the next tokens are chosen, and when a reply ends."""
+    """How the next token is chosen, and when a reply ends.
+
+    Example: {temperature: 0.9, top_p: 0.95, max_new_tokens: 256, grace_tokens: 48}
+    """
 
     strategy: Literal["sampling", "greedy", "contrastive"] = "sampling"
-    """`sampling` draws; `greedy` takes the likeliest token; `contrastive` weighs likelihood against
-    likeness to what was said (contrastive search, Su et al. 2022)."""
+    """`sampling`: draw from the distribution; `greedy`: take the most likely token; `contrastive`:
+    contrastive search (Su et al. 2022), which also penalizes similarity to the preceding tokens."""
     temperature: float = Field(1.0, gt=0)
-    """Divides the logits before sampling."""
+    """Sampling temperature: the logits are divided by it."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Samples among the likeliest tokens that hold this probability together."""
+    """Nucleus sampling: sample from the smallest set of tokens whose probabilities sum to at least this;
+    1: off."""
     min_p: float = Field(0.0, ge=0, lt=1)
-    """Samples among tokens at least this likely relative to the likeliest one."""
+    """Sample from tokens whose probability is at least this fraction of the most likely token's; 0:
+    off."""
     top_k: int | None = Field(None, gt=0)
-    """Samples among this many likeliest tokens, null: all; contrastive search weighs this many,
-    null: 4."""
+    """Sample from this number of most likely tokens; null: all. In contrastive search, the number of
+    candidate tokens; null: 4."""
     penalty_alpha: float = Field(0.6, ge=0, le=1)
-    """Weight of the likeness to earlier tokens in contrastive search."""
+    """Weight of the similarity penalty in contrastive search."""
     repetition_penalty: float = Field(1.0, ge=1)
-    """Divides positive logits, and multiplies negative ones, of tokens that stand in the prompt or the
-    reply (Keskar et al. 2019); 1: off."""
+    """Penalty on tokens that the prompt or the reply already contains (Keskar et al. 2019): their
+    positive logits are divided by it, negative ones multiplied; 1: off."""
     stop: list[str] = []
-    """Texts that end a reply; they are cut off."""
+    """Strings that end a reply; they are removed from its end."""
     max_new_tokens: int = Field(256, gt=0)
-    """Longest reply, in tokens."""
+    """Maximum length of a reply, in tokens."""
     grace_tokens: int = Field(0, ge=0)
-    """Tokens beyond max_new_tokens in which a reply may still come to the end of its sentence."""
+    """Number of tokens beyond max_new_tokens in which a reply may finish its sentence."""
 
-    def untouched(self) -> Decoding:
-        """Sampling from the model's own distribution at this temperature and length, as PPO needs."""
+    def plain_sampling(self) -> Decoding:
+        """Sampling from the model's own distribution at this temperature and length, as PPO needs it."""
         return Decoding(temperature=self.temperature, max_new_tokens=self.max_new_tokens)

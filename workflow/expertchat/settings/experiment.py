@@ -1,4 +1,4 @@
-"""The whole experiment: all sections of the settings."""
+"""The experiment: all sections of the settings."""
 
 from __future__ import annotations
 
@@ -14,62 +14,69 @@ from expertchat.settings.ppo import PPO
 from expertchat.settings.ratings import Ratings
 from expertchat.settings.replies import Replies
 from expertchat.settings.rewards import Rewards
-from expertchat.settings.section import Section
+from expertchat.settings.section import NAME, Section
 from expertchat.settings.topics import Topics
 
 
 class World(Section):
-    """The demo world, whose truth is known."""
+    """The demo world: made-up facts, so that it is known which statements are true.
+
+    Example: {seed: 0}
+    """
 
     seed: int = 0
-    """Seed of its facts."""
+    """Random seed of the facts."""
 
 
 class Experiment(Section):
-    """One experiment: models, who talks with whom, each stage's settings, and the number of rounds."""
+    """The top level of the YAML file: the models, who talks to whom, and one section per stage."""
 
-    name: str = Field(pattern=r"^[\w][\w.-]*$")
-    """Name of the experiment: its results are linked under results/experiments/<name>/."""
+    name: str = Field(pattern=NAME)
+    """Name of the experiment: letters, digits, '_', '.' and '-'. Its results are linked in
+    `results/experiments/<name>/`."""
     seed: int = 0
-    """Seed of all that is drawn; the same seed gives the same experiment."""
+    """Random seed of the experiment. The same seed gives the same results."""
     rounds: int = Field(1, ge=0)
-    """Times the loop is played, each from the adapters of the last; 0: the models talk and rate, and
-    nothing is tuned."""
+    """Number of rounds of dialogues, ratings and tuning. Each round starts from the adapters of the last
+    one. 0: the models talk and rate, and are not tuned."""
     control: Literal["none", "shuffled"] = "none"
-    """`shuffled`: ratings are shuffled within each context before reward training, so that nothing
-    can be learned from them; what still moves is not due to the ratings."""
+    """`shuffled`: a control run. Ratings are shuffled within each context before the reward model is
+    trained, so that it cannot learn from them; remaining changes are not due to the ratings."""
     threads: int = Field(1, ge=1)
-    """CPU threads of each job that runs a model."""
+    """Number of CPU threads per model of a job."""
     prompts: str = "config/prompts"
-    """Folder of the prompts: topic, opening, rating and the roles, as .jinja files."""
+    """Folder of the prompt templates: topic.jinja, opening.jinja, rating.jinja and one file per role."""
     models: dict[str, Model] = Field(min_length=1)
-    """The models, by name."""
+    """The models by name. The key `source` of a model says where it comes from."""
     pairs: list[tuple[str, str]] | Literal["round_robin"] = []
-    """Who talks with whom: pairs of model names; a model may talk with itself. `round_robin`: each with
-    each other. Empty: nobody talks, and all models rate transcripts or answer mmlu's questions."""
+    """Who talks to whom: pairs of model names, such as [[llama, mixtral]]. A model may talk to itself.
+    `round_robin`: every model talks to every other. Empty: no dialogues are generated, and all models
+    rate transcripts or answer the questions of `mmlu`."""
     world: World | None = None
-    """The demo world, for demo models and questions and for the check against its truth."""
+    """The demo world, which demo models and demo questions need. Stage oracle compares the results with
+    its facts. Null: no demo world."""
     topics: Topics | None = None
-    """Stage topics. Needed where models talk."""
+    """Settings of stage topics. Required if there are pairs, unless `dialogues.transcripts` is set."""
     dialogues: Dialogues = Dialogues()
-    """Stage dialogues."""
+    """Settings of stage dialogues."""
     ratings: Ratings = Ratings()
-    """Stage ratings."""
+    """Settings of stage ratings."""
     rewards: Rewards = Rewards()
-    """Stage rewards."""
+    """Settings of stage rewards."""
     ppo: PPO = PPO()
-    """Stage policies."""
+    """Settings of stage policies."""
     replies: Replies = Replies()
-    """Stage replies."""
+    """Settings of stage replies."""
     mmlu: MMLU | None = None
-    """Stages questions, answers, mmlu, fits and mixture; null: no questions are asked."""
+    """Settings of stages questions, answers, mmlu, fits and mixture; null: the models answer no
+    questions."""
 
     @property
     def talking_pairs(self) -> list[tuple[str, str]]:
-        """The pairs, by name."""
+        """The pairs of model names, with `round_robin` spelled out."""
         return list(combinations(self.models, 2)) if self.pairs == "round_robin" else list(self.pairs)
 
     @property
     def talkers(self) -> list[str]:
-        """The models that talk, and are tuned, in the order in which the pairs name them."""
+        """Names of the models that talk and are tuned, in the order of the pairs."""
         return list(dict.fromkeys(name for pair in self.talking_pairs for name in pair))

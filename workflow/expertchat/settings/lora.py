@@ -8,13 +8,16 @@ from expertchat.settings.section import Section
 
 
 class LoRA(Section):
-    """Low-rank adaptation of a frozen model (Hu et al. 2021)."""
+    """Low-rank adapter of a frozen model (LoRA, Hu et al. 2021).
+
+    Example: {rank: 8, alpha: 16, target_modules: [q_proj, v_proj]}
+    """
 
     rank: int = Field(16, gt=0)
-    """Rank of the update of each weight matrix."""
+    """Rank of each weight matrix's update."""
     alpha: float = Field(32, gt=0)
-    """Scale of the update, divided by the rank."""
+    """Scale: the update is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the adapter's inputs dropped in training."""
+    """Dropout probability on the adapter's inputs during training."""
     target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    """Names of the linear layers that are adapted."""
+    """Names of the linear layers that get an adapter."""

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Mapping
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-UNION_MEMBER = re.compile(r"list\[.*|literal\[.*|str")  # as pydantic writes them into a location
+from expertchat.settings.section import PATTERNS, section_classes, section_paths, source_of
 
-NEEDED = {  # pydantic's error types whose own words are about Python
+MAX_CHARACTERS = 80  # of a value that is shown
+MAX_PLACES = 3  # where a misplaced key may belong
+
+PAIR = "must be a pair, such as [a, b]"
+NEEDED = {  # by pydantic's error type
     "int_type": "must be an integer",
     "int_parsing": "must be an integer",
+    "int_parsing_size": "must be an integer",
     "int_from_float": "must be an integer",
     "float_type": "must be a number",
     "float_parsing": "must be a number",
@@ -21,87 +29,164 @@ NEEDED = {  # pydantic's error types whose own words are about Python
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "list_type": "must be a list",
-    "tuple_type": "must be a list",
+    "tuple_type": PAIR,
     "dict_type": "must be a mapping",
     "model_type": "must be a mapping",
     "model_attributes_type": "must be a mapping",
     "finite_number": "must be a finite number",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be {expected}",
+    "too_long": "must have at most {max_length} entries",
 }
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a fault is: the keys that lead to it in the YAML, and what the settings have there."""
+
+    keys: tuple[str | int, ...]
+    section: type[BaseModel] | None  # that has the last key
+    annotation: Any  # type of the value, None if the key is unknown
+    is_key: bool  # whether the key itself is at fault, and not its value
+
+    def __str__(self) -> str:
+        return ".".join(key if isinstance(key, str) else _yaml(key) for key in self.keys)
+
+
 def sentences(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """A sentence "key: value; what is allowed" for each key of a `root` that is not valid."""
+    """One sentence "key: value; what is allowed" for each invalid key of the section `root`."""
+    faults = [(_place(fault["loc"], root), fault) for fault in error.errors()]
     found: dict[str, list[str]] = {}
-    faults = [(_keys(fault["loc"]), fault) for fault in error.errors()]
-    places = [place for place, _ in faults]
     for place, fault in faults:
-        whole = not any(len(other) > len(place) and other[: len(place)] == place for other in places)
-        if whole:  # else another kind of value fits better, and has a fault within
-            key, said = _sentence(place, fault, root)
-            found.setdefault(key, []).append(said)
-    return [key + " or ".join(dict.fromkeys(said)) for key, said in found.items()]
+        if not place.is_key and any(_is_within(other, place) for other, _ in faults):
+            continue  # of a union's types, another one fits the value better
+        subject, allowed = _sentence(place, fault, root)
+        found.setdefault(subject, []).append(allowed)
+    return [subject + _alternatives(allowed) for subject, allowed in found.items()]
 
 
-def _sentence(place: list, fault: Mapping[str, Any], root: type[BaseModel]) -> tuple[str, str]:
+def _is_within(inner: Place, outer: Place) -> bool:
+    length = len(outer.keys)
+    return len(inner.keys) > length and inner.keys[:length] == outer.keys
+
+
+def _alternatives(allowed: Sequence[str]) -> str:
+    """ "must be a list or a string" of "must be a list" and "must be a string"."""
+    first, *others = dict.fromkeys(allowed)
+    return " or ".join([first, *(other.removeprefix("must be ") for other in others)])
+
+
+def _place(loc: Sequence[str | int], root: type[BaseModel]) -> Place:
+    """The place of pydantic's location, which names members of unions too."""
+    keys: list[str | int] = []
+    annotation: Any = root
+    section: type[BaseModel] | None = None
+    is_key = False
+    for part in loc:
+        members = _members(annotation)
+        if part == "[key]":
+            is_key = True  # `keys` ends with the key
+        elif len(members) > 1:  # `part` names the member, by its source or by its type
+            chosen = [cls for cls in section_classes(annotation) if source_of(cls) == part]
+            annotation = chosen[0] if chosen else None
+        else:
+            keys.append(part)
+            section, annotation = _step(members[0] if members else None, part)
+    return Place(tuple(keys), section, annotation, is_key)
+
+
+def _step(annotation: Any, key: str | int) -> tuple[type[BaseModel] | None, Any]:
+    """(the section that has `key`, the type of its value) in a value of type `annotation`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(str(key))
+        return annotation, field.annotation if field else None
+    inner = typing.get_args(annotation)
+    return None, inner[-1] if inner else None  # of a list, a pair or a mapping
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types of a union other than null; of another type itself."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _members(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [part for part in typing.get_args(annotation) if part is not type(None)]
+    return [annotation]
+
+
+def _sentence(place: Place, fault: Mapping[str, Any], root: type[BaseModel]) -> tuple[str, str]:
     """(key and value, what is allowed)."""
-    key = ".".join(str(part) for part in place)
-    if fault["type"] == "extra_forbidden":
-        known = known_keys(place[:-1], root)
-        close = difflib.get_close_matches(str(place[-1]), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(sorted(known))}"
-        return f"{key}: ", f"unknown key; {hint}"
-    if fault["type"] == "missing":
-        return f"{key}: ", "missing; it must be given"
-    if fault["type"] == "value_error":  # raised by a section's own check, which names the key within it
-        message = fault["msg"].removeprefix("Value error, ")
-        return (f"{key}." if key else ""), message
-    value = fault["input"]
-    shown = "" if isinstance(value, (dict, list)) else f"{value!r}; "
-    return f"{key}: {shown}", _needed(fault)
+    kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
+    before = f"{place}: " if place.keys else ""
+    if kind == "extra_forbidden":
+        return before, f"unknown key{_hint(place, root)}"
+    if kind == "invalid_key" or place.is_key:
+        parent = str(place).rpartition(".")[0]
+        wrong = f"the key {_yaml(value)} must be a string: put it in quotes"
+        return f"{parent}: " if parent else "", wrong
+    if kind == "value_error":  # raised by a section's own check, which names a key within it
+        return f"{place}." if place.keys else "", fault["msg"].removeprefix("Value error, ")
+    if kind == "missing" and isinstance(place.keys[-1], int):  # the second of a pair
+        return f"{str(place).rpartition('.')[0]}: {_shown(value)}", PAIR
+    if kind == "missing":
+        return before, "missing; this key is required"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        given = _shown(value["source"]) if kind == "union_tag_invalid" else "missing; "
+        sources = [repr(source_of(cls)) for cls in section_classes(place.annotation)]
+        return f"{place}.source: {given}", f"must be {', '.join(sources[:-1])} or {sources[-1]}"
+    secret = str(place.keys[-1]).endswith("_env") if place.keys else False
+    return before + ("" if secret else _shown(value)), _needed(kind, value, context, fault["msg"])
 
 
-def _needed(fault: Mapping[str, Any]) -> str:
+def _hint(place: Place, root: type[BaseModel]) -> str:
+    """The key that was probably meant, or the keys that are known."""
+    key, known = str(place.keys[-1]), list(place.section.model_fields) if place.section else []
+    close = difflib.get_close_matches(key, known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    source = place.section and source_of(place.section)
+    elsewhere = [
+        f"{path}.{key}" for path, cls in section_paths(root) if path and key in cls.model_fields
+    ]
+    if not source and 0 < len(elsewhere) <= MAX_PLACES:
+        return f" here; did you mean {' or '.join(elsewhere)}?"
+    return f"{f' for source: {source}' if source else ''}; known keys: {', '.join(sorted(known))}"
+
+
+def _needed(kind: str, value: Any, context: Mapping[str, Any], message: str) -> str:
     """What the value must be."""
-    if fault["type"] in NEEDED:
-        return NEEDED[fault["type"]]
-    if fault["type"] == "union_tag_invalid":
-        return f"must be one of {fault['ctx']['expected_tags']}"
-    message = re.sub(r"^\w+ should ", "must ", fault["msg"]).replace(" after validation", "")
+    if kind == "string_type" and isinstance(value, (bool, int, float)):
+        return "must be a string: put it in quotes"
+    if kind in ("model_type", "model_attributes_type") and value is None:
+        return "must be a mapping: indent its keys below it, or remove the key"
+    if kind.endswith("too_short"):
+        least = context["min_length"]
+        return "must not be empty" if least == 1 else f"must have at least {least} entries"
+    if kind == "too_long" and context["field_type"] == "Tuple":
+        return PAIR
+    if kind == "string_pattern_mismatch":
+        return PATTERNS[context["pattern"]]
+    if kind in NEEDED:
+        return NEEDED[kind].format(**context)
     return message[0].lower() + message[1:]
 
 
-def _keys(loc: tuple) -> list:
-    """pydantic's location without the names of union members, which are no keys of the YAML."""
-    found: list = []
-    for index, part in enumerate(loc):
-        chosen_by_source = (index == 2 and loc[0] == "models") or "questions" in loc[index - 1 : index]
-        kind_of_value = isinstance(part, str) and UNION_MEMBER.fullmatch(part)
-        if not chosen_by_source and not kind_of_value:
-            found.append(part)
-    return found
+def _shown(value: Any) -> str:
+    """The value in YAML's words and "; "; cut off if it is long. The contents of mappings may be
+    secret."""
+    text = _yaml(value)
+    return (text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}...") + "; "
 
 
-def _classes_at(place: list, root: type[BaseModel]) -> list[type[BaseModel]]:
-    """The sections that may stand at `place`, over all kinds of a union."""
-    classes = [root]
-    for part in place:
-        if isinstance(part, int):
-            continue
-        found = []
-        for cls in classes:
-            if part in cls.model_fields:
-                found.extend(section_classes(cls.model_fields[part].annotation))
-        classes = found or classes  # the name of a mapping's entry, such as models.llama
-    return classes
-
-
-def known_keys(place: list, root: type[BaseModel]) -> list[str]:
-    """The keys that are known at `place`, over all kinds of a union."""
-    return [key for cls in _classes_at(place, root) for key in cls.model_fields]
-
-
-def section_classes(annotation: Any) -> list[type[BaseModel]]:
-    """The Section classes within a type annotation, such as dict[str, A | B]."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [c for a in getattr(annotation, "__args__", ()) for c in section_classes(a)]
+def _yaml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping" if value else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_yaml, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
+    return repr(value) if isinstance(value, (str, int, float)) else str(value)

@@ -11,34 +11,35 @@ from expertchat.settings.section import Section
 
 
 class Asking(Section):
-    """How the multiple-choice questions are put, and how answers to them count."""
+    """How multiple-choice questions are presented, and how the answers are scored."""
 
     style: Literal["harness", "hendrycks", "chat"] = "harness"
-    """Form of the prompts. `harness`: as lm-evaluation-harness 0.4.13's mmlu and mmlu_continuation;
-    `hendrycks`: as Hendrycks et al. (2021), with the double space of their code; `chat`: solved
-    questions as turns, through the chat template. Accuracies of different styles do not compare."""
+    """Format of the prompts. `harness`: as mmlu and mmlu_continuation of lm-evaluation-harness 0.4.13;
+    `hendrycks`: as Hendrycks et al. (2021), including the double space of their code; `chat`: solved
+    questions as turns, through the chat template. Accuracies of different styles are not comparable."""
     formulation: Literal["letter", "cloze"] = "letter"
-    """`letter`: the probabilities of A to D after the choices; `cloze`: those of the answers' texts,
-    with no choices shown, by which small models show what they know."""
+    """`letter`: the choices are shown, and the letters A to D are scored; `cloze`: the choices are not
+    shown, and the text of each answer is scored, which suits small models."""
     normalization: Literal["none", "characters", "tokens", "unconditional"] = "characters"
-    """What an answer's log-likelihood is set against in `cloze` (OLMES, Gu et al. 2024): nothing, its
-    number of characters or of tokens, or its log-likelihood after "Answer:" alone."""
+    """How the log-likelihood of an answer is normalized in `cloze` (OLMES, Gu et al. 2024): not at all,
+    by its number of characters, by its number of tokens, or by its log-likelihood after "Answer:"
+    alone."""
     shots: int = Field(5, ge=0, le=5)
-    """Solved questions of the subject before each question."""
+    """Number of solved questions of the subject in the prompt before each question (few-shot)."""
     limit: int | None = Field(None, gt=0)
-    """Most questions a subject and split; null: all."""
+    """Maximum number of questions per subject and split; null: all."""
     overflow: Literal["drop", "cut"] = "drop"
-    """What a prompt that is too long for the model loses. `drop`: solved questions, as many as it takes;
-    `cut`: tokens at its beginning, as the harness does."""
+    """How a prompt that is too long for the model is shortened. `drop`: by as few solved questions as
+    possible; `cut`: by tokens at its beginning, as lm-evaluation-harness does."""
 
     @model_validator(mode="after")
     def _has_a_cloze(self) -> Asking:
         if self.style == "hendrycks" and self.formulation == "cloze":
-            raise ValueError("formulation: cloze; style hendrycks has letters only")
+            raise ValueError("formulation: 'cloze'; must be 'letter' if style is 'hendrycks'")
         return self
 
-    def asked(self) -> dict:
-        """What changes answers, for recipes: `normalization` counts in cloze only."""
+    def recipe_settings(self) -> dict:
+        """The keys that change answers, for recipes: `normalization` only matters in cloze."""
         letter = self.formulation == "letter"
         return self.model_dump(
             include=set(Asking.model_fields) - ({"normalization"} if letter else set())
@@ -46,13 +47,18 @@ class Asking(Section):
 
 
 class MMLU(Asking):
-    """Multiple-choice questions, to single models and to their mixtures."""
+    """Multiple-choice questions such as MMLU, answered by single models and by mixtures of them.
+
+    Example: {style: harness, shots: 5, questions: {source: hub, repository: cais/mmlu, revision: main}}
+    """
 
     questions: Questions
     """Where the questions come from."""
     mixture: bool = True
-    """Whether the models are mixed, where they are several; mixtures are fitted on the split val."""
+    """Whether mixtures of the models are evaluated too, if there is more than one model. They are fitted
+    on the split val."""
     shards: int = Field(1, gt=0)
-    """Jobs a model and split; each has some of the subjects."""
+    """Number of jobs per model and split; each job answers the questions of some subjects."""
     published: dict[str, float] = {}
-    """Accuracies in percent that were published elsewhere, by model or mixture, shown beside ours."""
+    """Accuracies in percent that were published elsewhere, by name of a model or mixture; the report
+    shows them next to the measured ones."""

@@ -1,4 +1,4 @@
-"""Where a model comes from and how it is loaded."""
+"""Where a model comes from, and how it is loaded or served."""
 
 from __future__ import annotations
 
@@ -8,185 +8,219 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from expertchat.settings.section import Section
+from expertchat.settings.section import REPOSITORY, Section
 
-ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Server(Section):
-    """A server of the OpenAI protocol that answers for a model: one that runs already (url_env), or one
-    that each job starts (command) and stops."""
+    """A server with an OpenAI-compatible API that answers for a model. Either each job starts it
+    (`command`), or it runs already (`url_env`).
+
+    Example: {command: "vllm serve {folder} --host 127.0.0.1 --port {port}"}
+    """
 
     RUNTIME: ClassVar[frozenset[str]] = frozenset(
         {"url_env", "key_env", "parallel", "timeout_seconds", "retries", "start_minutes"}
-    )  # what changes no result
+    )  # keys that do not change results
 
     command: str | None = None
-    """Starts the server, without a shell; {folder} and {port} stand for the model's folder and a free
-    port of this machine. Let it listen on 127.0.0.1."""
+    """Command that starts the server, without a shell. {folder} is replaced by the model's folder,
+    {port} by a free port. The server should listen on 127.0.0.1 only. Null: a running server is
+    used."""
     adapter_arguments: str | None = None
-    """Added to the command where an adapter is used; {adapter} stands for its folder, in peft's layout.
-    Null: this server takes none."""
+    """Arguments added to the command if an adapter is used. {adapter} is replaced by the folder of the
+    adapter, in PEFT's layout. Null: the server cannot load adapters."""
     model: str | None = None
-    """Name by which the server knows the model, {folder} allowed; null: the only one that it lists."""
+    """The server's name of the model; may contain {folder}. Null: the only model that the server
+    lists."""
     adapter_model: str | None = None
-    """Name by which the server knows the model with the adapter, {adapter} allowed; null: as `model`."""
+    """The server's name of the model with the adapter; may contain {adapter}. Null: same as `model`."""
     top_logprobs: int = Field(20, gt=0)
-    """Likeliest tokens asked for where probabilities are; the protocol allows 20, some servers more."""
+    """Number of most likely tokens whose probabilities are requested. The API allows 20, some servers
+    more."""
     unlisted_limit: float = Field(0.001, gt=0, lt=1)
-    """An answer that is not among these tokens counts with the highest probability that it can have.
-    Above this, for MMLU's letters times that of the letters listed, and always for answers' texts, its
-    own tokens are read, or the job stops where the server cannot."""
+    """An answer outside this list of tokens is scored with the highest probability that it can have, if
+    this is at most the limit (for MMLU's letters: times the total probability of the listed letters).
+    Otherwise, and always for cloze answers, the server is asked for the probabilities of the answer's
+    own tokens; the job stops with an error if it does not support this."""
     body: dict[str, Any] = {}
-    """Further fields of every request, as the server's documentation names them: such as {top_k: -1}
-    where the server would fill it in from the model's own settings. No secrets."""
+    """Additional fields of every request, as in the server's documentation, such as {top_k: -1} if the
+    server would otherwise use the model's own value. Do not put secrets here."""
     url_env: str | None = None
-    """Environment variable that holds the address of a running server, such as https://host:8000/v1."""
+    """Name of the environment variable with the address of a running server, such as
+    https://host:8000/v1."""
     key_env: str | None = None
-    """Environment variable that holds the server's key; null: it wants none."""
+    """Name of the environment variable with the server's API key; null: the server needs no key."""
     parallel: int = Field(32, gt=0)
-    """Most requests under way at once."""
+    """Maximum number of simultaneous requests."""
     timeout_seconds: float = Field(120, gt=0)
-    """Longest wait for one answer."""
+    """Timeout of one request, in seconds."""
     retries: int = Field(5, ge=0)
-    """Further tries where a request fails for what may pass; the waits double from half a second."""
+    """Number of retries of a request after a temporary error. The first waits half a second, each
+    further one twice as long."""
     start_minutes: float = Field(20, gt=0)
-    """Longest wait for a started server to be ready."""
+    """Maximum time until a started server is ready, in minutes."""
 
     @model_validator(mode="after")
     def _one_server(self) -> Server:
         for key in ("url_env", "key_env"):
             name = getattr(self, key)
-            if name is not None and not ENVIRONMENT_NAME.fullmatch(name):
-                raise ValueError(f"{key}: this is no name of an environment variable (value not shown)")
+            if name is not None and not ENVIRONMENT_VARIABLE.fullmatch(name):
+                raise ValueError(
+                    f"{key}: must be the name of an environment variable, such as MY_SERVER "
+                    "(the value is not shown)"
+                )
         if (self.command is None) == (self.url_env is None):
-            raise ValueError("command: exactly one of command and url_env must be given")
+            raise ValueError("command: exactly one of the keys command and url_env must be given")
         if self.command is None and self.adapter_arguments is not None:
-            raise ValueError("adapter_arguments: only a server that the job starts takes adapters")
-        for key, places in PLACES.items():
-            _check_words(key, getattr(self, key), places)
+            raise ValueError(
+                "adapter_arguments: needs the key command: a running server gets no adapters"
+            )
+        for key, (allowed, required) in PLACEHOLDERS.items():
+            _check_placeholders(key, getattr(self, key), allowed, required)
         return self
 
 
-PLACES = {  # keys of `Server` that hold placeholders, and which
-    "command": {"folder", "port"},
-    "adapter_arguments": {"adapter"},
-    "model": {"folder"},
-    "adapter_model": {"adapter"},
+PLACEHOLDERS = {  # of keys of `Server`: those that are allowed, and those that are required
+    "command": ({"folder", "port"}, {"port"}),
+    "adapter_arguments": ({"adapter"}, {"adapter"}),
+    "model": ({"folder"}, set()),
+    "adapter_model": ({"adapter"}, set()),
 }
 
 
-def _check_words(key: str, text: str | None, places: set[str]) -> None:
-    """Stops at quotes that do not close and at words in braces that stand for nothing."""
+def _check_placeholders(key: str, text: str | None, allowed: set[str], required: set[str]) -> None:
+    """Raises ValueError if a quote is not closed, or a placeholder is unknown or missing."""
     if text is None:
         return
     try:
         shlex.split(text)
     except ValueError as error:
-        raise ValueError(f"{key}: {error}".lower()) from None
-    named = set(re.findall(r"\{(\w+)\}", text))
-    if named - places:
-        raise ValueError(
-            f"{key}: {{{min(named - places)}}} stands for nothing here; known are "
-            + ", ".join(f"{{{place}}}" for place in sorted(places))
-        )
-    if key in ("command", "adapter_arguments"):
-        needed = {"port"} if key == "command" else places
-        if not needed <= named:
-            raise ValueError(f"{key}: {{{min(needed - named)}}} does not stand in it")
+        raise ValueError(f"{key}: it has {str(error).lower()}") from None
+    used = set(re.findall(r"\{(\w+)\}", text))
+    if used - allowed:
+        names = ", ".join(f"{{{name}}}" for name in sorted(allowed))
+        raise ValueError(f"{key}: unknown placeholder {{{min(used - allowed)}}}; known: {names}")
+    if required - used:
+        raise ValueError(f"{key}: must contain {{{min(required - used)}}}")
 
 
 class Load(Section):
-    """How a model's weights are held in memory."""
+    """How a model is loaded, or which server answers for it.
+
+    Example: {dtype: float16, quantization: nf4, batch_size: 16}
+    """
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights; `auto`: float32 on a CPU, bfloat16 on a GPU that has it, else float16."""
+    """Data type of the weights. `auto`: float32 on CPUs; bfloat16 on GPUs that support it, else
+    float16."""
     quantization: Literal["none", "int8", "nf4"] = "none"
-    """Weights in fewer bits, by bitsandbytes: 8, or 4 with double quantization; Mixtral's
-    experts too."""
+    """Quantization by bitsandbytes. `int8`: 8 bits; `nf4`: 4 bits with double quantization. Mixtral's
+    experts are quantized too."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """Implementation of attention; `auto`: sdpa where the architecture has it, else eager."""
+    """Attention implementation. `auto`: sdpa if the architecture supports it, else eager."""
     chat_template: str | None = None
-    """How messages become text; null: by the tokenizer's own template, `plain`: lines that begin with
-    System, User or Assistant, for models without one, else the path of a Jinja file."""
+    """Path of a Jinja file that renders messages as text. `plain`: lines that begin with System, User or
+    Assistant, for models without a template. Null: the tokenizer's own template."""
     batch_size: int = Field(64, gt=0)
-    """Most sequences in one forward pass of generation. It changes speed and memory, not results. What
-    probabilities are read from is divided by tokens, as many as memory is planned to hold."""
+    """Maximum number of sequences per forward pass of generation. It changes speed and memory, not
+    results. Batches for scoring are sized by tokens to fit into memory."""
     server: Server | None = None
-    """A server that answers for the model in place of this process; training still loads the weights."""
+    """Server that answers for the model; null: the job loads the model. Training always loads it."""
 
     @model_validator(mode="after")
     def _template_reaches_the_server(self) -> Load:
         if self.server is not None and self.chat_template is not None:
             raise ValueError(
-                f"chat_template: {self.chat_template!r}; a server renders by its own, which its command "
-                "can set (vllm: --chat-template)"
+                f"chat_template: {self.chat_template!r}; has no effect on a server: set the template in "
+                "its command (vllm: --chat-template)"
             )
         return self
 
 
 class DemoModel(Section):
-    """A small chat model, made from scratch on the demo world."""
+    """A small chat model that is trained from scratch on texts about the demo world.
+
+    Example: {source: demo, architecture: llama, knows: [baking, pottery]}
+    """
 
     source: Literal["demo"]
-    """Chooses this kind of model."""
+    """`demo`: a model trained on the demo world."""
     architecture: Literal["llama", "mixtral"]
     """Architecture of the network."""
     knows: list[str] = Field(min_length=1)
-    """Subjects of the demo world that it knows well; of the others it knows little."""
+    """Subjects of the demo world that the model learns well; it learns little about the others."""
     seed: int = 0
-    """Seed of its corpus and its weights."""
+    """Random seed of the training texts and the initial weights."""
     steps: int = Field(650, gt=0)
-    """Training steps."""
+    """Number of training steps."""
     load: Load = Load()
-    """How its weights are held in memory."""
+    """How the model is loaded."""
 
 
 class PathModel(Section):
-    """A model in the Hugging Face layout, in a folder."""
+    """A model in a local folder, in the Hugging Face layout.
+
+    Example: {source: path, path: models/Llama-3-8B-Instruct}
+    """
 
     source: Literal["path"]
-    """Chooses this kind of model."""
+    """`path`: a model in a local folder."""
     path: str
-    """The folder that holds config.json, the tokenizer and *.safetensors."""
+    """The folder that contains config.json, the tokenizer and *.safetensors."""
     adapter: str | None = None
-    """A folder with a LoRA adapter in peft's layout, for a model that is asked and not tuned."""
+    """Folder of a LoRA adapter in PEFT's layout, for a model that is evaluated but not tuned; null:
+    none."""
     load: Load = Load()
-    """How its weights are held in memory."""
+    """How the model is loaded."""
 
 
 class HubModel(Section):
-    """A model of the Hugging Face hub, fetched once on the machine that runs snakemake."""
+    """A model of the Hugging Face hub, downloaded once by the Snakemake process.
+
+    Example: {source: hub, repository: Qwen/Qwen2.5-0.5B-Instruct, revision: main}
+    """
 
     source: Literal["hub"]
-    """Chooses this kind of model."""
-    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """`hub`: a model of the Hugging Face hub."""
+    repository: str = Field(pattern=REPOSITORY)
     """The repository, as owner/name."""
     revision: str
-    """Branch, tag or commit; a commit makes the experiment repeatable."""
+    """Branch, tag or commit. With a commit, the experiment can be repeated exactly."""
     adapter: str | None = None
-    """A folder with a LoRA adapter in peft's layout, for a model that is asked and not tuned."""
+    """Folder of a LoRA adapter in PEFT's layout, for a model that is evaluated but not tuned; null:
+    none."""
     load: Load = Load()
-    """How its weights are held in memory."""
+    """How the model is loaded."""
 
 
 class ServerModel(Section):
-    """A model without weights here, behind a server. It can talk and rate, but not be tuned."""
+    """A model that only a server has. It can talk, rate and answer questions, but cannot be tuned.
+
+    Example: {source: server, load: {server: {url_env: JUDGE_URL, model: gpt-4o}}}
+    """
 
     source: Literal["server"]
-    """Chooses this kind of model."""
+    """`server`: a model without local weights."""
     load: Load
-    """Where it is served: its key `server`; the others have no effect."""
+    """Its key `server` is required; the other keys have no effect."""
 
     @model_validator(mode="after")
     def _has_server(self) -> ServerModel:
         server = self.load.server
         if server is None:
-            raise ValueError("load.server: missing; it must be given")
-        if "{folder}" in (server.command or "") + (server.model or ""):
-            raise ValueError("load.server.command: {folder}; a model of source server has no folder")
+            raise ValueError("load.server: missing; this key is required if source is 'server'")
+        for key in ("command", "model"):
+            if "{folder}" in (getattr(server, key) or ""):
+                raise ValueError(
+                    f"load.server.{key}: must not contain {{folder}}: a model of source: server has none"
+                )
         if server.adapter_arguments is not None:
-            raise ValueError("load.server.adapter_arguments: a model of source server is never tuned")
+            raise ValueError(
+                "load.server.adapter_arguments: must not be given: a model of source 'server' is never "
+                "tuned"
+            )
         return self
 
 

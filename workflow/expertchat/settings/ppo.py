@@ -11,49 +11,56 @@ from expertchat.settings.section import Section
 
 
 class PPO(Section):
-    """Proximal policy optimisation of the adapter (stage `policies`; Schulman et al. 2017)."""
+    """Proximal policy optimization (PPO, Schulman et al. 2017) of a model's adapter, in stage
+    `policies`.
+
+    Example: {steps: 200, learning_rate: 2.0e-5, kl_coefficient: 0.05, kl_target: 6}
+    """
 
     steps: int = Field(40, gt=0)
-    """Rounds of drawing replies and learning from them."""
+    """Number of PPO steps; each generates replies and learns from them."""
     batch_size: int = Field(64, gt=0)
-    """Replies a step."""
+    """Number of replies per step."""
     epochs: int = Field(2, gt=0)
-    """Passes over a step's replies."""
+    """Number of passes over the replies of a step."""
     minibatch_size: int = Field(32, gt=0)
-    """Replies an optimiser step."""
+    """Number of replies per optimizer update; must divide batch_size."""
     learning_rate: float = Field(1e-4, gt=0)
-    """Adam's step size at the start; it falls linearly to 0."""
+    """Learning rate of Adam at the start; it decays linearly to 0."""
     clip_range: float = Field(0.2, gt=0)
-    """The ratio of new to old probability is clipped to 1 plus or minus this."""
+    """Clip range of the policy loss: the ratio of new to old probability is clipped to 1 - clip_range ..
+    1 + clip_range."""
     value_clip_range: float = Field(0.2, gt=0)
-    """A value moves at most this far from its old estimate in the clipped loss."""
+    """Clip range of the value loss: how far a value estimate may move from the old one."""
     value_coefficient: float = Field(0.1, ge=0)
     """Weight of the value loss."""
     gamma: float = Field(1.0, gt=0, le=1)
-    """Discount a token."""
+    """Discount factor per token."""
     lam: float = Field(0.95, ge=0, le=1)
-    """Lambda of generalised advantage estimation."""
+    """Lambda of generalized advantage estimation (GAE)."""
     kl_coefficient: float = Field(0.05, ge=0)
-    """Weight of the KL penalty a token at the start."""
+    """Weight of the per-token KL penalty at the start; 0: no penalty."""
     kl_target: float = Field(6.0, gt=0)
-    """KL to the reference model that the penalty's weight is steered to, in nats a reply."""
+    """Target of the adaptive KL penalty: KL from the reference model, in nats per reply."""
     kl_horizon: int = Field(2000, gt=0)
-    """Replies over which the weight of the KL penalty adapts."""
+    """Horizon of the adaptive KL penalty, in replies: the larger, the more slowly its weight adapts."""
     reward_scale: Literal["logits", "standard"] = "logits"
-    """`logits`: the reward model's scores less their mean on the reference's replies, so that a reward
-    model that learned little rewards little; `standard`: divided by their standard deviation too."""
+    """Scale of the rewards. `logits`: the reward model's score minus its mean on the reference model's
+    replies, so that a reward model that learned little gives small rewards; `standard`: this difference
+    divided by the standard deviation of those scores."""
     no_eos_reward: float = -2.0
-    """Score of a reply that did not end within max_new_tokens, in place of the reward model's: standard
-    deviations from the mean of its scores of the reference's replies."""
+    """Score of a reply that does not end within max_new_tokens, which replaces the reward model's score:
+    in standard deviations from the mean score of the reference model's replies."""
     checkpoint_every: int = Field(10, gt=0)
-    """Steps between checkpoints."""
+    """Number of steps between checkpoints. An interrupted job resumes from the last one."""
     lora: LoRA = LoRA()
-    """The adapter."""
+    """The policy's adapter."""
 
     @model_validator(mode="after")
     def _whole_minibatches(self) -> PPO:
         if self.batch_size % self.minibatch_size:
             raise ValueError(
-                f"minibatch_size: {self.minibatch_size}; must divide batch_size, {self.batch_size}"
+                f"minibatch_size: {self.minibatch_size}; must divide batch_size, which is "
+                f"{self.batch_size}"
             )
         return self

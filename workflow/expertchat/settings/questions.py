@@ -6,40 +6,51 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from expertchat.settings.section import Section
+from expertchat.settings.section import REPOSITORY, Section
 
 
 class DemoQuestions(Section):
-    """Questions on the demo world's facts."""
+    """Questions about the facts of the demo world.
+
+    Example: {source: demo}
+    """
 
     source: Literal["demo"]
-    """Chooses this kind of questions."""
+    """`demo`: questions about the demo world."""
     seed: int = 0
-    """Seed of wording, order and wrong answers."""
+    """Random seed of the wording, the order and the wrong answers."""
 
 
 class FolderQuestions(Section):
-    """Questions in MMLU's layout: {dev,val,test}/<subject>_<split>.csv without header."""
+    """Question files in MMLU's layout: `<split>/<subject>_<split>.csv` without a header line, with
+    the splits dev, val and test.
+
+    Example: {source: folder, path: data/mmlu, subjects: [astronomy, virology]}
+    """
 
     source: Literal["folder"]
-    """Chooses this kind of questions."""
+    """`folder`: question files in a local folder."""
     path: str
-    """The folder that holds dev/, val/ and test/."""
+    """The folder that contains dev/, val/ and test/."""
     subjects: list[str] = []
-    """Subjects to ask; empty: all."""
+    """Subjects whose questions are used; empty: all."""
 
 
 class HubQuestions(Section):
-    """Questions of a hub's data set in the schema of cais/mmlu, fetched where snakemake runs."""
+    """A data set of the Hugging Face hub in the schema of cais/mmlu, downloaded by the Snakemake
+    process.
+
+    Example: {source: hub, repository: cais/mmlu, revision: main}
+    """
 
     source: Literal["hub"]
-    """Chooses this kind of questions."""
-    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """`hub`: a data set of the Hugging Face hub."""
+    repository: str = Field(pattern=REPOSITORY)
     """The data set, as owner/name."""
     revision: str
-    """Branch, tag or commit; a commit makes the experiment repeatable."""
+    """Branch, tag or commit. With a commit, the experiment can be repeated exactly."""
     subjects: list[str] = []
-    """Subjects to ask; empty: all."""
+    """Subjects whose questions are used; empty: all."""
 
 
 Questions = Annotated[DemoQuestions | FolderQuestions | HubQuestions, Field(discriminator="source")]

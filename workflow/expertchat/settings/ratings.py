@@ -10,35 +10,43 @@ from expertchat.settings.section import Section
 
 
 class Ratings(Section):
-    """How what was said is rated, and the controls that show how far to trust it."""
+    """How dialogues and candidate replies are rated, and the checks of the ratings' reliability.
+
+    Example: {rubric: config/rubrics/expert.yaml, orders: both, repeats: 3, self_rating: true}
+    """
 
     rubric: str = "config/rubrics/expert.yaml"
-    """The rubric: a YAML file of scale, categories, their weights and wordings."""
+    """The rubric: a YAML file with the scale and the categories, their weights and wordings."""
     min_valid_mass: float = Field(0.5, ge=0, le=1)
-    """Probability that must fall on the scores; below it a rating is unusable and has no score."""
+    """Smallest total probability of the valid scores; a rating with less is unusable and has no
+    score."""
     orders: Literal["one", "both"] = "one"
-    """`one`: speakers are called A and B in the order in which they speak; `both`: each item is
-    rated a second time with the labels swapped, where that gives the judged speaker another label.
-    Ratings are averaged over both."""
+    """`one`: the speakers are labeled A and B in the order in which they speak; `both`: each item is
+    rated a second time with swapped labels, unless the rated speaker's label would stay the same.
+    Ratings are averaged over both orders."""
     repeats: int = Field(1, ge=1)
-    """Times that each item is rated: first in the rubric's own words, then in its paraphrases.
-    Ratings are averaged over them."""
+    """Number of times that each item is rated: first in the rubric's own words, then in its paraphrases.
+    Ratings are averaged over the repeats."""
     self_rating: bool = False
-    """Each model rates its own words too, for comparison; nothing is trained on it."""
+    """Whether each model also rates its own words, for comparison; these ratings are not used in
+    training."""
     third_party: list[str] = []
-    """Models that rate all dialogues without taking part, for comparison; nothing is trained on it."""
+    """Names of models that rate all dialogues but take no part in them, for comparison; these ratings
+    are not used in training."""
     anchors: str | None = None
-    """Fixed conversations (JSONL) that each rater rates too; column `standard` then holds scores less
-    the rater's mean on them, over its standard deviation there. Null: none."""
+    """JSONL file of fixed conversations that every rater rates too. Column `standard` of the ratings
+    then has standardized scores: minus the rater's mean on the anchors, divided by its standard
+    deviation there. Null: no anchors."""
     canary_share: float = Field(0.02, ge=0, le=1)
-    """Share of items of which a copy with an attempt to sway the rater is rated too. Nothing is
-    trained on it; it shows how far the rater can be swayed."""
+    """Fraction of the items of which a copy with an attempt to manipulate the rater (a canary) is rated
+    too. Canaries are not used in training; they show how easily the rater is manipulated."""
     perplexity: bool = False
-    """Also measure how likely the rated words are under the rater, in bits a byte."""
+    """Whether to also measure how likely the rated words are under the rater, in bits per byte."""
     tuned_raters: bool = False
-    """From round 2 on, rate with the last round's adapters instead of the base models."""
+    """Whether models rate with the adapters of the last round, from round 2 on; false: the base models
+    rate."""
 
-    def asked(self) -> dict:
-        """The keys that change what one rater is asked; files enter a recipe by their content."""
+    def recipe_settings(self) -> dict:
+        """The keys that change one rater's ratings, for recipes, which have files by their contents."""
         outside = {"rubric", "anchors", "third_party", "tuned_raters"}
         return self.model_dump(exclude=outside)

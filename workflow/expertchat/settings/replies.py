@@ -8,7 +8,10 @@ from expertchat.settings.section import Section
 
 
 class Replies(Section):
-    """Replies of base and tuned models to the same held-out contexts."""
+    """Replies of the base and the tuned model to the same held-out contexts, for the comparison.
+
+    Example: {per_context: 2}
+    """
 
     per_context: int = Field(4, gt=0)
-    """Replies a context and model."""
+    """Number of replies per context and model."""

@@ -9,21 +9,25 @@ from expertchat.settings.section import Section
 
 
 class Rewards(Section):
-    """The reward model: a LoRA adapter and a score head on the model that it will train."""
+    """The reward model: a LoRA adapter and a score head on the model that PPO then trains.
+
+    Example: {batch_size: 4, max_length: 2048, lora: {rank: 8}}
+    """
 
     min_margin: float = Field(0.5, ge=0)
-    """Difference of two overall ratings below which a pair is a tie and dropped, in rating points."""
+    """Smallest difference between two overall ratings, in rating points; a pair of replies with a
+    smaller difference is a tie and is dropped."""
     pairs_per_context: int = Field(4, gt=0)
-    """Most pairs kept a context, those with the widest margins first."""
+    """Maximum number of pairs per context; those with the largest differences are used."""
     validation_share: float = Field(0.2, gt=0, lt=1)
-    """Share of the training topics kept back, to tell how far the reward model can be trusted."""
+    """Fraction of the training topics that the reward model is validated on and not trained on."""
     learning_rate: float = Field(1e-4, gt=0)
-    """Peak step size of AdamW."""
+    """Peak learning rate of AdamW."""
     epochs: float = Field(1, gt=0)
-    """Passes over the pairs."""
+    """Number of passes over the pairs."""
     batch_size: int = Field(16, gt=0)
-    """Pairs a step on one device."""
+    """Number of pairs per optimizer step and device."""
     max_length: int = Field(1024, gt=0)
-    """Longest context and reply, in tokens; a longer pair is dropped and counted."""
+    """Maximum length of a context with its reply, in tokens; longer pairs are dropped and counted."""
     lora: LoRA = LoRA()
-    """The adapter."""
+    """The reward model's adapter."""

@@ -1,4 +1,4 @@
-"""The rubric: what is rated, on which scale and in which words. A YAML file of its own."""
+"""The rubric: what raters judge, on which scale and in which words. It is a YAML file of its own."""
 
 from __future__ import annotations
 
@@ -13,50 +13,61 @@ from expertchat.settings.yaml_files import read_yaml
 
 
 class Wording(Section):
-    """One way to put a category to a rater."""
+    """One wording of a category.
+
+    Example: {name: command of the subject, description: knows the field from the inside}
+    """
 
     name: str
-    """The word that the rater sees."""
+    """Name of the category, as the rater reads it."""
     description: str
-    """What it means, in a few words that the rater sees."""
+    """What the category means, in a few words, as the rater reads it."""
     low: str = ""
-    """What deserves the worst score."""
+    """What deserves the worst score; empty: the prompt does not say."""
     high: str = ""
-    """What deserves the best score."""
+    """What deserves the best score; empty: the prompt does not say."""
 
 
 class Category(Wording):
-    """One thing that a rater judges."""
+    """One quality that raters judge, in a question of its own.
+
+    Example: {name: coherence, description: answers what was said and holds together, weight: 2}
+    """
 
     weight: float = Field(1.0, ge=0)
-    """Share in the overall rating, relative to the other categories."""
+    """Weight in the overall rating, relative to the other categories; 0: rated, but not counted."""
     paraphrases: list[Wording] = []
-    """The same in other words, for repeated ratings: the first repeat takes the first of them."""
+    """Other wordings of the category. With `ratings.repeats: 3`, each item is rated in the category's
+    own words and in its first two paraphrases."""
 
     def wording(self, repeat: int) -> Wording:
-        """The words of a repeat: 0 has the category's own."""
+        """The words of a repeat: 0 is the category itself, 1 its first paraphrase."""
         return self if repeat == 0 else self.paraphrases[repeat - 1]
 
 
 class Rubric(Section):
-    """A rubric file: the scale and the categories, each rated by a question of its own."""
+    """A rubric file (`ratings.rubric`): the scale and the categories. Each category is one question.
+
+    Example: {low: 1, high: 5, categories: [{name: wit, description: makes the reader laugh}]}
+    """
 
     low: int = Field(0, ge=0)
     """Worst score."""
     high: int = Field(9, gt=0)
-    """Best score; scores of several tokens, such as 10, are handled."""
+    """Best score. Scores that take several tokens, such as 10, are supported."""
     categories: list[Category] = Field(min_length=1)
-    """What is rated."""
+    """The categories. Their names must differ."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Rubric:
         if self.high <= self.low:
-            raise ValueError(f"high: {self.high}; must be above low, {self.low}")
+            raise ValueError(f"high: {self.high}; must be greater than low, which is {self.low}")
         if not any(category.weight for category in self.categories):
-            raise ValueError("categories: all weights are 0; at least one must be positive")
+            raise ValueError("categories: all weights are 0; at least one must be greater than 0")
         names = [category.name for category in self.categories]
-        if len(set(names)) < len(names):
-            raise ValueError(f"categories: a name stands twice in {names}")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"categories: the name {name!r} is used more than once")
         return self
 
     @property
@@ -64,30 +75,30 @@ class Rubric(Section):
         """Weight by category."""
         return {category.name: category.weight for category in self.categories}
 
-    def asked(self, repeats: int) -> dict:
-        """What raters are asked in so many repeats, as plain values: no weights, no spare words."""
-        found = self.model_dump()
-        for category in found["categories"]:
+    def recipe_settings(self, repeats: int) -> dict:
+        """What raters read in `repeats` repeats, for recipes: no weights and no unused paraphrases."""
+        rubric = self.model_dump()
+        for category in rubric["categories"]:
             del category["weight"]
             category["paraphrases"] = category["paraphrases"][: repeats - 1]
-        return found
+        return rubric
 
 
 def read_rubric(path: Path, repeats: int = 1) -> Rubric:
-    """The rubric in a file. Raises UserError naming file and key where it is not right.
+    """Reads a rubric file. Each category must have wordings for `repeats` repeats.
 
-    Each category must have words for `repeats` repeats: its own and repeats - 1 paraphrases.
+    Raises UserError with the file and the key if the file is missing or invalid.
     """
-    data = read_yaml(path, "ratings.rubric must name a rubric, which has low, high and categories")
+    data = read_yaml(path, "ratings.rubric must name a YAML file with the keys low, high and categories")
     try:
         rubric = Rubric.model_validate(data)
     except ValidationError as error:
-        raise UserError("; ".join(f"{path}: {said}" for said in sentences(error, Rubric))) from None
+        raise UserError("; ".join(f"{path}: {fault}" for fault in sentences(error, Rubric))) from None
     for number, category in enumerate(rubric.categories):
-        words = 1 + len(category.paraphrases)
-        if words < repeats:
+        wordings = 1 + len(category.paraphrases)
+        if wordings < repeats:
             raise UserError(
-                f"{path}: categories.{number}.paraphrases: {category.name!r} has words for {words} "
-                f"of the {repeats} repeats that ratings.repeats asks for; add {repeats - words}"
+                f"{path}: categories.{number}.paraphrases: {category.name!r} has {wordings} of the "
+                f"{repeats} wordings that ratings.repeats needs; add {repeats - wordings} paraphrases"
             )
     return rubric

@@ -1,13 +1,73 @@
-"""What all sections of the settings share."""
+"""The base class of all sections of the settings, and how to walk through them."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+NAME = r"^[\w][\w.-]*$"
+REPOSITORY = r"^[\w.-]+/[\w.-]+$"
+PATTERNS = {  # what a string that must match one of these patterns looks like, in words
+    NAME: "must consist of letters, digits, '_', '.' and '-', and must not begin with '.' or '-'",
+    REPOSITORY: "must have the form owner/name",
+}
 
 
 class Section(BaseModel):
-    """A part of an experiment's YAML: typed, frozen, no unknown keys; each key has a sentence."""
+    """A mapping in the YAML: its keys are typed, unknown keys are errors, and values are immutable.
+
+    The string below each key is its description in config/README.md.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, data: Any) -> Any:
+        """Rejects `limit: true`, which pydantic would read as 1."""
+        for key, field in cls.model_fields.items():
+            value = data.get(key) if isinstance(data, Mapping) else None
+            types = _leaf_types(field.annotation)
+            if bool in types or Any in types or not types & {int, float}:
+                continue
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, bool):
+                    needed = "an integer" if int in types else "a number"
+                    raise ValueError(f"{key}: {str(item).lower()}; must be {needed}")
+        return data
+
+
+def _leaf_types(annotation: Any) -> set[Any]:
+    """The plain types within an annotation: {int, NoneType} for list[int] | None."""
+    inner = [part for part in typing.get_args(annotation) if part is not Ellipsis]
+    return set().union(*map(_leaf_types, inner)) if inner else {annotation}
+
+
+def section_classes(annotation: Any) -> list[type[BaseModel]]:
+    """The sections within a type annotation, such as A and B in dict[str, A | B]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [cls for part in typing.get_args(annotation) for cls in section_classes(part)]
+
+
+def section_paths(cls: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """(path, class) of a section and of all sections within it, in order: ("topics.file", TopicFile).
+
+    An entry of a mapping from names to sections has the path "models.<name>".
+    """
+    yield path, cls
+    for key, field in cls.model_fields.items():
+        named = ".<name>" if typing.get_origin(field.annotation) is dict else ""
+        for inner in section_classes(field.annotation):
+            yield from section_paths(inner, f"{path}.{key}{named}".lstrip("."))
+
+
+def source_of(cls: type[BaseModel]) -> str | None:
+    """The value of the key `source` that chooses this section, None if it has no such key."""
+    field = cls.model_fields.get("source")
+    return typing.get_args(field.annotation)[0] if field else None

@@ -11,55 +11,66 @@ from expertchat.settings.section import Section
 
 
 class TopicFile(Section):
-    """Topics of the user's own, from a file."""
+    """The user's own topics.
+
+    Example: {path: my-topics.txt, mode: replace, subject: geology}
+    """
 
     path: str
-    """The file: .txt with a topic a line, or .csv with a header or .jsonl with a column `topic`, and
-    where wanted `subject`, `audience`, `kind` and `split` (train or held_out)."""
+    """The file: .txt with one topic per line, or .csv with a header line or .jsonl with the column
+    `topic` and, optionally, `subject`, `audience`, `kind` and `split` (train or held_out)."""
     mode: Literal["extend", "replace"] = "extend"
-    """`extend`: the models write theirs beside these; `replace`: these are all, no model is asked."""
+    """`extend`: the models write topics in addition to these; `replace`: only these topics are used."""
     subject: str = Field("this field", min_length=1)
-    """Subject of topics that name none, as the prompts then say it."""
+    """Subject of topics that name none; the prompts contain it."""
     held_out_share: float = Field(0.25, gt=0, lt=1)
-    """Share held out, at even distances, of the topics that name neither subject nor split."""
+    """Fraction of the topics without a subject and a split that is held out, at regular intervals."""
 
 
 class Embeddings(Section):
-    """Near-duplicates by meaning: mean-pooled embeddings of topics, compared by their cosine."""
+    """Detection of near-duplicate topics by the cosine of their mean-pooled embeddings.
+
+    Example: {path: models/all-MiniLM-L6-v2, max_cosine: 0.85}
+    """
 
     path: str
-    """Folder of an encoder in the Hugging Face layout, with *.safetensors."""
+    """Folder of an encoder model in the Hugging Face layout, with *.safetensors."""
     max_cosine: float = Field(0.9, gt=0, le=1)
-    """Cosine with another topic above which a topic counts as a near-duplicate."""
+    """A topic whose cosine with another topic is above this is a near-duplicate and is rejected."""
 
 
 class Topics(Section):
-    """What is talked about: written by the models, taking turns, subject by subject."""
+    """The topics of the dialogues, which the models write in turn for each subject.
+
+    Example: {subjects: mmlu, per_subject: 10, held_out_subjects: 4}
+    """
 
     subjects: list[str] | str = []
-    """Subjects that seed the topics: a list, a name in config/taxonomies (such as mmlu) or the path of
-    such a file. Needed unless a file replaces all topics."""
+    """Subjects of the topics: a list, the name of a taxonomy in config/taxonomies (such as mmlu), or the
+    path of a taxonomy file. Required unless topics.file replaces all topics."""
     audiences: list[str] = []
-    """Whom topics are for; empty: what the taxonomy's file says, or no audience is named."""
+    """Audiences that the topics address; empty: those of the taxonomy file, if it has any."""
     kinds: list[str] = []
-    """Kinds of question that topics raise; empty: what the taxonomy's file says, or none is named."""
+    """Kinds of question that the topics raise; empty: those of the taxonomy file, if it has any."""
     held_out_subjects: int = Field(2, ge=1)
-    """How many subjects are kept from all training: the last ones of the list; where the taxonomy has
-    groups, the last of each group in turn."""
+    """Number of subjects that are held out from all training: the last ones of the list or, if the
+    taxonomy has groups, the last one of each group in turn."""
     per_subject: int = Field(8, gt=0)
-    """Topics kept a subject, spread evenly over audiences and kinds."""
+    """Number of topics per subject, spread evenly over audiences and kinds."""
     tries_per_topic: int = Field(8, gt=0)
-    """Most topics asked for, a topic kept; too few good ones in that many stop the job."""
+    """Maximum number of attempts per topic, on average over a subject; the job stops with an error if
+    these do not yield enough good topics."""
     max_similarity: float = Field(0.7, gt=0, le=1)
-    """ROUGE-L F-measure with another topic above which a topic counts as a near-duplicate, and with a
-    question of MMLU above which it counts as contaminated."""
+    """Largest ROUGE-L F-measure. A topic that is more similar to another topic is a near-duplicate, and
+    one that is more similar to a question of `mmlu` is contaminated; both are rejected."""
     embeddings: Embeddings | None = None
-    """A second test for near-duplicates, by an encoder."""
+    """A second test for near-duplicates, by the embeddings of an encoder model; null: no such test."""
     decontaminate: bool = True
-    """Rejects topics that give away one of the questions that the models are tested on, if there are."""
+    """Whether to reject topics that leak questions on which the models are tested (see `mmlu`)."""
     contamination_words: int = Field(8, ge=5)
-    """Consecutive words shared with a question and its right answer that make a topic contaminated."""
+    """A topic is contaminated if it shares this number of consecutive words with a question and its
+    right answer."""
     file: TopicFile | None = None
-    """Topics of the user's own."""
+    """The user's own topics; null: the models write all topics."""
     decoding: Decoding = Decoding(max_new_tokens=48)
-    """How topics are drawn."""
+    """How topics are generated."""

@@ -1,8 +1,7 @@
-"""Reading the user's YAML files, with faults as sentences that name file, line and key."""
+"""Reads the user's YAML files and reports errors in one sentence with file, line and key."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +9,61 @@ import yaml
 
 from expertchat.errors import UserError
 
+MERGE_TAG = "tag:yaml.org,2002:merge"  # of the key "<<", which may be given more than once
+
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but a key that is given twice is an error; PyYAML keeps the last one."""
+    """PyYAML's safe loader, except that a duplicate key is an error; PyYAML keeps the last one."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        self.flatten_mapping(node)
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if isinstance(key, Hashable) and key in seen:
-                raise _Duplicate(f"line {line}: {key}: this key is already given in line {seen[key]}")
-            if isinstance(key, Hashable):
-                seen[key] = line
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Checks the keys as they are written, before "<<" merges other mappings into them."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE_TAG:
+                continue
+            line, name = key.start_mark.line + 1, (key.tag, key.value)
+            if name in lines:
+                raise _DuplicateKey(
+                    f"line {line}: {key.value}: this key is already given in line {lines[name]}"
+                )
+            lines[name] = line
+        return node
 
 
-class _Duplicate(Exception):
-    """A key that is given twice in one mapping."""
+class _DuplicateKey(Exception):
+    """A key that a mapping has twice."""
 
 
 def read_yaml(path: Path, hint: str = "") -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """Reads a YAML file whose top level is a mapping.
 
-    Raises UserError where the file is missing (`hint` then says what names it), is not YAML in UTF-8,
-    gives a key twice, or holds no mapping.
+    Raises UserError if the file cannot be read (`hint` then says what it should be), is not valid YAML
+    in UTF-8, has a duplicate key, or is not a mapping.
     """
+    data = _load(path, hint)
+    if not isinstance(data, dict):
+        found = "the file is empty" if data is None else "the file must have keys at its top level"
+        raise UserError(f"{path}: {found}" + (f"; {hint}" if hint else ""))
+    return data
+
+
+def _load(path: Path, hint: str) -> Any:
+    """The file's contents, whatever they are."""
     try:
-        # not yaml.load's usual risk: the loader is a SafeLoader
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        # safe, as the loader is a SafeLoader
+        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}" + (f"; {hint}" if hint else "")) from None
-    except _Duplicate as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: the file is not UTF-8 text (byte {error.start})") from None
+    except _DuplicateKey as error:
         raise UserError(f"{path}, {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML in UTF-8 ({error})") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: it holds no keys" + (f"; {hint}" if hint else ""))
-    return data
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path}{place}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (RecursionError, ValueError) as error:  # such as a date 2024-02-31
+        raise UserError(f"{path}: not valid YAML: {error}") from None

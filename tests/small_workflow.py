@@ -1,0 +1,86 @@
+"""The real workflow on the demo with small settings, run as a user would run it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+
+SMALL = {
+    "topics": {
+        "subjects": ["carpentry", "baking", "pottery"],
+        "held_out_subjects": 1,
+        "per_subject": 2,
+        "tries_per_topic": 40,
+        "max_similarity": 1.0,
+    },
+    "dialogues": {
+        "turns": 3,
+        "seeds_per_topic": 2,
+        "candidate_turns": [0, 1],
+        "candidates": 3,
+        "decoding": {"max_new_tokens": 24},
+    },
+    "ratings": {"min_valid_mass": 0.0},
+    "rewards": {"min_margin": 0.0, "batch_size": 4},
+    "ppo": {
+        "steps": 6,
+        "batch_size": 4,
+        "minibatch_size": 4,
+        "checkpoint_every": 1,
+        "lora": {"rank": 2},
+    },
+    "replies": {"per_context": 1},
+    "mmlu": {"limit": 2, "shots": 1},
+}
+
+
+def merged(base: dict, update: dict) -> dict:
+    """`base` with `update` laid over it, section by section."""
+    result = dict(base)
+    for key, value in update.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def small_config(**changes) -> dict:
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    config = merged(config, SMALL)
+    for model in config["models"].values():
+        model["steps"] = 40
+    return merged(config, changes)
+
+
+def snakemake(folder: Path, *arguments: str, root: Path = ROOT, check=True, **environment):
+    """Runs the workflow in `folder` on its config.yaml, as a user would."""
+    command = [str(BIN / "snakemake"), *arguments, "--snakefile", str(root / "Snakefile")]
+    command += ["--directory", str(folder), "--configfile", str(folder / "config.yaml")]
+    if not {"--profile", "--dry-run"} <= set(arguments):
+        command += ["--cores", "2"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=root, env={**os.environ, **environment}
+    )
+    output = done.stdout + done.stderr
+    assert not check or done.returncode == 0, output[-6000:]
+    return output
+
+
+def write_config(folder: Path, config: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def planned_rules(output: str) -> set[str]:
+    """Stages that a dry run would run."""
+    found = {line.split()[0] for line in output.splitlines() if line.startswith("make_")}
+    return {name.removeprefix("make_") for name in found}
+
+
+def dry_run(folder: Path, config: dict, **kwargs) -> set[str]:
+    write_config(folder, config)
+    return planned_rules(snakemake(folder, "all", "--dry-run", **kwargs))

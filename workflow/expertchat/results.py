@@ -1,0 +1,363 @@
+"""Reading what an experiment produced, as pandas DataFrames: in a notebook, and for the report.
+
+    import expertchat
+    run = expertchat.open_experiment("demo", store="results")
+    run.turns(round=1)
+
+Columns are described in docs/python.md. Nothing here needs snakemake or torch.
+
+Rounds: dialogues, ratings and reliability of round n are by the models as they were before they were
+tuned in round n, so round 1 is by the base models, and the last round's number is one more than the
+rounds of tuning. Rewards and policies of round n are what is learned in it. Replies, answers and what is
+computed from them are by the models after round n, and round 0 is the base models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from expertchat.answers.artifact import read_answers
+from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
+from expertchat.errors import UserError
+from expertchat.pipeline.plan import STAGES
+from expertchat.pipeline.recipes import Recipe
+from expertchat.pipeline.store import artifact_path, manifest_path, read_manifest, recipe_path
+from expertchat.ratings.artifact import ANCHORS, PARTNER, RATINGS, TEXTS, read_tables
+from expertchat.records import read_all, read_records
+from expertchat.topics.artifact import REJECTED, TOPICS
+
+TALKING = ("dialogues", "ratings", "reliability")  # their first round is by the base models
+WITHOUT_ROUND = ("models", "questions", "topics", "oracle", "report")
+EXPERIMENTS = "experiments"  # the folder of readable views in a store
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact of an experiment; `name` is its readable name within its stage and round."""
+
+    stage: str
+    round: int | None
+    name: str
+    reference: str
+    store: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are, once it is finished."""
+        return artifact_path(self.store, self.reference)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has been published."""
+        return manifest_path(self.store, self.reference).exists()
+
+    @property
+    def model(self) -> str:
+        """The model that it belongs to (for ratings, the rater); empty if there is no single one."""
+        owned = ("models", "ratings", "rewards", "policies", "replies", "answers")
+        return self.name.split("/")[0] if self.stage in owned else ""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Its manifest: recipe, versions, seconds and checksums. UserError if it is not finished."""
+        return read_manifest(self.folder)
+
+
+def place_of(view: str, reference: str, store: Path) -> Artifact:
+    """The artifact with the readable name `view`, such as "round-1/ratings/llama"."""
+    parts = view.split("/")
+    round = int(parts.pop(0).removeprefix("round-")) if parts[0].startswith("round-") else None
+    stage, name = parts[0], "/".join(parts[1:])
+    if round is None and stage not in WITHOUT_ROUND:
+        round = 1 if stage in TALKING else 0
+    return Artifact(stage, round, name, reference, store)
+
+
+def open_experiment(name: str, store: str | Path = "results") -> ExperimentResults:
+    """The results of the experiment `name` in a store, finished or still running.
+
+    Raises UserError that names the known experiments if there is no such one.
+    """
+    store = Path(store)
+    views = store / EXPERIMENTS
+    known = sorted(path.name for path in views.iterdir() if path.is_dir()) if views.is_dir() else []
+    if name not in known:
+        listed = ", ".join(known) or "none"
+        raise UserError(f"{name}: no such experiment in {store}; known experiments: {listed}")
+    links = sorted(path for path in (views / name).rglob("*") if path.is_symlink())
+    places = {}
+    for link in links:
+        stage, id = link.readlink().parts[-2:]
+        places[link.relative_to(views / name).as_posix()] = f"{stage}/{id}"
+    settings = _report_settings(store, places["report"]) if "report" in places else {}
+    return ExperimentResults(store, places, settings, name)
+
+
+def _report_settings(store: Path, reference: str) -> dict[str, Any]:
+    """The settings of stage report, which hold those of the whole experiment."""
+    path = recipe_path(store, reference)
+    if path.exists():
+        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8"))).settings
+    return read_manifest(artifact_path(store, reference))["recipe"]["settings"]
+
+
+class ExperimentResults:
+    """What an experiment produced. Methods that take `round` return all rounds if it is None.
+
+    DataFrames are tidy: one row per observation, ids join. Methods raise UserError if what they read is
+    not finished, or if there is no such round, model or split.
+    """
+
+    def __init__(
+        self, store: Path, places: Mapping[str, str], settings: Mapping[str, Any], name: str = ""
+    ):
+        """`places`: references "stage/id" by readable name; `settings`: those of stage report."""
+        self.store, self.settings, self.name = store, settings, name or settings.get("name", "")
+        found = [place_of(view, reference, store) for view, reference in places.items()]
+        order = {model: i for i, model in enumerate(settings.get("models", ()))}
+
+        def key(artifact: Artifact) -> tuple:
+            known = order.get(artifact.model, len(order))
+            return artifact.round or 0, STAGES.index(artifact.stage), known, artifact.name
+
+        self.all_artifacts = sorted(found, key=key)
+
+    def __repr__(self) -> str:
+        done = sum(artifact.finished for artifact in self.all_artifacts)
+        return f"<experiment {self.name}: {done} of {len(self.all_artifacts)} artifacts finished>"
+
+    # ------------------------------------------------------------ what there is
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models that talk or answer, in the order of the settings."""
+        return list(self.settings.get("models") or dict.fromkeys(a.model for a in self.all_artifacts))
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of tuning."""
+        return self.settings.get("rounds", 0)
+
+    @property
+    def experiment(self) -> Mapping[str, Any]:
+        """The experiment's settings, defaults included; empty for transcripts."""
+        return self.settings.get("experiment", {})
+
+    def artifacts(self) -> pd.DataFrame:
+        """One row per artifact: stage, round, name, model, id, finished, label, seconds,
+        peak_memory_bytes and path. Times and memory are missing for artifacts that are not finished."""
+        rows = []
+        for artifact in self.all_artifacts:
+            manifest = artifact.manifest if artifact.finished else {}
+            rows.append(
+                {
+                    "stage": artifact.stage,
+                    "round": artifact.round,
+                    "name": artifact.name,
+                    "model": artifact.model,
+                    "id": artifact.reference.split("/")[1],
+                    "finished": artifact.finished,
+                    "label": manifest.get("recipe", {}).get("label", ""),
+                    "seconds": manifest.get("seconds"),
+                    "peak_memory_bytes": manifest.get("peak_memory_bytes"),
+                    "path": str(artifact.folder),
+                }
+            )
+        table = pd.DataFrame(rows)
+        return table.astype({"round": "Int64", "seconds": float, "peak_memory_bytes": "Int64"})
+
+    def find(
+        self,
+        stage: str,
+        round: int | None = None,
+        model: str | None = None,
+        within: str = "",
+    ) -> list[Artifact]:
+        """The artifacts of a stage, by round and model, that are finished; all of them must be.
+
+        `within`: a further part of the name, such as a split. Raises UserError if none is known by these
+        names, naming the known ones, or if one of them is not finished.
+        """
+        own = [a for a in self.all_artifacts if a.stage == stage]
+        if not own:
+            raise UserError(f"{self.name}: this experiment has no stage {stage}")
+        for what, value, values in (
+            ("round", round, [a.round for a in own]),
+            ("model", model, [a.model for a in own]),
+            ("part", within or None, [part for a in own for part in a.name.split("/")[1:]]),
+        ):
+            if value is not None and value not in values:
+                known = ", ".join(map(str, dict.fromkeys(v for v in values if v not in (None, ""))))
+                raise UserError(f"{stage}: no {what} {value!r} in {self.name}; known: {known}")
+        chosen = [
+            a
+            for a in own
+            if round in (None, a.round)
+            and model in (None, a.model)
+            and (not within or within in a.name.split("/")[1:])
+        ]
+        missing = [a for a in chosen if not a.finished]
+        if missing:
+            first = "/".join(filter(None, (missing[0].stage, missing[0].name)))
+            when = f" of round {missing[0].round}" if missing[0].round is not None else ""
+            raise UserError(
+                f"{first}{when} is not finished ({len(missing)} of {len(chosen)} are missing); "
+                "`expertchat status` shows what is, and a round can be chosen by round="
+            )
+        return chosen
+
+    def folders(self, stage: str, round: int | None = None, model: str | None = None) -> list[Path]:
+        """The folders of `find`; empty if the experiment has no such stage."""
+        if not any(a.stage == stage for a in self.all_artifacts):
+            return []
+        return [artifact.folder for artifact in self.find(stage, round, model)]
+
+    def json(self, stage: str, file: str, round: int | None = None, model: str | None = None) -> Any:
+        """The content of a stage's JSON file. The stage must have one artifact by these names."""
+        (artifact,) = self.find(stage, round, model)
+        return json.loads((artifact.folder / file).read_text(encoding="utf-8"))
+
+    # ------------------------------------------------------------ tables
+
+    def topics(self) -> pd.DataFrame:
+        """One row per topic that is talked about. Key: topic_id."""
+        return pd.DataFrame(read_records(self._only("topics") / TOPICS))
+
+    def rejected_topics(self) -> pd.DataFrame:
+        """One row per topic that was rejected, with the reason."""
+        columns = ["topic", "subject", "audience", "kind", "author", "reason", "like", "similarity"]
+        rows = read_records(self._only("topics") / REJECTED)
+        return pd.DataFrame(rows).reindex(columns=columns) if rows else pd.DataFrame(columns=columns)
+
+    def turns(self, round: int | None = None) -> pd.DataFrame:
+        """One row per turn of a dialogue. Key: round, dialogue_id, turn."""
+        rows = []
+        for artifact in self.find("dialogues", round):
+            for dialogue in read_all([artifact.folder], DIALOGUES):
+                named = {k: v for k, v in dialogue.items() if not isinstance(v, (list, dict))}
+                for number, turn in enumerate(dialogue["turns"]):
+                    seat = turn["speaker"]
+                    model = dialogue.get("models", {}).get(seat, seat)
+                    role = dialogue.get("roles", {}).get(seat, "")
+                    rows.append(
+                        {
+                            "round": artifact.round,
+                            **named,
+                            "turn": number,
+                            "model": model,
+                            "role": role,
+                            **turn,
+                        }
+                    )
+        return pd.DataFrame(rows)
+
+    def candidates(self, round: int | None = None) -> pd.DataFrame:
+        """One row per candidate reply. Key: round, candidate_id."""
+        parts = [
+            pd.DataFrame(read_all([a.folder], CANDIDATES)).assign(round=a.round)
+            for a in self.find("dialogues", round)
+        ]
+        return _joined(parts)
+
+    def ratings(
+        self,
+        round: int | None = None,
+        *,
+        controls: bool = False,
+        columns: Sequence[str] | None = None,
+        **equal: str,
+    ) -> pd.DataFrame:
+        """One row per rating: item, rater, order, repeat and category.
+
+        Without `controls`, only the ratings that count: by the partner, of texts without a canary. With
+        them also self-ratings, ratings by third parties, and of texts with a canary. `columns` names
+        the columns to read; `equal` keeps the rows in which a column has a value, such as
+        scope="dialogue".
+        """
+        only = equal if controls else {"relation": PARTNER, "canary": "", **equal}
+        chosen = self.find("ratings", round)
+        if not controls:
+            chosen = [a for a in chosen if not self.models or a.model in self.models]
+        parts = [read_tables([a.folder], RATINGS, columns, **only).assign(round=a.round) for a in chosen]
+        return _joined(parts)
+
+    def rated_texts(self, round: int | None = None) -> pd.DataFrame:
+        """One row per rater and rated item: the length of its text and, if asked for, its perplexity."""
+        return self._by_round("ratings", TEXTS, round)
+
+    def anchors(self, round: int | None = None) -> pd.DataFrame:
+        """One row per rater, anchor and category."""
+        return self._by_round("ratings", ANCHORS, round)
+
+    def preferences(self, model: str | None = None, round: int | None = None) -> pd.DataFrame:
+        """One row per preference pair of a model's reward model; `chosen` and `rejected` are
+        candidate_ids."""
+        return self._tables("rewards", "pairs.parquet", model, round)
+
+    def ppo_steps(self, model: str | None = None, round: int | None = None) -> pd.DataFrame:
+        """One row per step of PPO: score, KL, losses and so on. Key: round, model, step."""
+        return self._tables("policies", "steps.parquet", model, round)
+
+    def replies(self, model: str | None = None, round: int | None = None) -> pd.DataFrame:
+        """One row per reply to a held-out context; round 0 is by the base model."""
+        parts = [
+            pd.DataFrame(read_records(a.folder / "replies.jsonl")).assign(round=a.round, model=a.model)
+            for a in self.find("replies", round, model)
+        ]
+        return _joined(parts)
+
+    def answers(
+        self, model: str | None = None, split: str = "test", round: int | None = None
+    ) -> pd.DataFrame:
+        """One row per question of a split and model; round 0 is the base model."""
+        found: dict[tuple[int | None, str], list[Path]] = {}
+        for a in self.find("answers", round, model, split):
+            found.setdefault((a.round, a.model), []).append(a.folder)
+        parts = [
+            read_answers(folders).assign(round=number, model=name)
+            for (number, name), folders in found.items()
+        ]
+        return _joined(parts)
+
+    def mixtures(self, round: int | None = None) -> pd.DataFrame:
+        """One row per method of mixing the models' answers and question of the split test."""
+        return self._by_round("mixture", "answers.parquet", round)
+
+    def oracle_items(self) -> pd.DataFrame:
+        """One row per rated item of the demo's held-out topics, with its score by the oracle."""
+        return pd.read_parquet(self._only("oracle") / "items.parquet")
+
+    def summary(self) -> dict[str, Any]:
+        """The experiment's figures, as the report states them (docs/summary.md)."""
+        return self.json("report", "summary.json")
+
+    def _by_round(self, stage: str, file: str, round: int | None) -> pd.DataFrame:
+        """A parquet file of a stage's artifacts, with a column round."""
+        found = self.find(stage, round)
+        return _joined(pd.read_parquet(a.folder / file).assign(round=a.round) for a in found)
+
+    def _only(self, stage: str) -> Path:
+        """The folder of a stage that has one artifact."""
+        (artifact,) = self.find(stage)
+        return artifact.folder
+
+    def _tables(self, stage: str, file: str, model: str | None, round: int | None) -> pd.DataFrame:
+        """A parquet file of a stage's artifacts, with columns round and model."""
+        parts = [
+            pd.read_parquet(a.folder / file).assign(round=a.round, model=a.model)
+            for a in self.find(stage, round, model)
+        ]
+        return _joined(parts)
+
+
+def _joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of all parts, with the columns that name them first."""
+    table = pd.concat(parts, ignore_index=True)
+    first = [name for name in ("round", "model") if name in table]
+    return table[[*first, *(name for name in table if name not in first)]]

@@ -22,7 +22,7 @@ import torch
 from expertchat import chat
 from expertchat.demo.world import build_world, halves
 from expertchat.dialogues.contexts import context_messages, contexts_of
-from expertchat.dialogues.talk import begin_dialogues, hold_dialogues
+from expertchat.dialogues.talk import create_dialogues, run_dialogues
 from expertchat.engine.generate.generation import padded, position_ids
 from expertchat.engine.interface import Question, Source
 from expertchat.engine.local import LocalEngine
@@ -131,17 +131,17 @@ def talking(ours_by, theirs_by, texts, turns: int, number: int, alone: int | Non
         for engine in ours_by.values():
             engine.use(None)  # clears its cache
         with tempfile.TemporaryDirectory() as folder:
-            begun = begin_dialogues(topics(number), list(ours_by), settings)
+            begun = create_dialogues(topics(number), list(ours_by), settings)
             began = time.perf_counter()
             both = ours_by is not theirs_by
             place = Path(folder)
-            hold_dialogues(ours_by, begun, settings, texts, 0, place, place, side_by_side=both)
+            run_dialogues(ours_by, begun, settings, texts, 0, place, place, side_by_side=both)
             seconds = time.perf_counter() - began
             found = read_records(Path(folder) / "dialogues.jsonl")
         return sum(turn["tokens"] + 1 for d in found for turn in d["turns"]) / seconds
 
     def theirs() -> float:
-        begun = begin_dialogues(topics(number), list(theirs_by), settings)[:alone]
+        begun = create_dialogues(topics(number), list(theirs_by), settings)[:alone]
         began = time.perf_counter()
         parts = [[d] for d in begun] if alone else [begun]
         tokens = sum(plain_dialogues(theirs_by, part, settings, texts) for part in parts)
@@ -192,8 +192,8 @@ def rating(engines, texts, number: int, repeats: int, prompt: Path) -> list:
     engine = next(iter(engines.values()))
     settings = Dialogues(turns=8, seeds_per_topic=1, candidate_turns=[])
     with tempfile.TemporaryDirectory() as folder:
-        begun = begin_dialogues(topics(number), list(engines), settings)
-        hold_dialogues(engines, begun, settings, texts, 0, Path(folder), Path(folder))
+        begun = create_dialogues(topics(number), list(engines), settings)
+        run_dialogues(engines, begun, settings, texts, 0, Path(folder), Path(folder))
         dialogues = read_records(Path(folder) / "dialogues.jsonl")
     template = prompt.read_text(encoding="utf-8")
     groups = [rating_questions(dialogue, template) for dialogue in dialogues]

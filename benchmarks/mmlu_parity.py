@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from expertchat.answers.artifact import LOGPROBS
+from expertchat.answers.artifact import LOGPROBS, score_answers
 from expertchat.answers.asking import answer_questions, read_asked
 from expertchat.answers.prompts import answer_texts, prompt
 from expertchat.engine.interface import Source
@@ -139,6 +139,7 @@ def compare(
     with tempfile.TemporaryDirectory() as kept:
         asked = read_asked(data, "test", asking)
         answers = answer_questions(engine, asked, asking, Path(kept), architecture)
+    answers = score_answers(answers, asking)
     engine.close()
     found = Comparison(architecture, formulation, len(answers), cut=int(answers["cut"].sum()))
     if sorted(run.samples) != subjects:

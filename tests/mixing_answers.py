@@ -1,15 +1,18 @@
-"""Answers of models whose skill is known, as stage answers writes them."""
+"""Answers of models with known skills, as `read_answers` returns them."""
 
 import numpy as np
 import pandas as pd
+from expertchat.answers.artifact import LOGPROBS, score_answers
 from expertchat.mixture.table import AnswerTable, build_table
 from expertchat.questions.artifact import LETTERS
+from expertchat.settings.mmlu import Asking
 
 SUBJECTS = ("astronomy", "botany", "cooking", "diving")
 
 
 def questions(subjects=SUBJECTS, each=40, seed=0, words=None) -> pd.DataFrame:
-    """`each` questions a subject with gold answers by chance; `words[k]` stand in subject k's."""
+    """`each` questions per subject with random gold answers; `words[k]` start subject k's
+    questions."""
     gold = np.random.default_rng(seed).integers(4, size=len(subjects) * each)
     rows = [
         {
@@ -28,18 +31,17 @@ def answered(asked: pd.DataFrame, scores: np.ndarray, val: bool = False, mass=1.
     """The answers of a model whose probabilities are the softmax of `scores`, [questions, 4]."""
     p = np.exp(scores - scores.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    frame = asked.assign(prediction=p.argmax(1), mass=mass)
-    for place, letter in enumerate(LETTERS):
-        frame[f"p_{letter}"] = p[:, place]
-        frame[f"logprob_{letter}"] = np.log(p[:, place] * mass)
+    logprobs = dict(zip(LOGPROBS, np.log(p * mass).T, strict=True))
+    frame = score_answers(asked.assign(mass=mass, **logprobs), Asking())
     return frame.assign(also_in_test=False) if val else frame
 
 
 def calibrated_scores(gold, skill, generator, temperature=1.0) -> np.ndarray:
-    """Scores whose softmax, at `temperature` 1, is the true posterior of the gold answer.
+    """Scores with a softmax that, at `temperature` 1, is the true posterior of the gold answer.
 
     With score s = a * onehot(gold) + sqrt(a) * normal, the posterior of gold is softmax(s): the
-    likelihood ratio of two normals of mean a and 0 and variance a. `skill` a: one, or one a question.
+    likelihood ratio of two normals of mean a and 0 and variance a. `skill` a: a number, or one per
+    question.
     """
     skill = np.broadcast_to(skill, len(gold))[:, None]
     noise = generator.normal(size=(len(gold), 4))
@@ -47,7 +49,7 @@ def calibrated_scores(gold, skill, generator, temperature=1.0) -> np.ndarray:
 
 
 def model_answers(asked, skills, seed=0, val=False, temperatures=None) -> dict[str, pd.DataFrame]:
-    """{m0, m1, ..}: one model a row of `skills` [models, subjects], as `calibrated_scores` has it."""
+    """{m0, m1, ..}: one model per row of `skills` [models, subjects], as in `calibrated_scores`."""
     generator, found = np.random.default_rng(seed), {}
     subjects = sorted(set(asked["subject"]))
     places = [subjects.index(name) for name in asked["subject"]]

@@ -1,7 +1,7 @@
-"""A small experiment, written by hand: the files of every stage, with figures that are easy to check.
+"""A small experiment written by hand: the files of every stage, with figures that are easy to check.
 
-Held-out topics are sailing-00 and sailing-01. In round n (0: base) every dialogue on them is rated
-4 + n and 6 + n in all categories, by either rater. All else is written beside the code that writes it.
+The held-out topics are sailing-00 and sailing-01. In round n (0: base) both raters rate the dialogues on
+them 4 + n and 6 + n in all categories. The other values are described where they are written.
 """
 
 import json
@@ -26,11 +26,11 @@ from expertchat.questions.sources import describe, write_splits
 from expertchat.ratings.artifact import ANCHOR_SCHEMA, RATING_SCHEMA, TEXT_SCHEMA, write_table
 from expertchat.records import without_nan, write_records
 from expertchat.reliability.measures import measure
-from expertchat.topics.writing import figures
+from expertchat.topics.writing import diversity_summary
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBJECTS = ("carpentry", "sailing")
-COUNTS = {"dev": 5, "test": 4, "val": 5}  # questions a subject
+COUNTS = {"dev": 5, "test": 4, "val": 5}  # questions per subject
 FACTS = {
     "seconds": 2.5,
     "finished": "2026-01-02T03:04:05Z",
@@ -51,7 +51,7 @@ def small_config(names=("llama", "mixtral"), **changes) -> dict:
 
 
 def asking_config(names=("a", "b", "c"), **changes) -> dict:
-    """An experiment in which nobody talks: the models, by these names, answer questions."""
+    """An experiment without dialogues: models with these names answer questions."""
     whole = small_config()
     llama = whole["models"]["llama"]
     config = {key: whole[key] for key in ("prompts", "world", "mmlu", "ratings")}
@@ -61,8 +61,10 @@ def asking_config(names=("a", "b", "c"), **changes) -> dict:
 def write_experiment(
     store: Path, config: dict, said: str = "I cut the rope at noon.", subjects=SUBJECTS
 ):
-    """(settings, artifacts) as stage report gets them; every model always says `said`, and the questions
-    are on `subjects`."""
+    """(settings, artifacts) as stage report receives them.
+
+    Every turn and reply has the text `said`; the questions are on `subjects`.
+    """
     plan = make_plan(read_experiment(config, ROOT), ROOT)
     (report,) = [recipe for recipe in plan.recipes.values() if recipe.stage == "report"]
     settings, inputs = report.settings, report.inputs
@@ -105,7 +107,8 @@ def _topics(folder: Path, settings: dict, place: int, said: str) -> None:
     rejected = [{"topic": said, "subject": "sailing", "author": "llama", "reason": "duplicate"}]
     rejected[0] |= {"like": said, "similarity": 1.0}
     write_records(folder / "rejected.jsonl", rejected)
-    (folder / "diversity.json").write_text(json.dumps(figures(topic_list(), rejected)), encoding="utf-8")
+    text = json.dumps(diversity_summary(topic_list(), rejected))
+    (folder / "diversity.json").write_text(text, encoding="utf-8")
 
 
 def _reply(speaker: str, said: str) -> dict:
@@ -156,7 +159,7 @@ def _ratings(folder: Path, settings: dict, place: int, said: str) -> None:
 
 
 def _reliability(folder: Path, settings: dict, place: int, said: str) -> None:
-    """What the stage measures on the ratings of its round."""
+    """The measures of stage reliability on the ratings of its round."""
     with tempfile.TemporaryDirectory() as temporary:
         folders = [Path(temporary, str(i)) for i in range(2)]
         for i, ratings in enumerate(folders):
@@ -201,7 +204,7 @@ def _replies(folder: Path, settings: dict, place: int, said: str) -> None:
 
 
 def _questions(folder: Path, settings: dict, place: int, said: str) -> None:
-    """Four questions a subject in test and five in val, of which carpentry's last stands in test too."""
+    """Four test and five val questions per subject; carpentry's last val question is also in test."""
     splits = {
         split: [
             {
@@ -224,12 +227,13 @@ def repeated(subject: str, split: str, index: int) -> bool:
 
 
 def answer_table(subjects, model: int, number: int, split: str = "test") -> pd.DataFrame:
-    """What the model in place `model` answers after `number` rounds, in stage answers' columns.
+    """The answers of the model with index `model` after `number` rounds, in stage answers' columns.
 
-    Every second subject is like carpentry: all models know the first two questions of four, and in the
-    others each prefers a wrong answer of its own only just, so that their mean is right. The others are
-    like sailing: models in even places know the first two, models in odd places the last two, and either
-    is surer of what it has wrong. Once tuned, each knows one more of sailing's.
+    Subjects with an even index are like carpentry: all models know the first two of four questions; on
+    the others each slightly prefers a different wrong answer, so that the mean of the models is right.
+    Subjects with an odd index are like sailing: models with an even index know the first two questions,
+    models with an odd index the last two, and both are more confident in their wrong answers. After
+    tuning, each model knows one more question on sailing.
     """
     rows = []
     for place, subject in enumerate(subjects):
@@ -247,7 +251,7 @@ def answer_table(subjects, model: int, number: int, split: str = "test") -> pd.D
                 p = [0.5, 0.2, 0.2, 0.1] if right else [0.04, 0.9, 0.03, 0.03]
             p = np.roll(p, gold)
             row = {"subject": subject, "index": index, "question": f"{subject} {split} {index}?"}
-            row |= dict(zip("ABCD", ["one", "two", "three", "four"], strict=True))
+            row |= dict(zip("ABCD", "1234", strict=True))  # one character: nothing to normalize
             row |= {"gold": gold, "prediction": int(p.argmax()), "shots": 5, "shortened": False}
             row |= {f"logprob_{x}": np.log(0.9 * p[k]) for k, x in enumerate("ABCD")}
             row |= {f"p_{x}": p[k] for k, x in enumerate("ABCD")} | {"mass": 0.9}
@@ -273,7 +277,7 @@ def _answers(folder: Path, settings: dict, place: int, said: str) -> None:
 
 
 def _mmlu(folder: Path, settings: dict, place: int, said: str) -> None:
-    """What stage mmlu writes of these answers, less the files whose names hold the models' names."""
+    """The files of stage mmlu for these answers, except those that are named after models."""
     after = answer_tables(settings, place)
     found = scores(after, answer_tables(settings, 0) if place else None)
     section = settings["experiment"]["mmlu"]
@@ -285,7 +289,7 @@ def _mmlu(folder: Path, settings: dict, place: int, said: str) -> None:
 
 @cache
 def fits_of(models: tuple[str, ...], subjects: tuple[str, ...], number: int) -> dict:
-    """The mixtures fitted on the models' answers to val after `number` rounds."""
+    """The mixtures fitted on the models' answers to the val split after `number` rounds."""
     settings = {"models": models, "subjects": subjects}
     return fit_mixtures(answer_tables(settings, number, "val"), HARNESS, 0)
 

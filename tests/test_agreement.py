@@ -1,4 +1,4 @@
-"""Alpha and ICC(2,k): published examples, a library of others, and what a bootstrap needs of sums."""
+"""Alpha and ICC(2,k): published examples, the package krippendorff, and sums for a bootstrap."""
 
 import krippendorff
 import numpy as np
@@ -34,7 +34,7 @@ def test_icc_of_shrout_and_fleiss_example():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_alpha_equals_the_librarys_with_gaps_and_continuous_scores(seed):
+def test_alpha_equals_the_packages_with_gaps_and_continuous_scores(seed):
     generator = np.random.default_rng(seed)
     values = generator.normal(size=(30, 1)) + generator.normal(size=(30, 4))
     values[generator.random(values.shape) < 0.4] = np.nan
@@ -57,7 +57,7 @@ def test_a_lenient_rater_costs_agreement():
     assert float(icc(icc_terms(shifted).sum(0))) < 0.7
 
 
-def test_scores_that_do_not_vary_have_neither():
+def test_scores_that_do_not_vary_have_neither_coefficient():
     constant = np.full((5, 3), 4.0)
     with np.errstate(invalid="ignore"):
         assert np.isnan(alpha_of(constant - 4)) and np.isnan(float(icc(icc_terms(constant - 4).sum(0))))

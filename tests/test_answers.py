@@ -1,16 +1,24 @@
-"""Answers to multiple-choice questions: what is asked, what is kept, what they come to."""
+"""Answers to multiple-choice questions: what is asked, what is stored, how it is scored."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import save_random_model
-from expertchat.answers.artifact import LOGPROBS, PROBABILITIES
+from expertchat.answers.artifact import (
+    ANSWERS,
+    LOGPROBS,
+    PROBABILITIES,
+    TOKENS,
+    UNCONDITIONAL,
+    normalized_scores,
+    read_answers,
+    score_answers,
+)
 from expertchat.answers.asking import (
     answer_questions,
     answer_subject,
     read_asked,
-    scores,
     shard_of_subjects,
 )
 from expertchat.answers.prompts import answer_texts, prompt
@@ -42,7 +50,7 @@ def folder(tmp_path):
 
 
 def plain_logprob(engine, text, answer):
-    """An answer's log-probability by one forward pass of its own."""
+    """An answer's log-probability by a separate forward pass."""
     before, whole = (engine.tokenizer.encode(t) for t in (text, text + answer))
     with torch.no_grad():
         logprobs = engine.model(torch.tensor([whole])).logits[0].log_softmax(-1)
@@ -58,20 +66,20 @@ def test_a_real_model_answers_as_plain_forward_passes_say(engine, formulation):
         plain = [plain_logprob(engine, text, answer) for answer in answer_texts(item, asking)]
         assert table.loc[i, LOGPROBS].to_numpy(float) == pytest.approx(plain, abs=1e-4)
         assert table.loc[i, "mass"] == pytest.approx(np.exp(plain).sum(), rel=1e-3)
-    assert np.allclose(table[PROBABILITIES].sum(axis=1), 1)
+    assert np.allclose(score_answers(table, asking)[PROBABILITIES].sum(axis=1), 1)
     assert table["gold"].tolist() == [1, 1, 1] and table["shots"].tolist() == [3, 3, 3]
     assert not table["shortened"].any()
 
 
+def cloze(normalization):
+    return Asking(formulation="cloze", normalization=normalization, shots=3)
+
+
 def test_scores_as_olmes_defines_them(engine):
-    tables = {
-        n: answer_subject(engine, "art", SHOTS, ITEMS, Asking(formulation="cloze", normalization=n))
-        for n in ("none", "characters", "tokens", "unconditional")
-    }
-    raw = tables["none"][LOGPROBS].to_numpy()
-    found = {
-        n: scores(table, Asking(formulation="cloze", normalization=n)) for n, table in tables.items()
-    }
+    table = answer_subject(engine, "art", SHOTS, ITEMS, cloze("unconditional"))
+    raw = table[LOGPROBS].to_numpy()
+    names = ("none", "characters", "tokens", "unconditional")
+    found = {n: normalized_scores(table, cloze(n)) for n in names}
     assert np.allclose(found["none"], raw)
     assert np.allclose(found["characters"], raw / [4, 4, 3, 15], atol=1e-4)
     encode = engine.tokenizer.encode
@@ -79,8 +87,33 @@ def test_scores_as_olmes_defines_them(engine):
     assert np.allclose(found["tokens"], raw / counts, atol=1e-4)
     alone = [plain_logprob(engine, "Answer:", f" {c}") for c in CHOICES]
     assert np.allclose(found["unconditional"], raw - alone, atol=1e-4)
-    for name, table in tables.items():
-        assert (table["prediction"] == found[name].argmax(1)).all()
+    for name in names:
+        assert (score_answers(table, cloze(name))["prediction"] == found[name].argmax(1)).all()
+
+
+def test_normalizations_are_chosen_when_answers_are_read(engine, folder, tmp_path):
+    """Stored answers have no probabilities, but all that none, characters and tokens need."""
+    work = tmp_path / "work"
+    work.mkdir()
+    asked = read_asked(folder, "test", cloze("none"))
+    table = answer_questions(engine, asked, cloze("none"), work)
+    assert not {*PROBABILITIES, "prediction", *UNCONDITIONAL} & set(table) and {*TOKENS} <= set(table)
+    other = tmp_path / "other"
+    other.mkdir()
+    pd.testing.assert_frame_equal(answer_questions(engine, asked, cloze("tokens"), other), table)
+    table.to_parquet(tmp_path / ANSWERS)
+    raw = table[LOGPROBS].to_numpy()
+    by = {n: read_answers([tmp_path], cloze(n)) for n in ("none", "characters", "tokens")}
+    assert (by["none"]["prediction"] == raw.argmax(1)).all()
+    assert (by["characters"]["prediction"] == (raw / [4, 4, 3, 15]).argmax(1)).all()
+    assert (by["tokens"]["prediction"] == (raw / table[TOKENS].to_numpy()).argmax(1)).all()
+    weights = np.exp(raw / table[TOKENS].to_numpy())
+    assert np.allclose(by["tokens"][PROBABILITIES], weights / weights.sum(1, keepdims=True))
+    with pytest.raises(UserError, match=r"^mmlu\.normalization: unconditional; .* choose another"):
+        read_answers([tmp_path], cloze("unconditional"))
+    table.drop(columns=TOKENS).to_parquet(tmp_path / ANSWERS)
+    with pytest.raises(UserError, match=r"^mmlu\.normalization: tokens; .* server does not report"):
+        read_answers([tmp_path], cloze("tokens"))
 
 
 def test_a_prompt_that_is_too_long_loses_solved_questions_and_then_its_beginning(engine):
@@ -115,7 +148,7 @@ def test_finished_subjects_are_not_asked_again(engine, folder, tmp_path):
     asked = read_asked(folder, "test", Asking())
 
     class Stops:
-        """The engine, until its second subject."""
+        """The engine, which is interrupted at its second subject."""
 
         def __init__(self):
             self.asked, self.context_tokens, self.lengths = 0, engine.context_tokens, engine.lengths
@@ -128,23 +161,23 @@ def test_finished_subjects_are_not_asked_again(engine, folder, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         answer_questions(Stops(), asked, Asking(), tmp_path)
-    going_on = Stops()
-    table = answer_questions(going_on, asked, Asking(), tmp_path)
-    assert going_on.asked == 1
-    (tmp_path / "anew").mkdir()
-    anew = answer_questions(engine, asked, Asking(), tmp_path / "anew")
-    pd.testing.assert_frame_equal(table, anew)
+    resumed = Stops()
+    table = answer_questions(resumed, asked, Asking(), tmp_path)
+    assert resumed.asked == 1
+    (tmp_path / "again").mkdir()
+    again = answer_questions(engine, asked, Asking(), tmp_path / "again")
+    pd.testing.assert_frame_equal(table, again)
     assert list(zip(table["subject"], table["index"], strict=True)) == [
         (subject, index) for subject in ("art", "sailing") for index in range(3)
     ]
 
 
-def test_questions_of_val_that_stand_in_any_test_are_marked(engine, folder, tmp_path):
+def test_questions_of_val_that_are_in_any_test_file_are_marked(engine, folder, tmp_path):
     shared = [[text, *CHOICES, "A"] for text in ("art 0?", "Sailing  2?")]
     write(question_path(folder, "val", "art"), shared)
     write(question_path(folder, "val", "sailing"), [["a new one?", *CHOICES, "A"]])
     asked = read_asked(folder, "val", Asking())
-    assert {name: each.also_in_test for name, each in asked.items()} == {
+    assert {name: part.also_in_test for name, part in asked.items()} == {
         "art": [True, True],
         "sailing": [False],
     }
@@ -152,7 +185,7 @@ def test_questions_of_val_that_stand_in_any_test_are_marked(engine, folder, tmp_
     assert table["also_in_test"].tolist() == [True, True, False]
 
 
-def test_what_is_missing_is_told_before_a_model_is_loaded(folder):
+def test_missing_files_are_found_before_a_model_is_loaded(folder):
     assert len(read_asked(folder, "test", Asking(limit=2))["art"].items) == 2
     question_path(folder, "val", "art").unlink()
     with pytest.raises(UserError, match=r"art_val\.csv: no such file"):
@@ -162,7 +195,7 @@ def test_what_is_missing_is_told_before_a_model_is_loaded(folder):
         read_asked(folder, "test", Asking(shots=2))
 
 
-def test_shards_have_about_as_many_questions_each():
+def test_shards_have_similar_numbers_of_questions():
     sizes = {"law": 1500, "art": 100, "sailing": 700, "tea": 750}
     assert [shard_of_subjects(sizes, k, 2) for k in range(2)] == [["law"], ["art", "sailing", "tea"]]
     dealt = [name for k in range(3) for name in shard_of_subjects(sizes, k, 3)]
@@ -173,17 +206,19 @@ def test_a_model_whose_numbers_overflow_has_no_prediction(engine):
     with torch.no_grad():
         engine.model.lm_head.weight[0] = torch.inf
     for formulation in ("letter", "cloze"):
-        with pytest.raises(UserError, match=r"^art, question 0: .* no finite .* \(3 such .* float16"):
+        with pytest.raises(UserError, match=r"^art, question 0: .* not finite \(3 questions .* float16"):
             answer_subject(engine, "art", SHOTS, ITEMS, Asking(formulation=formulation))
 
 
-def test_more_shards_than_subjects_are_told_before_a_model_is_loaded(folder):
+def test_more_shards_than_subjects_are_found_before_a_model_is_loaded(folder):
     assert len(read_asked(folder, "test", Asking(), (1, 2))) == 1
-    with pytest.raises(UserError, match=r"^mmlu\.shards: 3; there are only 2 subjects"):
+    with pytest.raises(
+        UserError, match=r"^mmlu\.shards: 3; each shard needs a subject, and there are only 2"
+    ):
         read_asked(folder, "test", Asking(), (0, 3))
 
 
-def test_a_model_that_names_its_context_otherwise_loses_shots_as_well(tokenizer, tmp_path):
+def test_shots_are_dropped_by_a_context_length_of_another_name(tokenizer, tmp_path):
     save_random_model("mpt", tokenizer, tmp_path, max_seq_len=150)
     engine = LocalEngine(tmp_path, Load(), 4)
     assert engine.context_tokens == 150

@@ -1,4 +1,4 @@
-"""Topics that give questions away are found, and topics that only sound like a test are not."""
+"""Topics that leak questions are found, and topics that only sound like a test are not."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ GUARD = QuestionGuard(QUESTIONS, run=8, limit=0.7)
         # eight words in a row of a question, and of a question with its right answer
         ("Why a tenant who leaves without notice owes the landlord money", 0),
         ("Who owes the landlord rent until the end of the term", 0),
-        ("What is an escrow account, and who holds it?", 1),  # a short question whole
+        ("What is an escrow account, and who holds it?", 1),  # contains a complete short question
         ("How an enzyme lowers energy of activation, which best describes", None),  # in another order
         ("Which of the following describes how an enzyme lowers energy of activation", 2),  # nearly
         ("Seven words: tenant who leaves without notice owes the bank", None),

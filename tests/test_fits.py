@@ -23,7 +23,7 @@ def fits():
     return fit_mixtures(val_answers(), CATEGORIES, 0)
 
 
-def test_every_method_is_there_with_its_cross_validated_scores(fits):
+def test_every_method_has_cross_validated_scores(fits):
     assert list(fits["methods"]) == [method.name for method in METHODS]
     for name, fitted in fits["methods"].items():
         assert 0.2 < fitted["val_accuracy"] <= 1 and fitted["val_log_loss"] > 0
@@ -37,16 +37,16 @@ def test_the_best_is_chosen_by_val(fits):
     top = max(one["val_accuracy"] for one in fitted.values())
     assert fitted[fits["best_fitted"]]["val_accuracy"] == top
     assert fits["methods"][fits["best"]]["val_accuracy"] >= top
-    # who knows what depends on the subject, so one of the methods that see it must have won
+    # which model knows more depends on the subject, so a method that reads the subject must be best
     assert "subject" in fits["best_fitted"] or fits["best_fitted"] in ("question_gate", "confidence")
 
 
-def test_questions_that_stand_in_test_are_left_out():
+def test_questions_that_are_in_test_too_are_left_out():
     marked, poisoned = val_answers(), val_answers()
     rows = [0, 5, 20]
     for frame in marked.values():
         frame.loc[rows, "also_in_test"] = True
-    for frame in poisoned.values():  # what is left out may say anything
+    for frame in poisoned.values():  # rows that are left out may contain anything
         frame.loc[rows, "also_in_test"] = True
         frame.loc[rows, ["p_A", "p_B", "p_C", "p_D"]] = [1.0, 0, 0, 0]
         frame.loc[rows, "gold"] = 0
@@ -56,13 +56,15 @@ def test_questions_that_stand_in_test_are_left_out():
     assert json.dumps(fits, default=np.ndarray.tolist) == json.dumps(same, default=np.ndarray.tolist)
 
 
-def test_answers_that_are_not_to_val_are_refused():
+def test_answers_to_another_split_than_val_are_refused():
     answers = {name: frame.drop(columns="also_in_test") for name, frame in val_answers().items()}
-    with pytest.raises(UserError, match=r"^m0's answers have no column also_in_test: they are not to"):
+    with pytest.raises(
+        UserError, match=r"^m0's answers have no column also_in_test, so they are not ans"
+    ):
         fit_mixtures(answers, {}, 0)
 
 
-def test_what_is_written_is_read_and_a_person_can_read_the_weights(fits, tmp_path):
+def test_fits_are_read_as_written_and_the_json_shows_the_weights(fits, tmp_path):
     write_fits(tmp_path, fits)
     read = read_fits(tmp_path)
     plain = json.loads((tmp_path / FITS).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Each flag has cases that it is for, and near misses that it must leave alone."""
+"""Each flag has cases that it must find, and near misses that it must not flag."""
 
 import pytest
 from expertchat.dialogues.artifact import FLAGS
@@ -167,7 +167,7 @@ def test_an_empty_turn(text):
         ("Rye is best.", None, False),
         ('She said "rye."', None, False),
         ("It needs **time.**", None, False),
-        ("I learned from Dr.", None, False),  # the last full stop is taken for an end
+        ("I learned from Dr.", None, False),  # the last full stop counts as a sentence end
         ("The steps are:\n1.", None, True),
         ("最も良い。", None, False),
     ],
@@ -219,7 +219,7 @@ def test_trimming_to_the_last_sentence(text, trimmed):
     assert trim_to_sentence(trimmed) == trimmed
 
 
-def test_a_long_turn_takes_no_long_time():
+def test_a_long_turn_is_flagged_quickly():
     assert flags_of("word " * 3 + " ".join(f"a{i}" for i in range(3000)) + ".", "stop") == []
 
 

@@ -1,8 +1,9 @@
-"""Ways of mixing: answers worked out by hand, and what must hold of any."""
+"""Methods of mixing: results worked out by hand, and properties of every method."""
 
 import numpy as np
 import pytest
 from expertchat.mixture import choices, gates, pools, stacking
+from expertchat.mixture.constants import ORACLE, ROW_NAMES, TITLES
 from expertchat.mixture.methods import BY_NAME, CHOICE, FITTED, FIXED, METHODS
 from expertchat.mixture.text import describe_text, fit_text
 from mixing_answers import SUBJECTS, skilled_table, table_of
@@ -43,7 +44,7 @@ def test_log_linear_by_hand():
     assert mixed_by("log_linear", HAND)[0] == pytest.approx(roots / roots.sum())
 
 
-def test_a_majority_wins_and_the_mean_decides_between_equals():
+def test_a_majority_wins_and_the_mean_breaks_ties():
     one, other = [0.9, 0.1, 0, 0], [0.2, 0.8, 0, 0]
     assert pools.votes(np.array([[one], [other]])).argmax(1) == [0]
     assert pools.votes(np.array([[one], [other], [[0.45, 0.55, 0, 0]]])[:, :]).argmax(1) == [1]
@@ -62,15 +63,15 @@ def test_the_temperature_of_a_calibrated_model_is_recovered():
     assert table.temperatures == pytest.approx([0.4, 1.0, 2.5], rel=0.07)
 
 
-def test_a_model_that_is_always_right_keeps_some_doubt():
+def test_a_model_that_is_always_right_is_not_sharpened_to_certainty():
     p = np.full((1, 20, 4), 0.1)
     p[:, :, 0] = 0.7
     sharpened = pools.tempered(np.log(p), pools.fit_temperatures(np.log(p), np.zeros(20, int)))
-    # one question in 21 stands for doubt, a quarter of it for each answer
+    # label smoothing: the weight of one question in 21, a quarter of it for each answer
     assert sharpened[0, 0] == pytest.approx(np.array([20.25, 0.25, 0.25, 0.25]) / 21)
 
 
-def test_the_choices_are_those_with_most_right_answers():
+def test_the_chosen_models_have_the_most_right_answers():
     right, wrong = [0.4, 0.2, 0.2, 0.2], [0.1, 0.7, 0.1, 0.1]
     p = [[right, right, wrong, wrong, wrong], [wrong, right, right, right, wrong]]
     table = table_of(p, [0] * 5, subject=["art", "art", "biology", "biology", "chess"])
@@ -85,7 +86,7 @@ def test_the_choices_are_those_with_most_right_answers():
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 class TestEveryMethod:
-    """What must hold of any method, at any point of its grid."""
+    """Properties of every method, at any point of its grid."""
 
     def test_gives_probabilities_and_does_not_read_the_gold(self, method):
         val, test = described(skilled_table(SKILLS, 10), skilled_table(SKILLS, 15, seed=1))
@@ -107,11 +108,11 @@ class TestEveryMethod:
         assert turned == pytest.approx(p, abs=2e-3)  # the optimisers' tolerance
 
     def test_mixes_models_that_are_equal_into_that_model(self, method):
-        # equal models cannot be told apart: what is left is their own answers
+        # equal models get equal weights, so the mixture has their own answers
         [one] = described(skilled_table(SKILLS[:1], 30))
         twice = one.only([0, 0, 0])
         p = method.mix(method.fit(twice, method.grid[-1]), twice)
-        if method.name != "subject_stacking":  # which sharpens by subject
+        if method.name != "subject_stacking":  # it sharpens by subject
             agrees = p.argmax(1) == one.p[0].argmax(1)
             assert agrees.mean() > (0.9 if "stacking" in method.name else 0.999)  # a letter bias
 
@@ -119,6 +120,12 @@ class TestEveryMethod:
         assert method.kind in (CHOICE, FIXED, FITTED)
         assert method.purpose[0].isupper() and method.purpose.endswith(".")
         assert BY_NAME[method.name] is method
+
+
+def test_planning_knows_the_names_and_titles_of_all_methods():
+    assert {method.name: method.title for method in METHODS} == TITLES
+    assert list(BY_NAME) == list(TITLES)
+    assert {*TITLES, *TITLES.values(), ORACLE} == ROW_NAMES
 
 
 def vars_of(table):
@@ -132,7 +139,7 @@ def test_global_weights_find_the_skilled_model():
     assert found[0, 0] > 0.9
 
 
-def test_a_model_given_twice_takes_no_more_than_its_own_share():
+def test_a_model_given_twice_gets_the_weight_of_one():
     table = skilled_table(SKILLS, each=200)
     single = gates.fit_gate(table, {"models": 1e-4})
     double = gates.fit_gate(table.only([0, 1, 2, 2]), {"models": 1e-4})
@@ -141,7 +148,7 @@ def test_a_model_given_twice_takes_no_more_than_its_own_share():
     assert two[:2] == pytest.approx(one[:2], abs=0.02)
 
 
-def test_heavy_shrinkage_leaves_the_weights_above():
+def test_strong_shrinkage_gives_the_weights_of_the_level_above():
     table = skilled_table(SKILLS, categories={"astronomy": "sky", "botany": "earth"})
     equal = weights_of(gates.fit_gate(table, {"models": 1e9}), table)
     assert equal == pytest.approx(1 / 3)
@@ -162,7 +169,7 @@ def test_a_subject_that_was_not_fitted_gets_its_categorys_weights():
     assert weights_of(parameters, new)[:, 0] == pytest.approx(expected / expected.sum())
 
 
-def test_the_gate_follows_the_mass_where_it_tells_who_knows():
+def test_the_gate_follows_the_mass_if_it_shows_which_model_knows():
     generator = np.random.default_rng(0)
     gold, first = generator.integers(4, size=200), generator.random(200) < 0.5
     right, wrong = 0.1 + 0.6 * np.eye(4)[gold], 0.1 + 0.6 * np.eye(4)[(gold + 1) % 4]
@@ -191,7 +198,7 @@ def test_gradients_are_those_of_the_losses():
 
 
 def test_stacking_of_independent_calibrated_models_adds_their_evidence():
-    # p_m are posteriors of independent evidence under even priors: the joint posterior is their product
+    # p_m are posteriors of independent evidence under equal priors: the joint posterior is their product
     table = skilled_table([[1.0] * 4, [1.0] * 4], each=3_000, temperatures=[0.5, 3.0])
     parameters = stacking.fit_stacking(table, {"models": 1e-3})
     assert parameters["weights"] == pytest.approx([1.0, 1.0], abs=0.1)
@@ -202,9 +209,9 @@ def test_stacking_unlearns_a_preference_for_a_letter():
     table = skilled_table([[1.0] * 4], each=1_000)
     scores = table.log_p + np.array([0, 0, 0, 1.5])  # says D too often
     p = np.exp(scores) / np.exp(scores).sum(2, keepdims=True)
-    leaning = table_of(p, table.gold, table.subject)
-    better = mixed_by("stacking", leaning).argmax(1) == table.gold
-    assert better.mean() > leaning.right.mean() + 0.02
+    biased = table_of(p, table.gold, table.subject)
+    better = mixed_by("stacking", biased).argmax(1) == table.gold
+    assert better.mean() > biased.right.mean() + 0.02
     assert better.mean() == pytest.approx(table.right.mean(), abs=0.01)
 
 
@@ -224,8 +231,8 @@ def test_similar_questions_have_similar_features():
     assert not describe_text(fit_text(texts, 0), ["?!"]).any()
 
 
-def test_other_features_may_take_the_place_of_words():
+def test_other_features_can_replace_words():
     table = skilled_table(SKILLS, 5)
     assert table.described(np.ones((20, 7))).text.shape == (20, 7)
-    with pytest.raises(ValueError, match="features of 3 questions, where there are 20"):
+    with pytest.raises(ValueError, match="features of 3 questions for a table of 20"):
         table.described(np.ones((3, 7)))

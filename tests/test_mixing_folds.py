@@ -1,4 +1,4 @@
-"""Cross-validation within val: what it measures is what a fit is worth, not how well it remembers."""
+"""Cross-validation within val measures how a fit does on new questions, not how well it remembers."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,9 @@ def test_folds_are_even_in_each_subject():
 
 
 def test_too_few_questions():
-    with pytest.raises(UserError, match=r"^4 val questions are left .*; 5 are needed: raise"):
+    with pytest.raises(
+        UserError, match=r"^mixtures are fitted on at least 5 val questions, and 4 can be used: raise"
+    ):
         make_folds(np.array(["art"] * 4), 0)
 
 
@@ -52,7 +54,7 @@ def test_every_question_is_judged_by_a_fit_without_it():
 
 
 def test_a_hyperparameter_is_never_chosen_by_the_fold_that_it_is_judged_on():
-    """A grid of pure guesses: chosen with the judged fold in sight, it would look better than chance."""
+    """A grid of random guesses would look better than chance if it were chosen with the judged fold."""
     generator = np.random.default_rng(0)
     table = skilled_table([[0.0] * 4], each=100)
     guesses = {}
@@ -75,28 +77,28 @@ def test_a_hyperparameter_is_never_chosen_by_the_fold_that_it_is_judged_on():
     assert found.log_loss > naive + 0.06 and found.log_loss == pytest.approx(chance, abs=0.08)
 
 
-def test_cross_validation_foretells_the_test_accuracy():
-    """Nothing is to be had from mixing models that guess, and nothing is promised."""
+def test_cross_validation_predicts_the_test_accuracy():
+    """Mixing models that guess gains nothing, and cross-validation does not predict a gain."""
     for skill, least, most in ((0.0, 0.17, 0.33), (1.0, 0.6, 0.86)):
         val, test = (skilled_table([[skill] * 4] * 3, each=75, seed=s) for s in (0, 1))
         for name in ("weights", "subject_weights", "stacking", "subject_stacking"):
             found = cross_validate(BY_NAME[name], splits_of(val))
             reached = (found.method.mix(found.parameters, test).argmax(1) == test.gold).mean()
-            assert least < found.accuracy < most  # three standard errors about what can be had
+            assert least < found.accuracy < most  # three standard errors around the expected value
             assert found.accuracy < reached + 0.08  # two and a half standard errors of 300 questions
 
 
 def topical(seed, differ, each=60):
-    """Two models in one subject; each knows the questions with the words of one of two topics, where
-    they `differ`, or half of all questions without regard to their words."""
+    """Two models in one subject. If they `differ`, each knows the questions with the words of one of two
+    topics; else each knows half of all questions, independently of their words."""
     asked = questions(("science",), each * 2, seed)
     generator = np.random.default_rng(seed)
     first = generator.random(len(asked)) < 0.5
     words = np.where(first, "planets orbit the sun", "yeast makes the dough rise")
     asked["question"] = [f"{w}, version {k % 7}" for k, w in enumerate(words)]
-    asked["A"] = asked["B"] = asked["C"] = asked["D"] = "said so"
+    asked["A"] = asked["B"] = asked["C"] = asked["D"] = "an answer"
     known = first if differ else generator.random(len(asked)) < 0.5
-    # both look equally sure of what they know and of what they do not
+    # both are equally confident about what they know and what they do not
     right, wrong = np.eye(4)[asked["gold"]], np.eye(4)[(asked["gold"] + 1) % 4]
     scores = [2 * np.where(k[:, None], right, wrong) for k in (known, ~known)]
     frames = {f"m{n}": answered(asked, s + 1e-3 * np.arange(4)) for n, s in enumerate(scores)}
@@ -104,7 +106,7 @@ def topical(seed, differ, each=60):
 
 
 @pytest.mark.parametrize("differ", [True, False])
-def test_the_gate_wins_where_the_words_tell_who_knows_and_only_there(differ):
+def test_the_gate_is_best_only_if_the_words_show_which_model_knows(differ):
     val, test = topical(0, differ), topical(1, differ)
     text = fit_text(val.question.tolist(), 0)
     val, test = (t.described(describe_text(text, t.question.tolist())) for t in (val, test))
@@ -130,7 +132,7 @@ def test_subsets_are_all_of_a_few_models_and_a_sample_of_many():
     assert len(set(many)) == len(many) and many == choose_subsets(10, 0) != choose_subsets(10, 1)
 
 
-def test_the_greedy_order_takes_what_helps_most_first():
+def test_the_greedy_order_adds_the_most_helpful_model_first():
     table = skilled_table([[0.2] * 4, [3, 3, 0, 0], [0, 0, 3, 3]], each=100)
     assert greedy_order(table)[:2] in ([1, 2], [2, 1])
     assert greedy_order(table)[2] == 0

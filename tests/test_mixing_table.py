@@ -1,4 +1,4 @@
-"""Reading several models' answers as one table, and what is wrong with answers that cannot be mixed."""
+"""Several models' answers as one table, and the errors for answers that cannot be mixed."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def frames():
     return model_answers(ASKED, [[1.0, 1.0], [2.0, 0.5]])
 
 
-def test_a_table_is_sorted_and_keeps_what_the_models_said(frames):
+def test_a_table_is_sorted_and_has_all_answers(frames):
     shuffled = {name: frame.sample(frac=1, random_state=1) for name, frame in frames.items()}
     table = build_table(shuffled, {"law": "humanities"})
     assert table.models == ("m0", "m1") and len(table) == 6
@@ -45,9 +45,9 @@ def test_a_question_that_only_one_answered_is_named(frames):
 
 
 @pytest.mark.parametrize("column, value", [("question", "Why?"), ("B", "no"), ("gold", 9)])
-def test_a_question_that_was_put_differently_is_named(frames, column, value):
+def test_a_question_in_different_words_is_named(frames, column, value):
     frames["m1"].loc[4, column] = value
-    with pytest.raises(UserError, match=r"^question 1 of law: m1 was asked other words than m0$"):
+    with pytest.raises(UserError, match=r"^question 1 of law: m1 and m0 were asked in different words$"):
         build_table(frames, {})
 
 
@@ -57,7 +57,7 @@ def test_shards_that_overlap_are_named(frames):
         build_table(frames, {})
 
 
-def test_answers_that_are_no_numbers_are_named(frames):
+def test_answers_that_are_not_numbers_are_named(frames):
     frames["m1"].loc[5, "p_C"] = np.nan
     with pytest.raises(UserError, match=r"^m1 has no finite probabilities for question 2 of law$"):
         build_table(frames, {})

@@ -1,4 +1,4 @@
-"""Stage mixture: the test answers are mixed as val said, and measured against the best single model."""
+"""Stage mixture: test answers are mixed as fitted on val, and compared with the best single model."""
 
 import json
 import subprocess
@@ -16,7 +16,9 @@ from expertchat.pipeline.fingerprints import SCRIPTS, code_fingerprint
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import recipe_path, write_manifest, write_recipe
 from expertchat.records import without_nan
-from mixing_answers import model_answers, questions
+from expertchat.settings.mmlu import Asking
+from expertchat.statistics import tango_interval, wilson_interval
+from mixing_answers import answered, model_answers, questions
 
 SUBJECTS = ("art", "botany", "chess", "diving", "ethics", "fishing", "golf", "history")
 SKILLS = [[4, 0.1] * 4, [0.1, 4] * 4]  # each an expert in half of the subjects
@@ -84,6 +86,20 @@ def test_one_subject_has_no_intervals(fits):
             assert one[key] == [None, None]
 
 
+def test_equal_accuracies_of_all_subjects_have_an_interval(fits):
+    """If every method is always right, all resamples are equal, but that does not prove 100 %."""
+    asked = questions(SUBJECTS, 5, 1)
+    sure = 9 * np.eye(4)[asked["gold"]]
+    answers = {name: answered(asked, sure) for name in ("m0", "m1")}
+    found = score_mixtures(fits, *mix_answers(fits, answers, {}), seed=0)
+    reference = {"best_single", f"model/{found['best_single']}"}
+    for one in found["methods"]:
+        assert one["accuracy"] == 1
+        assert one["interval"] == one["macro_interval"] == list(wilson_interval(40, 40))
+        same = [0, 0] if one["method"] in reference else list(tango_interval(0, 0, 40))
+        assert one["over_best_single_interval"] == same
+
+
 def test_the_best_fitted_mixture_of_experts_beats_the_better_one(scores):
     best = row(scores, scores["best_fitted"])
     assert best["kind"] == "fitted"
@@ -125,7 +141,7 @@ def test_the_table_marks_the_choice_and_shows_published_figures(scores):
     assert text.count(f"| {title} (*) |") == 1
     assert "chosen by cross-validated accuracy on val" in text
     share = 100 * row(scores, scores["best_fitted"])["share_of_oracle"]
-    assert f"It takes {share:.0f} % of the oracle's gain." in text
+    assert f"It has {share:.0f} % of the oracle's gain." in text
     head, _, *lines = text.split("\n\n")[0].splitlines()
     assert head.endswith("| published |")
     ends = {line.split(" |")[0]: line.split("|")[-2].strip() for line in lines}
@@ -151,19 +167,21 @@ def test_the_scores_are_json(scores):
     json.dumps(without_nan(scores), allow_nan=False)
 
 
-def test_published_figures_of_nobody_are_refused(fits, mixed):
-    with pytest.raises(UserError, match=r"^mmlu\.published: gpt; no such model or mixture, known"):
+def test_published_figures_of_an_unknown_name_are_refused(fits, mixed):
+    with pytest.raises(
+        UserError, match=r"^mmlu\.published: 'gpt' is not a model or a mixture; known: m0"
+    ):
         score_mixtures(fits, *mixed, seed=0, published={"gpt": 99.0})
 
 
 def test_other_models_than_those_fitted_are_refused(fits):
     answers = experts(5, 1)
-    with pytest.raises(UserError, match=r"^mixtures were fitted on m0, m1, and cannot mix m1, m0$"):
+    with pytest.raises(UserError, match=r"^the mixtures were fitted on m0, m1 and cannot mix m1, m0$"):
         mix_answers(fits, {"m1": answers["m1"], "m0": answers["m0"]}, {})
 
 
 def run_script(stage, store, settings, inputs):
-    """Runs a stage's script as a job does; the folder of what it made and its reference."""
+    """Runs a stage's script as a job does; returns the artifact's folder and reference."""
     recipe = Recipe(stage, settings, code_fingerprint(stage), inputs)
     write_recipe(store, recipe)
     file = recipe_path(store, recipe.reference)
@@ -174,7 +192,7 @@ def run_script(stage, store, settings, inputs):
 
 
 def save_shards(store, split, answers):
-    """The answers as artifacts of two shards a model: (models' names, references)."""
+    """Writes the answers as artifacts, two shards per model; returns (models' names, references)."""
     names, references = [], []
     for name, frame in answers.items():
         for shard, subjects in enumerate((SUBJECTS[::2], SUBJECTS[1::2])):
@@ -189,7 +207,7 @@ def save_shards(store, split, answers):
 
 def test_the_scripts_from_answers_to_the_table(tmp_path, fits, scores):
     names, val = save_shards(tmp_path, "val", experts(8, 0, val=True))
-    settings = {"models": ["m0", "m1"], "answers": names, "seed": 0}
+    settings = {"models": ["m0", "m1"], "answers": names, "seed": 0, "section": Asking().scored()}
     made, reference = run_script("fits", tmp_path, settings, {"answers": val})
     assert read_fits(made)["methods"].keys() == fits["methods"].keys()
     names, test = save_shards(tmp_path, "test", experts(30, 1))

@@ -1,4 +1,4 @@
-"""What answers come to: the harness's numbers to the digit, both groupings, paired differences."""
+"""Results of answers: the harness's figures to the digit, both groupings, paired differences."""
 
 import json
 import math
@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from expertchat.answers.artifact import (
+    LOGPROBS,
     asked_questions,
     check_complete,
     folders_by_model,
-    read_models,
+    read_checked_answers,
+    score_answers,
 )
 from expertchat.errors import UserError
 from expertchat.mmlu.categories import CATEGORIES, HARNESS, HENDRYCKS, SUBCATEGORIES, harness_order
@@ -26,7 +28,9 @@ from expertchat.pipeline.store import recipe_path, write_manifest, write_recipe
 from expertchat.questions.artifact import list_subjects, question_path, read_split
 from expertchat.questions.sources import describe
 from expertchat.records import without_nan
+from expertchat.settings.mmlu import Asking
 from expertchat.splits import SPLITS
+from expertchat.statistics import Z, tango_interval, wilson_interval
 from test_questions import write
 
 LETTERS = "ABCD"
@@ -39,26 +43,24 @@ SECTION = {
     "overflow": "cut",
     "shards": 1,
 }
+ASKING = Asking.from_section(SECTION)
 
 
 def answer_table(subjects, gold, logprobs, choices=None, shots=2):
-    """A table as stage answers writes it."""
+    """A table as `read_answers` returns it."""
     logprobs = np.array(logprobs, dtype=float)
-    weights = np.exp(logprobs - logprobs.max(1, keepdims=True))
-    p = weights / weights.sum(1, keepdims=True)
     table = pd.DataFrame({"subject": subjects, "question": "?", "gold": gold})
     table["index"] = table.groupby("subject").cumcount()
     for k, letter in enumerate(LETTERS):
         table[letter] = [row[k] for row in choices] if choices else letter
-        table[f"logprob_{letter}"], table[f"p_{letter}"] = logprobs[:, k], p[:, k]
-    return table.assign(
-        prediction=p.argmax(1), shots=shots, shortened=False, mass=np.exp(logprobs).sum(1)
-    )
+    table[LOGPROBS] = logprobs
+    table = table.assign(shots=shots, shortened=False, mass=np.exp(logprobs).sum(1))
+    return score_answers(table, ASKING)
 
 
 def answered(rights, p=0.7):
-    """Answers to subjects {name: "1101"}: gold A, right where 1; the likeliest letter has probability
-    `p`, and the four together the mass 0.5."""
+    """Answers to subjects {name: "1101"}, where 1 is a right answer. Gold is A, the likeliest letter has
+    probability `p`, and the mass is 0.5."""
     rows = [(subject, int(right)) for subject, rights in rights.items() for right in rights]
     other = (1 - p) / 3
     logprobs = [
@@ -125,7 +127,7 @@ def test_every_figure_is_that_of_lm_evaluation_harness_to_the_digit(formulation)
     found = results(table)
     assert found["micro"]["accuracy"] == root["acc,none"]
     assert found["micro"]["stderr"] == root["acc_stderr,none"]
-    assert ours["expertchat"]["deviations"] == ["47 of MMLU's 57 subjects were not asked about"]
+    assert ours["expertchat"]["deviations"] == ["47 of MMLU's 57 subjects were not asked"]
 
 
 def test_other_styles_do_not_pass_as_the_harness():
@@ -151,13 +153,13 @@ def test_dropped_shots_are_a_deviation_and_cut_tokens_are_not():
     table = answered({name: "10" for name in HARNESS})
     table.loc[:2, ["shortened", "shots"]] = [True, 1]
     assert deviations(table, SECTION) == []
-    reason = "3 prompts lost shots, where the harness cuts tokens from the left"
+    reason = "3 prompts lost shots; the harness cuts tokens from the left instead"
     assert deviations(table, SECTION | {"overflow": "drop"}) == [reason]
     found = results(table)
     assert found["shortened"] == 3 and found["shots"] == {"2": 111, "1": 3}
 
 
-def test_subjects_that_are_not_mmlu_stand_apart():
+def test_subjects_that_are_not_of_mmlu_have_a_group_of_their_own():
     table = answered({"anatomy": "1100", "law_of_trees": "10"})
     sizes = {"anatomy": 135, "law_of_trees": 2}
     found = harness_json(table, "m", SECTION, sizes, {})
@@ -206,9 +208,12 @@ def test_micro_macro_and_both_groupings_by_hand():
 
 def test_an_interval_draws_subjects_and_within_a_subject_questions():
     found = results(answered({"anatomy": "1" * 50, "virology": "0" * 50}))
-    assert found["micro"]["interval"] == [0, 1]  # as wide as two subjects of one mind make it
+    assert found["micro"]["interval"] == [0, 1]  # some resamples draw the same subject twice
     assert found["macro"]["interval"] == [0, 1]
-    assert found["by_subject"]["anatomy"]["interval"] == [1, 1]
+    # all resamples of these are equal: Wilson's interval of 50 in 50, and of 0 in 50
+    edge = Z**2 / (50 + Z**2)
+    assert found["by_subject"]["anatomy"]["interval"] == pytest.approx([1 - edge, 1])
+    assert found["by_subject"]["virology"]["interval"] == pytest.approx([0, edge])
     one = results(answered({"anatomy": "10" * 50}))
     assert (
         one["micro"]["interval"] == one["macro"]["interval"] == one["by_subject"]["anatomy"]["interval"]
@@ -231,9 +236,13 @@ def test_a_difference_by_hand():
     assert found["by_subject"]["anatomy"]["p"] == overall["p"]
     assert found["by_subject"]["anatomy"]["p_holm"] == pytest.approx(2 * overall["p"])
     assert found["by_subject"]["virology"]["p_holm"] == 1 and found["subjects_tested"] == 2
-    assert found["by_subject"]["virology"]["interval"] == [0, 0]
+    # no answer changed: Tango's interval of 0 discordant pairs in 4
+    edge = Z**2 / (4 + Z**2)
+    assert found["by_subject"]["virology"]["interval"] == pytest.approx([-edge, edge])
     assert found["macro"]["difference"] == pytest.approx((0.4 + 0) / 2)
-    assert overall["interval"] == pytest.approx([0, 0.4])  # two subjects: each drawn twice, or both
+    assert overall["interval"] == pytest.approx(
+        [0, 0.4]
+    )  # two subjects: one of them drawn twice, or both
     assert found["categories"]["harness"]["stem"]["gained"] == 5
     assert set(found["categories"]["hendrycks"]) == {"other"}
     assert found["uncategorised"] is None
@@ -241,7 +250,22 @@ def test_a_difference_by_hand():
     assert back["difference"] == pytest.approx(-4 / 14) and back["p"] == overall["p"]
 
 
-def test_rows_are_paired_by_question_in_whatever_order_they_stand():
+def test_equal_accuracies_of_all_subjects_have_an_interval():
+    """All resamples of subjects are equal, but 12 right answers of 12 do not prove 100 %."""
+    table = answered({"anatomy": "1111", "virology": "1111", "sociology": "1111"})
+    found = results(table)
+    assert found["micro"]["interval"] == found["macro"]["interval"] == list(wilson_interval(12, 12))
+    assert found["categories"]["harness"]["stem"]["interval"] == list(wilson_interval(4, 4))
+    same = differences(table, table)
+    expected = pytest.approx(tango_interval(0, 0, 12))
+    assert same["overall"]["interval"] == same["macro"]["interval"] == expected
+    better = differences(table.assign(prediction=1), table)
+    assert better["overall"]["difference"] == better["macro"]["difference"] == 1
+    assert better["overall"]["interval"] == better["macro"]["interval"]
+    assert better["overall"]["interval"] == pytest.approx(tango_interval(12, 0, 12))
+
+
+def test_rows_are_paired_by_question_in_any_order():
     first = answered({"anatomy": "1100", "virology": "10"})
     second = first.iloc[::-1]
     found = differences(first, second)["overall"]
@@ -256,7 +280,7 @@ def test_only_the_same_questions_are_compared():
         differences(table, table.assign(gold=1))
 
 
-def test_all_pairs_and_all_changes_are_told():
+def test_all_pairs_and_all_changes_are_reported():
     tables = {
         name: answered({"anatomy": rights})
         for name, rights in zip("xyz", ("11", "10", "00"), strict=True)
@@ -295,14 +319,14 @@ def save(folder, table):
     return folder
 
 
-def test_shards_become_one_file_a_model_and_the_scores(tmp_path, questions):
+def test_shards_become_one_file_per_model_and_the_scores(tmp_path, questions):
     shards = [
         save(tmp_path / "answers/v", answered({"virology": "001"})),
         save(tmp_path / "answers/a", answered({"anatomy": "110"})),
         save(tmp_path / "answers/w", answered({"anatomy": "111", "virology": "111"})),
     ]
     folders = folders_by_model(["x", "x", "y"], shards)
-    answers = read_models(folders, questions, None)
+    answers = read_checked_answers(folders, questions, ASKING)
     assert answers["x"]["subject"].tolist() == ["anatomy"] * 3 + ["virology"] * 3
     found = scores(answers)
     files = result_files(found, answers, SECTION, 1, questions, folders)
@@ -322,14 +346,17 @@ def test_shards_become_one_file_a_model_and_the_scores(tmp_path, questions):
 @pytest.mark.parametrize(
     ("rights", "message"),
     [
-        ({"anatomy": "110"}, r"x: virology, question 0 was not answered \(3 such\)"),
-        ({"anatomy": "110", "virology": "1100"}, "x: virology, question 3 is not among those asked"),
+        ({"anatomy": "110"}, r"x: virology, question 0 was not answered \(3 questions in all\)"),
+        (
+            {"anatomy": "110", "virology": "1100"},
+            r"x: virology, question 3 was not asked \(1 question in all\)",
+        ),
     ],
 )
 def test_a_missing_or_foreign_question_is_named(tmp_path, questions, rights, message):
     folders = {"x": [save(tmp_path / "a", answered(rights))]}
     with pytest.raises(UserError, match=message):
-        read_models(folders, questions, None)
+        read_checked_answers(folders, questions, ASKING)
 
 
 def test_a_question_answered_twice_or_of_another_gold_is_named(questions):
@@ -347,7 +374,7 @@ def test_a_question_answered_twice_or_of_another_gold_is_named(questions):
 def test_every_key_of_the_scores_is_documented(tmp_path, questions, root):
     rights = {"anatomy": "110", "virology": "110"}
     folders = {name: [save(tmp_path / name, answered(rights))] for name in "xy"}
-    answers = read_models(folders, questions, None)
+    answers = read_checked_answers(folders, questions, ASKING)
     found = scores(answers, answers)
     files = result_files(found, answers, SECTION, 1, questions, folders)
     page = (root / "docs/mmlu.md").read_text(encoding="utf-8")
@@ -365,7 +392,7 @@ def test_every_key_of_the_scores_is_documented(tmp_path, questions, root):
 
 
 def run_script(stage, store, settings, inputs):
-    """Runs a stage's script as a job does; the reference of what it made."""
+    """Runs a stage's script as a job does; returns the artifact's reference."""
     recipe = Recipe(stage, settings, code_fingerprint(stage), inputs)
     write_recipe(store, recipe)
     file = recipe_path(store, recipe.reference)

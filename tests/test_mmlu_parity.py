@@ -1,7 +1,7 @@
-"""Questions are put and scored as lm-evaluation-harness 0.4.13 does, told without the harness.
+"""Questions are asked and scored as by lm-evaluation-harness 0.4.13, checked without the harness.
 
-benchmarks/mmlu_parity.py compares with the harness itself; the sums of texts below are of prompts that
-it made of the same files.
+benchmarks/mmlu_parity.py compares with the harness itself. The checksums below are of prompts that the
+harness made from the same files.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory):
-    """A subject of oddities, and one whose prompts are too long for all but Llama and GPT-NeoX."""
+    """One subject of unusual questions, and one whose prompts fit only Llama and GPT-NeoX."""
     folder = tmp_path_factory.mktemp("questions")
     for split in ("dev", "val", "test"):
         write(question_path(folder, split, "art"), ROWS[:3] + ROWS[4:])
@@ -94,7 +94,7 @@ def questions(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def parity_model(request, questions, tmp_path_factory) -> Path:
-    """A random model of each shape, with a tokenizer of its family's kind."""
+    """A random model of each architecture, with a tokenizer of its family's kind."""
     folder = tmp_path_factory.mktemp(request.param) / request.param
     build_model(request.param, questions, folder)
     return folder
@@ -103,9 +103,9 @@ def parity_model(request, questions, tmp_path_factory) -> Path:
 def plain_logprobs(
     engine: LocalEngine, context: str, continuation: str, most: int, skipped: int
 ) -> float:
-    """As the harness scores: both texts are encoded together, by the tokenizer's own habits on special
-    tokens; what exceeds the prompt's own tokens is the continuation, and the last `most` tokens before
-    the very last are read. Of the continuation the first `skipped` tokens are not counted."""
+    """The harness's score: both texts are encoded together, with the tokenizer's default special tokens;
+    tokens beyond the prompt's own number are the continuation, and the last `most` tokens before the
+    very last are read. The first `skipped` tokens of the continuation are not counted."""
     import torch
 
     encode = engine.tokenizer.encode
@@ -181,7 +181,7 @@ def always(letter: str, folder: Path):
     return answers
 
 
-# by the harness's own functions: accuracy and its standard error where D is always chosen
+# by the harness's own functions: accuracy and standard error if D is always chosen
 ALWAYS_D = {
     "mmlu_abstract_algebra": (0.21, 0.040936018074033256),
     "mmlu_anatomy": (0.22962962962962963, 0.03633384414073465),

@@ -216,7 +216,7 @@ def test_transcripts_are_rated_by_all_models(planned, default_config, tmp_path):
     assert len(ids(plan, "ratings")) == 4 and not ids(plan, "topics")
     (reliability,) = ids(plan, "reliability")
     assert set(plan.recipes[reliability].inputs["ratings"]) == ids(plan, "ratings")
-    path.write_text('[{"role": "user", "content": "other"}]')
+    path.write_text(path.read_text().replace("hi", "other"))
     assert not ids(planned(config), "dialogues") & ids(plan, "dialogues")
 
 
@@ -301,15 +301,18 @@ def test_shards_of_questions_are_jobs(planned, default_config):
     assert plan.recipes[plan.views[shards[2]]].settings["shard"] == [2, 3]
 
 
-def test_a_normalization_changes_answers_in_cloze_only(planned, default_config):
-    def change(formulation):
+def test_another_normalization_does_not_ask_the_models_again(planned, default_config):
+    def change(formulation, other):
         first, second = (
             planned(asking_only(default_config, formulation=formulation, normalization=n))
-            for n in ("none", "tokens")
+            for n in ("none", other)
         )
         return new_stages(first, second)
 
-    assert "answers" in change("cloze") and "answers" not in change("letter")
+    read = {"mmlu", "fits", "mixture", "report"}
+    assert change("cloze", "tokens") == change("cloze", "characters") == read
+    assert change("cloze", "unconditional") == read | {"answers"}  # it takes a pass of its own
+    assert change("letter", "tokens") == {"mmlu", "report"}  # which store the settings
 
 
 def test_an_adapter_belongs_to_its_model(planned, default_config, tmp_path):

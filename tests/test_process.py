@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from expertchat.dialogues.talk import begin_dialogues, hold_dialogues
+from expertchat.dialogues.talk import create_dialogues, run_dialogues
 from expertchat.engine.interface import Question, Request, Source
 from expertchat.engine.opening import arrange, open_engine, open_engines, place_copies
 from expertchat.engine.process import ProcessEngine
@@ -60,9 +60,9 @@ def test_an_interrupted_job_does_not_wait_for_the_current_turn(pair, tmp_path):
     pair["b"].use(None)
     engines = {"a": Stopped(pair["a"]), "b": pair["b"]}
     texts = {"speaker": "{{ topic }}", "opening": "Begin."}
-    begun = begin_dialogues(topics, "ab", settings)
+    begun = create_dialogues(topics, "ab", settings)
     with pytest.raises(KeyboardInterrupt):
-        hold_dialogues(engines, begun, settings, texts, 0, tmp_path, tmp_path, side_by_side=True)
+        run_dialogues(engines, begun, settings, texts, 0, tmp_path, tmp_path, side_by_side=True)
     assert not pair["b"]._process.is_alive()
 
 

@@ -1,4 +1,4 @@
-"""MMLU's layout: nothing skipped in silence, file and line named."""
+"""MMLU's layout: no row is skipped silently, and errors name file and line."""
 
 import csv
 import os
@@ -67,10 +67,13 @@ def test_a_malformed_row_is_named(tmp_path, row, message):
         (b"q,a,b,c,d,A\n\n", r"q\.csv, line 2: the line is blank"),
         (b"question,A,B,C,D,answer\nq,a,b,c,d,A\n", "line 1: the right answer .* looks like a header"),
         (b"question,choices,answer\n", "line 1: 3 columns, .* looks like a header"),
-        (b'q,a,b,c,d,A\n"q,a,b,c,d,A\nq,a,b,c,d,A\n', "line 2: a quotation mark opens here"),
-        (b'q,a,b,c,d,A\n"q" is,a,b,c,d,A\n', "line 2: a quotation mark opens here"),
-        # the first quotation mark is one too many, and what follows makes six columns again
-        (b'"q1,a,b,c,d,A\n""q2"",a,b,c,d,B\nq3",a,b,c,d,C\n', "line 1: a cell holds whole rows down to"),
+        (b'q,a,b,c,d,A\n"q,a,b,c,d,A\nq,a,b,c,d,A\n', "line 2: a quotation mark is never closed"),
+        (b'q,a,b,c,d,A\n"q" is,a,b,c,d,A\n', "line 2: .* a closing one is followed by text"),
+        # the first quotation mark is a mistake, and the rows after it happen to make six columns again
+        (
+            b'"q1,a,b,c,d,A\n""q2"",a,b,c,d,B\nq3",a,b,c,d,C\n',
+            "line 1: a cell contains complete rows, down to",
+        ),
         (b'"two\nlines",a,b,c,d,A\n,a,b,c,d,A\n', "line 3: the question is empty"),
     ],
 )
@@ -94,7 +97,7 @@ def test_outer_white_space_is_kept_for_the_prompts_to_decide(tmp_path):
     assert read_questions(tmp_path / "q.csv") == [MultipleChoice("q ", (" a", "b", "c", "d"), 1)]
 
 
-def test_as_many_solved_questions_as_asked_for_or_an_error(tmp_path):
+def test_the_given_number_of_solved_questions_or_an_error(tmp_path):
     write(question_path(tmp_path, "dev", "law"), [GOOD, ["q", "a", "b", "c", "d", "A"]])
     assert [shot.gold for shot in read_shots(tmp_path, "law", 1)] == [2]
     assert read_shots(tmp_path, "art", 0) == []
@@ -114,18 +117,18 @@ def test_copying_checks_every_file_it_takes(tmp_path):
         copy_questions(tmp_path / "in", [], tmp_path / "again")
 
 
-def test_a_file_that_would_be_left_out_is_named(tmp_path):
+def test_a_file_that_would_be_ignored_is_named(tmp_path):
     for split in ("dev", "test"):
         write(question_path(tmp_path, split, "law"), [GOOD])
     stray = tmp_path / "test/art_val.csv"
     write(stray, [GOOD])
-    with pytest.raises(UserError, match=r"art_val\.csv: the name does not end in _test\.csv"):
+    with pytest.raises(UserError, match=r"art_val\.csv: the file name must end in _test\.csv"):
         copy_questions(tmp_path, [], tmp_path / "out")
     stray.rename(question_path(tmp_path, "dev", "art"))
     with pytest.raises(UserError, match=r"art_dev\.csv: its subject has no file"):
         copy_questions(tmp_path, [], tmp_path / "out")
     copy_questions(tmp_path, ["law"], tmp_path / "out")
-    with pytest.raises(UserError, match=r"no file test/<subject>_test\.csv"):
+    with pytest.raises(UserError, match=r"contains no file test/<subject>_test\.csv"):
         copy_questions(tmp_path / "dev", [], tmp_path / "out")
 
 
@@ -141,25 +144,29 @@ def test_rows_of_the_hub_become_the_same_files(tmp_path):
     assert read_questions(question_path(tmp_path, "dev", "law"))[0].gold == 3
     with pytest.raises(UserError, match=r"mmlu.questions.subjects: art"):
         write_splits({"dev": rows}, ["art"], tmp_path)
-    with pytest.raises(UserError, match=r"test, row 1: the right answer is -1"):
+    with pytest.raises(UserError, match=r"test, row 1: the right answer is -1, not 0, 1, 2 or 3"):
         write_splits({"test": [*rows, rows[0] | {"answer": -1}]}, [], tmp_path)
     with pytest.raises(UserError, match=r"test, row 0: 5 columns"):
         write_splits({"test": [rows[0] | {"choices": ["w", "x", "y"]}]}, [], tmp_path)
     for changed in ({"question": None}, {"choices": ["w", "x", None, "z"]}, {"subject": 3}):
-        with pytest.raises(UserError, match=r"test, row 0: its subject, question and choices must be"):
+        with pytest.raises(
+            UserError, match=r"test, row 0: subject, question and choices must be strings"
+        ):
             write_splits({"test": [rows[0] | changed]}, [], tmp_path)
 
 
 def test_a_data_set_cannot_name_a_file_elsewhere(tmp_path):
     row = {"question": "q", "choices": ["w", "x", "y", "z"], "answer": 3}
     for subject in ("../../law", "/law", "a/b", ".law", "", "law\x1b[2J"):
-        with pytest.raises(UserError, match=r"test, row 0: .* is no subject that can name a file"):
+        with pytest.raises(
+            UserError, match=r"test, row 0: the subject .* cannot be used in a file name"
+        ):
             write_splits({"test": [row | {"subject": subject}]}, [], tmp_path / "a" / "b")
     assert not list(tmp_path.rglob("*.csv"))
 
 
 def save_as_on_the_hub(splits, folder, names):
-    """A data set of parquet files with one configuration, "all", as the hub has cais/mmlu."""
+    """Writes a data set of parquet files with one configuration, "all", like cais/mmlu on the hub."""
     from datasets import ClassLabel, Dataset, Features, List, Value
 
     features = Features(

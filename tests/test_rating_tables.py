@@ -1,4 +1,4 @@
-"""The tables of ratings: what is averaged into an overall rating, and what never is."""
+"""The tables of ratings: what is averaged into an overall rating, and what is not."""
 
 import numpy as np
 import pandas as pd

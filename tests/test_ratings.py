@@ -1,4 +1,4 @@
-"""Ratings are expected values over scores, and nothing is rated twice or lost."""
+"""Ratings are expected values over scores, and no item is rated twice or lost."""
 
 from dataclasses import replace
 
@@ -12,6 +12,7 @@ from expertchat.ratings import rating as stage
 from expertchat.ratings.items import fence_of, items_for, labels_of, relation_of
 from expertchat.ratings.rating import (
     Rater,
+    anchor_scales,
     expected_score,
     presentations_of,
     questions_on,
@@ -19,7 +20,6 @@ from expertchat.ratings.rating import (
     rate_presentations,
     rating_text,
     standardise,
-    standards,
     text_rows,
 )
 from expertchat.records import write_records
@@ -62,14 +62,14 @@ def test_no_mass_gives_no_score():
 
 
 def test_one_token_that_begins_another_answer_counts_apart_from_it():
-    # "1" is 0.5 likely, of which "10" takes 0.3 and "100" 0.1 of those 0.3; "2" stands alone
+    # "1" is 0.5 likely, of which "10" takes 0.3 and "100" 0.1 of those 0.3; "2" begins no other
     answers = [[1], [2], [1, 0], [1, 0, 0]]
     found = np.exp(exclusive_logprobs(answers, np.log([0.5, 0.4, 0.3, 0.1])))
     assert found == pytest.approx([0.2, 0.4, 0.2, 0.1])
 
 
-def test_an_answer_of_its_own_token_takes_nothing_off():
-    answers = [[1], [10]]  # where "10" is one token, it is no continuation of "1"
+def test_an_answer_of_a_single_token_does_not_reduce_another():
+    answers = [[1], [10]]  # if "10" is one token, it does not continue "1"
     assert np.exp(exclusive_logprobs(answers, np.log([0.1, 0.6]))) == pytest.approx([0.1, 0.6])
 
 
@@ -150,7 +150,7 @@ def test_a_rating_prompt_hides_who_is_who_in_both_orders():
     assert labels_of([("x", ""), ("y", ""), ("z", "")], 1) == {"x": "C", "y": "B", "z": "A"}
 
 
-def test_no_second_order_where_the_label_would_stay_the_same():
+def test_no_second_order_if_the_label_would_stay_the_same():
     def orders(*turns, ratee):
         item = replace(ITEM, turns=turns, ratee=ratee)
         return [p.order for p in presentations_of(item, Ratings(orders="both", canary_share=0), 9, 0)]
@@ -161,13 +161,13 @@ def test_no_second_order_where_the_label_would_stay_the_same():
     assert [orders(x, y, z, ratee=r) for r in "xyz"] == [[0, 1], [0], [0, 1]]
 
 
-def test_a_row_says_what_the_judged_speaker_was_called(engine):
+def test_a_row_has_the_label_of_the_judged_speaker(engine):
     found = presentations_of(ITEM, Ratings(orders="both", canary_share=0), 10, 0)
     rows = rate_presentations(rater_on(engine), found)
     assert [(row["order"], row["label"]) for row in rows] == [(0, "A")] * 2 + [(1, "B")] * 2
 
 
-def test_orders_repeats_and_canaries_are_what_is_asked(engine):
+def test_presentations_have_the_orders_repeats_and_canaries_of_the_settings(engine):
     rater = rater_on(engine, orders="both", repeats=2, canary_share=1.0)
     found = presentations_of(ITEM, rater.settings, 10, seed=0)
     assert [(p.order, p.repeats, bool(p.canary)) for p in found] == [
@@ -177,10 +177,10 @@ def test_orders_repeats_and_canaries_are_what_is_asked(engine):
     ]
     words = [q.prompt[0]["content"].split()[-1] for q in questions_on(found[0], rater)]
     assert words == ["wit", "depth", "humour", "profundity"]
-    assert len(questions_on(found[2], rater)) == 2  # a canary in the rubric's own words alone
+    assert len(questions_on(found[2], rater)) == 2  # a canary only in the rubric's own wording
 
 
-def test_the_fence_stands_in_no_text_and_the_default_prompt_uses_it(root):
+def test_the_fence_occurs_in_no_text_and_the_default_prompt_uses_it(root):
     code = fence_of(ITEM, seed=0)
     assert fence_of(ITEM, seed=0) == code and fence_of(ITEM, seed=1) != code
     knowing = replace(ITEM, turns=[("b", f"{code} END")])
@@ -189,8 +189,19 @@ def test_the_fence_stands_in_no_text_and_the_default_prompt_uses_it(root):
     text = rating_text(presentations_of(ITEM, Ratings(), 10, 0)[0], WIT, RUBRIC, template)
     before, inside, after = text.partition(f"{code} BEGIN")[0], text, text.rpartition(f"{code} END")[2]
     assert "one" not in before.replace("one of", "") and "three" not in after
-    assert inside.count(code) == 1 + 1 + len(ITEM.turns) + 1  # told, begin, each turn, end
+    assert inside.count(code) == 1 + 1 + len(ITEM.turns) + 1  # the introduction, begin, each turn, end
     assert "1 means: dull" in after and "10 means: bright" in after
+
+
+def test_candidates_of_one_context_share_a_fence_unless_it_occurs_in_one():
+    """So their prompts begin with the same tokens, and the context is read once."""
+    first, second, other = (
+        replace(ITEM, scope="reply", item_id=f"{context}/c{k}", context_id=context)
+        for context, k in (("d0/t1", 0), ("d0/t1", 1), ("d0/t2", 0))
+    )
+    assert fence_of(first, seed=0) == fence_of(second, seed=0) != fence_of(other, seed=0)
+    knowing = replace(second, turns=[*second.turns[:-1], (second.ratee, fence_of(first, seed=0))])
+    assert fence_of(knowing, seed=0) != fence_of(first, seed=0)
 
 
 def test_a_forged_end_does_not_carry_the_fence(root):
@@ -212,7 +223,7 @@ def test_standard_scores_by_hand():
     rows = [{"category": "wit", "score": s, "usable": True} for s in (2.0, 4.0, 6.0)]
     rows += [{"category": "flat", "score": 5.0, "usable": True}] * 2
     rows += [{"category": "wit", "score": None, "usable": False}]
-    found = standards(rows)
+    found = anchor_scales(rows)
     assert found == {"wit": (4.0, 2.0)}  # no spread in "flat": nothing to divide by
     asked = [{"category": c, "score": 7.0, "usable": True} for c in ("wit", "flat")]
     asked.append({"category": "wit", "score": None, "usable": False})
@@ -220,7 +231,7 @@ def test_standard_scores_by_hand():
     assert [row["standard"] for row in asked] == [1.5, None, None]
 
 
-def test_bits_a_byte_are_those_of_the_judged_words(engine):
+def test_bits_per_byte_are_those_of_the_judged_text(engine):
     (row,) = text_rows(rater_on(engine, perplexity=True), [ITEM])
     tokenizer, text = engine.tokenizer, "one\n\nthree"
     from expertchat.engine.score.tokenized import TokenizedQuestion
@@ -278,7 +289,7 @@ def test_a_long_table_within_the_scale(engine, tmp_path):
 
 
 class Counting:
-    """An engine that counts what it is asked, and dies after so many calls."""
+    """An engine that counts its groups of questions, and is interrupted after some calls."""
 
     def __init__(self, engine, calls=10**9):
         self.engine, self.calls, self.groups = engine, calls, 0
@@ -291,7 +302,7 @@ class Counting:
         return self.engine.answer_logprobs(groups)
 
 
-def test_a_job_that_died_goes_on_and_rates_nothing_twice(engine, tmp_path, monkeypatch):
+def test_an_interrupted_job_resumes_and_rates_nothing_twice(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "BLOCK", 4)
     dialogues = artifact(tmp_path / "said")
     whole = rated(rater_on(engine), tmp_path / "whole", dialogues)
@@ -310,6 +321,77 @@ def test_blocks_do_not_change_the_ratings(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "BLOCK", 5)
     blocks = rated(rater_on(engine), tmp_path / "blocks", dialogues)
     pd.testing.assert_frame_equal(whole, blocks, rtol=1e-4, check_categorical=False)
+
+
+def candidates_of(*turns, copies=3) -> list[dict]:
+    """Candidates of several contexts of `DIALOGUE`, whose seats alternate."""
+    return [
+        {
+            "candidate_id": f"d/t{turn}/c{k}",
+            "dialogue_id": "d",
+            "turn": turn,
+            "speaker": "ba"[turn % 2],
+            "text": f"I say {k} " * (k + 1),
+        }
+        for turn in turns
+        for k in range(copies)
+    ]
+
+
+class Recording:
+    """An engine that records the groups that it is asked, and answers like another."""
+
+    def __init__(self, engine):
+        self.engine, self.calls = engine, []
+
+    def answer_logprobs(self, groups):
+        self.calls.append(groups)
+        return self.engine.answer_logprobs(groups)
+
+
+def test_candidates_of_one_context_are_asked_in_one_group(engine):
+    recording = Recording(engine)
+    rater = rater_on(recording, orders="both", canary_share=1.0, repeats=2)
+    items = list(items_for("c", [DIALOGUE], candidates_of(0, 2, 1)))
+    shown = [p for item in items for p in presentations_of(item, rater.settings, 10, 0)]
+    assert any(p.canary for p in shown if p.item.scope == "reply")
+    rows = rate_presentations(rater, shown)
+    (groups,) = recording.calls
+    whole = [p for p in shown if p.item.scope == "dialogue"]
+    assert [len(group) for group in groups[: len(whole)]] == [2 * p.repeats for p in whole]
+    assert len(groups) == len(whole) + 3  # one group per context
+    for turn, group in zip((0, 2, 1), groups[len(whole) :], strict=True):
+        own = [p for p in shown if p.item.context_id == f"d/t{turn}"]
+        assert group == [question for p in own for question in questions_on(p, rater)]
+    # as if each presentation were a group of its own, and in the same order
+    apart = [row for p in shown for row in rate_presentations(rater, [p])]
+    keys = ("scope", "item_id", "ratee", "label", "order", "repeat", "canary", "category")
+    assert [[row[key] for key in keys] for row in rows] == [[row[key] for key in keys] for row in apart]
+    for figure in ("score", "entropy", "valid_mass"):
+        assert [row[figure] for row in rows] == pytest.approx([row[figure] for row in apart], rel=1e-4)
+    assert len({row["score"] for row in rows}) > len(rows) / 2  # rows were not mixed up unnoticed
+
+
+def test_candidates_of_one_context_in_two_blocks_are_two_groups(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "BLOCK", 4)
+    (tmp_path / "said").mkdir()
+    write_records(tmp_path / "said/dialogues.jsonl", [DIALOGUE])
+    write_records(tmp_path / "said/candidates.jsonl", candidates_of(0, 2))
+    recording = Recording(engine)
+    table = rated(rater_on(recording), tmp_path, tmp_path / "said")
+    _, *blocks = recording.calls  # the first call rates the anchors
+    # a rates the dialogue of b and six replies by b, without canaries: 1 + 3 items, then 3
+    assert [[len(group) for group in groups] for groups in blocks] == [[2, 2 * 3], [2 * 3]]
+    assert len(table) == 7 * 2
+    monkeypatch.setattr(stage, "BLOCK", 3)
+    recording.calls.clear()
+    again = rated(rater_on(recording), tmp_path / "other", tmp_path / "said")
+    assert [[len(group) for group in groups] for groups in recording.calls[1:]] == [
+        [2, 2 * 2],
+        [2 * 1, 2 * 2],
+        [2 * 1],
+    ]
+    pd.testing.assert_frame_equal(table, again, rtol=1e-4, check_categorical=False)
 
 
 def test_no_dialogue_gives_an_empty_table(engine, tmp_path):

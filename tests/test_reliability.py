@@ -1,4 +1,4 @@
-"""What is known of made-up ratings is found in them, with n, interval and reasons."""
+"""Known properties of made-up ratings are found in them, with n, interval and reasons."""
 
 import json
 
@@ -14,7 +14,9 @@ from expertchat.ratings.artifact import (
     write_table,
 )
 from expertchat.records import without_nan
-from expertchat.reliability.measures import estimate, mean, mean_terms, measure
+from expertchat.reliability.estimates import estimate
+from expertchat.reliability.measures import measure
+from expertchat.statistics import mean_of_sums, mean_terms
 
 TOPICS, PER_TOPIC = 12, 6
 WEIGHTS = {"x": 1.0, "y": 1.0}
@@ -23,7 +25,7 @@ NAMES = ("rater", "ratee", "model", "relation", "scope", "item_id", "topic_id", 
 
 
 def truth(item: int) -> float:
-    """What an item deserves: it grows by 1 a doubling of words, on a level of its topic's own."""
+    """An item's true score: its topic's level, plus 1 per doubling of words."""
     return 3 + item % 3 + 0.5 * (item // PER_TOPIC % 3)
 
 
@@ -42,9 +44,12 @@ def write_ratings(
     single=(),
     seed=0,
 ):
-    """One rater's artifact on replies by a and b. `shift`: its leniency; `vanity`: points for its own;
-    `liking`: points for being called A, in both orders; `sway`: what canaries add. a speaks first.
-    Items `unusable` in all presentations, `spoilt` in all but the first, `single` in one order."""
+    """The artifact of one rater on replies by a and b; a speaks first.
+
+    `shift`: its leniency; `vanity`: points added to its own replies; `liking`: points added for the
+    label A, in both orders; `sway`: points added by canaries. Items are `unusable` in all presentations,
+    `spoilt` in all but the first, or presented in a `single` order.
+    """
     generator = np.random.default_rng(seed)
     ratings, texts = [], []
     for item in range(TOPICS * PER_TOPIC):
@@ -94,22 +99,22 @@ def holds(figure, value) -> bool:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """a is a vain rater, b a strict one who gives 0.5 points more to those called A."""
+    """a overrates itself, and b is strict and gives 0.5 points more to the label A."""
     folder = tmp_path_factory.mktemp("pair")
     a = write_ratings(folder / "a", "a", vanity=1.5, sway=2.0, seed=1)
     b = write_ratings(folder / "b", "b", shift=-1.0, liking=0.5, sway=0.0, seed=2)
     return found_in(a, b)
 
 
-def test_self_preference_is_told_from_leniency(pair):
+def test_self_preference_is_separated_from_leniency(pair):
     a, b = (pick(pair["self_preference"], rater=n, category="overall") for n in "ab")
     assert holds(a, 1.5) and a["value"] == pytest.approx(1.5, abs=0.1)
     assert (a["own"], a["others"], a["n"]) == (36, 36, 72)
-    # two raters alone have one figure together: what a gives itself, b seems to withhold
+    # two raters alone have one figure together: a rating itself higher looks like b rating it lower
     assert a["together"] and b["together"] and b["value"] == pytest.approx(a["value"])
 
 
-def test_a_third_party_tells_whose_self_preference_it_is(tmp_path):
+def test_a_third_party_shows_whose_self_preference_it_is(tmp_path):
     a = write_ratings(tmp_path / "a", "a", vanity=1.5, seed=1)
     b = write_ratings(tmp_path / "b", "b", shift=-1.0, seed=2)
     c = write_ratings(tmp_path / "c", "c", relations=("third",), seed=3)
@@ -117,7 +122,7 @@ def test_a_third_party_tells_whose_self_preference_it_is(tmp_path):
     vain, strict, third = (pick(rows, rater=n, category="overall") for n in "abc")
     assert holds(vain, 1.5) and not vain["together"]
     assert abs(strict["value"]) < 0.1
-    assert third["value"] is None and "nobody else rated what it said" in third["reason"]
+    assert third["value"] is None and "its own text was not rated" in third["reason"]
 
 
 def test_an_injection_effect_is_a_figure_with_an_interval(pair):
@@ -128,7 +133,7 @@ def test_an_injection_effect_is_a_figure_with_an_interval(pair):
     assert abs(firm["value"]) < 0.2
 
 
-def test_swapped_labels_are_compared_where_there_are_both(pair):
+def test_swapped_labels_are_compared_if_there_are_both(pair):
     b = pick(pair["order"], rater="b", category="overall")
     assert holds(b["change"], 0.5) and b["spearman"] > 0.8
     a = pick(pair["order"], rater="a", category="overall")
@@ -138,14 +143,14 @@ def test_swapped_labels_are_compared_where_there_are_both(pair):
     assert once["alpha"]["value"] is None and "each item was rated once" in once["alpha"]["reason"]
 
 
-def test_a_speaker_whose_label_did_not_change_is_no_agreement(tmp_path):
+def test_a_speaker_whose_label_did_not_change_does_not_count(tmp_path):
     half = tuple(range(0, TOPICS * PER_TOPIC, 4))
     found = found_in(write_ratings(tmp_path / "a", "a", liking=2.0, single=half))
     assert pick(found["order"], category="overall")["change"]["n"] == 72 - 18
     assert pick(found["within_rater"], category="overall")["alpha"]["n"] == 72 - 18
 
 
-def test_without_usable_ratings_that_is_the_reason_everywhere(tmp_path):
+def test_the_reason_everywhere_is_that_no_rating_is_usable(tmp_path):
     every = tuple(range(TOPICS * PER_TOPIC))
     found = found_in(write_ratings(tmp_path / "a", "a", liking=0.0, sway=0.0, unusable=every))
     assert pick(found["length"])["reason"] == "no usable ratings"
@@ -157,13 +162,13 @@ def test_without_usable_ratings_that_is_the_reason_everywhere(tmp_path):
     assert "ratings.perplexity" in pick(found["perplexity"])["reason"]
 
 
-def test_an_unusable_copy_counts_where_the_clean_item_is_usable(tmp_path):
+def test_an_unusable_copy_counts_if_the_clean_item_is_usable(tmp_path):
     folder = write_ratings(tmp_path / "a", "a", sway=1.0, unusable=(0, 4), spoilt=(8, 12, 16))
     row = pick(found_in(folder)["injection"], kind="any")
     assert (row["n"], row["unusable"]) == (18 - 5, 3)
 
 
-def test_length_leaves_out_items_of_which_one_presentation_was_unusable(tmp_path):
+def test_length_leaves_out_items_with_an_unusable_presentation(tmp_path):
     found = found_in(
         write_ratings(tmp_path / "b", "b", liking=0.0, relations=("partner",), spoilt=(0, 2))
     )
@@ -171,7 +176,7 @@ def test_length_leaves_out_items_of_which_one_presentation_was_unusable(tmp_path
     assert pick(found["order"], category="overall")["change"]["n"] == 36 - 2
 
 
-def test_one_rater_an_item_gives_no_agreement_but_a_reason(pair, tmp_path):
+def test_one_rater_per_item_gives_no_agreement_but_a_reason(pair, tmp_path):
     row = pick(pair["between_raters"], category="overall", raters="others", model=None)
     assert row["alpha"]["value"] is None and "third_party" in row["alpha"]["reason"]
     counted = pick(pair["between_raters"], category="overall", raters="all", model=None)
@@ -199,7 +204,7 @@ def test_raters_that_see_the_same_agree_and_strict_ones_less(tmp_path):
     assert near["alpha"]["interval"][0] > 0.8
 
 
-def test_points_a_doubling_of_words_within_topics(pair):
+def test_points_per_doubling_of_words_within_topics(pair):
     row = pick(pair["length"], rater="a", scope="reply")
     assert row["value"] == pytest.approx(1, abs=0.1) and row["n"] == 36
     row = pick(pair["perplexity"], rater="a", scope="reply")
@@ -218,10 +223,10 @@ def test_unusable_ratings_are_counted_and_left_out(tmp_path):
 
 def test_few_topics_give_a_value_without_an_interval():
     terms, topics = mean_terms(np.array([1.0, 2.0, 3.0, 4.0])), ["s", "t", "u", "v"]
-    few = estimate(terms, topics, mean, seed=0)
+    few = estimate(terms, topics, mean_of_sums, seed=0)
     assert few["value"] == 2.5 and few["interval"] is None and few["topics"] == 4
     assert "an interval needs 5 topics" in few["reason"]
-    enough = estimate(mean_terms(np.arange(5.0)), list("stuvw"), mean, seed=0)
+    enough = estimate(mean_terms(np.arange(5.0)), list("stuvw"), mean_of_sums, seed=0)
     assert enough["interval"][0] < 2 < enough["interval"][1] and enough["reason"] is None
 
 

@@ -1,4 +1,4 @@
-"""report.html: whole, self-contained, and safe whatever a model wrote."""
+"""report.html: complete, self-contained, and safe whatever text a model wrote."""
 
 import re
 from html.parser import HTMLParser
@@ -12,7 +12,7 @@ from expertchat.report.page import write_report
 from expertchat.report.plots import MODELS, plot
 from expertchat.report.policies import thinned
 from expertchat.report.results import Results, spread
-from expertchat.report.rewards import reliability
+from expertchat.report.rewards import calibration_bins
 from expertchat.report.summary import summarise
 from expertchat.report.wording import interval, memory, number, p_value, percent, seconds, visible
 from small_experiment import SUBJECTS, asking_config, small_config, write_experiment
@@ -36,7 +36,7 @@ def written(folder, settings, artifacts) -> str:
 
 
 def asked_page(folder, subjects=SUBJECTS, mixture=True, **changes) -> str:
-    """The page of models that only answer questions."""
+    """The page of an experiment whose models only answer questions."""
     config = asking_config(**changes)
     config["mmlu"] = config["mmlu"] | {"mixture": mixture}
     return written(folder, *write_experiment(folder / "store", config, subjects=subjects))
@@ -49,13 +49,13 @@ def html(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory) -> str:
-    """A page whose models and texts try to be more than data."""
+    """A page with model names and texts that try to inject markup."""
     return page(tmp_path_factory.mktemp("hostile"), HOSTILE, names=("a<b>$x^2$", "<svg >&"))
 
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory) -> str:
-    """A page of what can lack: no truth, no scores of reward models, no usable rating after tuning."""
+    """A page without oracle, without scores of pairs, and without usable ratings after tuning."""
 
     def change(artifacts):
         for folder in artifacts["rewards"]:
@@ -71,7 +71,7 @@ def bare(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory) -> str:
-    """Two rounds of a control, its rated items kept."""
+    """Two rounds of a control run whose rated items were stored."""
 
     def change(artifacts):
         items = pd.DataFrame({"oracle": [0.1, 0.9], "overall": [2.0, 8.0], "round": 1, "scope": "reply"})
@@ -119,7 +119,7 @@ def test_tags_close_and_ids_are_unique(html):
     assert len(ids) == len(set(ids))
 
 
-def test_it_needs_no_other_file(html):
+def test_the_page_refers_to_no_other_file(html):
     assert not re.search(r"https?://|@import|url\((?!#)", html)
     tags = {tag for tag, _ in Elements(html).found}
     assert not tags & {"script", "link", "img", "iframe"}
@@ -131,7 +131,7 @@ def test_it_needs_no_other_file(html):
 def test_headline_figures_are_on_the_page(html):
     assert "80 %" in html and "70 to 90 %" in html  # win rate and its interval
     assert "5.00" in html and "6.00" in html  # ratings before and after
-    assert "MMLU, subjects taught" in html
+    assert "MMLU accuracy, taught subjects" in html
 
 
 def test_equal_results_give_equal_pages(tmp_path, html):
@@ -142,7 +142,7 @@ def test_a_fallen_mark_is_pointed_out(html):
     assert "fell from 0.60 to 0.20" in html
 
 
-def test_what_models_write_is_data(hostile):
+def test_text_by_models_is_escaped(hostile):
     assert "<script" not in hostile
     assert (
         "&lt;script&gt;alert(1)&lt;/script&gt;{{7*7}}{% raw %}&lt;/section&gt;&lt;!-- &amp; " in hostile
@@ -150,7 +150,7 @@ def test_what_models_write_is_data(hostile):
     assert Elements(hostile).open == []
 
 
-def test_what_cannot_be_seen_is_spelled_out(hostile):
+def test_invisible_characters_are_shown_as_code_points(hostile):
     assert "a⟨U+202E⟩b⟨U+0000⟩c⟨U+001B⟩[31md" in hostile
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", hostile)
     assert visible("\ud800") == "⟨U+D800⟩"
@@ -174,13 +174,13 @@ def test_drawings_follow_the_theme():
     assert svg == plot("x", 1, lambda ax: ax.plot([0, 1], color=MODELS[1]))
 
 
-def test_without_a_truth_it_says_so(bare, html):
+def test_a_missing_oracle_is_reported(bare, html):
     assert "no demo world" in bare and "not measured" in bare
-    assert "The oracle&#39;s marks" in html and "The oracle&#39;s marks" not in bare
+    assert "Oracle marks" in html and "Oracle marks" not in bare
 
 
-def test_unusable_ratings_are_told(bare, html):
-    words = "up to 100 % of its held-out dialogues&#39; ratings are unusable"
+def test_unusable_ratings_are_reported(bare, html):
+    words = "up to 100 % of its ratings on held-out dialogues are unusable"
     assert words in bare and words not in html
 
 
@@ -192,35 +192,35 @@ def test_a_control_carries_a_banner(several, html):
 def test_several_rounds_get_curves(several, html):
     assert section_names(several)[:2] == ["verdict", "rounds"]
     assert "llama, round 2" in several
-    assert "a new round begins" in several and "a new round begins" not in html
+    assert "start of a round" in several and "start of a round" not in html
 
 
 def test_machine_names_stay_out(html):
     assert "secret" not in html
 
 
-def test_calibration_is_drawn_where_scores_were_kept(html, bare):
+def test_calibration_is_plotted_if_scores_were_stored(html, bare):
     title = "Calibration on held-out pairs"
     assert title in html and title not in bare
 
 
-def test_rated_items_are_drawn_where_the_check_kept_them(several, html):
-    title = "Ratings by llama of candidate replies, and the truth"
+def test_rated_items_are_plotted_if_they_were_stored(several, html):
+    title = "Ratings by llama of candidate replies against the oracle&#39;s scores"
     assert title in several and title not in html
 
 
-def test_spread_takes_even_distances():
+def test_spread_takes_items_at_equal_intervals():
     assert spread(range(10), 4) == [0, 3, 6, 9]
     assert spread(range(3), 4) == [0, 1, 2]
     assert spread(range(9), 1) == [0]
 
 
-def test_reliability_bins_by_confidence():
+def test_calibration_bins_by_confidence():
     pairs = pd.DataFrame({"chosen_score": [0.1, -0.1, 9.0], "rejected_score": [0.0, 0.0, 0.0]})
-    bins = reliability(pairs)
-    assert list(bins["right"]) == [0.5, 1.0]
+    bins = calibration_bins(pairs)
+    assert list(bins["accuracy"]) == [0.5, 1.0]
     assert list(bins["count"]) == [2, 1]
-    assert bins["sure"].iloc[0] == pytest.approx(0.525, abs=1e-3)
+    assert bins["confidence"].iloc[0] == pytest.approx(0.525, abs=1e-3)
 
 
 def test_long_curves_are_thinned_within_rounds():
@@ -243,21 +243,26 @@ def test_wording():
     assert (memory(5 * 2**20), memory(3 * 2**30)) == ("5 MiB", "3.0 GiB")
 
 
-def test_without_rounds_there_is_one_side_and_nothing_of_tuning(tmp_path):
+def test_without_rounds_there_is_one_side_and_no_section_on_tuning(tmp_path):
     html = page(tmp_path, rounds=0)
     names = section_names(html)
     assert {"dialogues", "ratings", "reliability", "mmlu"} <= set(names)
     assert not {"rewards", "policies", "replies", "oracle"} & set(names)
-    assert "Nothing was tuned" in html and "Before:" not in html
-    assert "Mixture: " in html, "what nobody tuned is still measured"
+    assert "No model was tuned" in html and "Before:" not in html
+    assert "Mixture: " in html, "models that were not tuned are still measured"
 
 
 def test_models_that_only_answer_questions_have_a_page_of_their_own(tmp_path):
     html = asked_page(tmp_path)
     assert section_names(html) == ["verdict", "mmlu", "mixture", "cost", "provenance"]
     assert Elements(html).open == [] and "8 questions ·" in html
-    assert "Nothing was tuned" not in html and 'class="arrow"' not in html
-    for words in ("Accuracy by number of models", "Weights of the models", "★", "oracle"):
+    assert "No model was tuned" not in html and 'class="arrow"' not in html
+    for words in (
+        "Accuracy by number of models",
+        "Weights of the models in the mixtures",
+        "★",
+        "oracle",
+    ):
         assert words in html
     drawings = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
     ids = re.findall(r'id="([^"]+)"', "".join(drawings))
@@ -267,27 +272,31 @@ def test_models_that_only_answer_questions_have_a_page_of_their_own(tmp_path):
 def test_one_model_is_a_page_too(tmp_path):
     html = asked_page(tmp_path, names=("one",))
     assert section_names(html) == ["verdict", "mmlu", "cost", "provenance"]
-    assert Elements(html).open == [] and "None of these questions is MMLU" in html
+    assert Elements(html).open == [] and "None of these questions is from MMLU" in html
 
 
 def test_all_of_mmlu_is_by_category_and_a_ninth_model_shares_its_colour(tmp_path):
     names = [f"model {number}" for number in range(9)]
     html = asked_page(tmp_path, tuple(HARNESS), mixture=False, names=names)
-    assert Elements(html).open == [] and "By category" in html and "Any two models" in html
+    assert (
+        Elements(html).open == []
+        and "Accuracy by category" in html
+        and "Differences between models" in html
+    )
     for words in ("STEM", "social sciences", "Accuracy by subject: STEM and other", "HS biology"):
         assert words in html
     assert all(f'class="dot dot-{place}"' in html for place in range(8))
-    assert "come again after 8 models" in html
-    assert "These are what lm-evaluation-harness 0.4.13 calls acc_norm" in html
+    assert "repeat after 8 models" in html
+    assert "These figures equal acc_norm of lm-evaluation-harness 0.4.13" in html
 
 
-def test_demo_models_need_not_be_asked_what_they_were_taught(tmp_path):
+def test_demo_models_need_not_be_asked_about_taught_subjects(tmp_path):
     settings, artifacts = write_experiment(
         tmp_path / "store", small_config(), subjects=("anatomy", "law")
     )
     summary = summarise(settings, artifacts)
     assert summary["rows"][0]["mmlu_subjects"] == summary["rows"][0]["mmlu_all_subjects"] == 2
-    assert "MMLU, subjects taught" not in written(tmp_path, settings, artifacts)
+    assert "MMLU accuracy, taught subjects" not in written(tmp_path, settings, artifacts)
 
 
 def test_tuning_is_shown_paired_with_its_test(html):
@@ -299,13 +308,13 @@ def test_tuning_is_shown_paired_with_its_test(html):
     ("change", "words"),
     [
         ({}, None),
-        ({"letters": {"A": 0.95, "B": 0.05}}, "95 % of its answers are A"),
-        ({"interval": [0.2, 0.6]}, "not shown to beat giving the best letter always (26.9 %)"),
-        ({"mass": 0.1}, "have only 10.0 % of its next token"),
-        ({"shortened": 20}, "20 % of the prompts were too long"),
+        ({"letters": {"A": 0.95, "B": 0.05}}, "95 % of its answers are A, whatever the question"),
+        ({"interval": [0.2, 0.6]}, "higher than that of always giving the best letter (26.9 %)"),
+        ({"mass": 0.1}, "gives the letters A to D only 10.0 % of the next token"),
+        ({"shortened": 20}, "20 % of the prompts exceeded its context length"),
     ],
 )
-def test_answers_that_may_mean_nothing_are_pointed_out(change, words):
+def test_answers_of_doubtful_meaning_are_pointed_out(change, words):
     row = {"letters": {"A": 0.5, "B": 0.5}, "interval": [0.4, 0.6], "always": 0.2689, "mass": 0.9}
     row |= {"questions": 100, "shortened": 0}
     settings = {"experiment": {"mmlu": {"formulation": "letter"}}}
@@ -313,7 +322,7 @@ def test_answers_that_may_mean_nothing_are_pointed_out(change, words):
     assert len(found) == (words is not None) and (words or "") in " ".join(found)
 
 
-def test_low_letter_mass_is_no_matter_where_texts_are_asked_for():
+def test_low_letter_mass_is_no_caution_for_cloze():
     row = {"letters": {"A": 0.5}, "interval": None, "always": 0.3, "mass": 0.1}
     settings = {"experiment": {"mmlu": {"formulation": "cloze"}}}
     row |= {"questions": 1, "shortened": 0}
@@ -323,12 +332,12 @@ def test_low_letter_mass_is_no_matter_where_texts_are_asked_for():
 @pytest.mark.parametrize(
     ("formulation", "normalization", "words"),
     [
-        ("letter", "characters", "figures that lm-evaluation-harness 0.4.13 gives"),
-        ("cloze", "none", "calls acc,"),
+        ("letter", "characters", "equal those of lm-evaluation-harness 0.4.13"),
+        ("cloze", "none", "equal acc of"),
         ("cloze", "tokens", "has no such score"),
     ],
 )
-def test_only_what_the_harness_measures_is_called_its_own(formulation, normalization, words):
+def test_figures_are_called_the_harness_s_only_if_it_has_that_metric(formulation, normalization, words):
     assert words in harness_words({"formulation": formulation, "normalization": normalization})
 
 

@@ -1,16 +1,15 @@
-"""The report's section on reliability says what was measured, and why the rest was not."""
+"""The reliability section shows what was measured, and gives reasons for what was not."""
 
 import json
 
 import pytest
-from expertchat.report.reliability import (
+from expertchat.report.reliability import measures_by_round, section
+from expertchat.report.reliability_tables import (
     agreement_table,
     bias_table,
-    kind_table,
+    canary_table,
     rater_table,
     reasons,
-    rounds,
-    section,
 )
 from expertchat.report.results import Results
 from small_experiment import small_config, write_experiment
@@ -18,7 +17,7 @@ from small_experiment import small_config, write_experiment
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Results:
-    """A small experiment whose base pair has some figures more, written by hand."""
+    """A small experiment with some extra figures for the base models, written by hand."""
     settings, artifacts = write_experiment(tmp_path_factory.mktemp("reliability"), small_config())
     path = artifacts["reliability"][0] / "reliability.json"
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -35,19 +34,19 @@ def results(tmp_path_factory) -> Results:
 
 
 def test_a_figure_comes_with_its_interval_and_count(results):
-    places = rounds(results)
-    assert [name for name, _ in places] == ["base models", "after round 1"]
-    rows = agreement_table(results, places).rows
+    by_round = measures_by_round(results)
+    assert [name for name, _ in by_round] == ["base models", "after round 1"]
+    rows = agreement_table(results, by_round).rows
     assert rows[0][3:] == [3, "0.75", "0.50 to 0.88", "40", "0.75", "0.50 to 0.88", "40"]
-    (swayed,) = [row for row in bias_table(results, places).rows if row[4] == "+0.75"]
+    (swayed,) = [row for row in bias_table(results, by_round).rows if row[4] == "+0.75"]
     assert (swayed[0].name, swayed[1], swayed[5]) == ("llama", "injection", "+0.50 to +0.88")
 
 
-def test_what_is_not_there_is_a_sentence_with_its_reason(results):
-    table = agreement_table(results, rounds(results))
+def test_missing_figures_are_listed_with_their_reasons(results):
+    table = agreement_table(results, measures_by_round(results))
     assert all("–" not in row for row in table.rows)
     assert "set ratings.third_party" in table.note and "each item was rated once" in table.note
-    note = bias_table(results, rounds(results)).note
+    note = bias_table(results, measures_by_round(results)).note
     assert "set ratings.perplexity" in note and "raise ratings.canary_share" in note
     assert note.count("set ratings.perplexity") == 1
 
@@ -62,17 +61,17 @@ def test_a_figure_without_an_interval_has_its_reason():
     )
 
 
-def test_a_kind_of_which_every_copy_was_unusable_is_shown(results):
+def test_a_kind_of_canary_without_usable_copies_is_shown(results):
     row = {"rater": "judge", "kind": "plea", "value": None, "interval": None, "n": 0, "topics": 0}
     spoilt = row | {"reason": "no usable ratings", "unusable": 3}
     unmet = row | {"kind": "authority", "reason": "no usable ratings", "unusable": 0}
-    table = kind_table(results, {"injection": [spoilt, unmet]})
+    table = canary_table(results, {"injection": [spoilt, unmet]})
     assert table.rows == [["judge", "plea", "–", "–", "0", "3"]]
     assert "plea, authority (no usable ratings)" in table.note
 
 
-def test_third_parties_stand_beside_the_pair_by_their_names(results):
-    row = next(r for r in rater_table(results, rounds(results)).rows if r[0] == "judge")
+def test_third_party_raters_are_shown_by_name(results):
+    row = next(r for r in rater_table(results, measures_by_round(results)).rows if r[0] == "judge")
     assert row[1:7] == ["third", "reply", "base models", "8", "25.0 %", "50.0 %"]
     titles = [figure.title for figure in section(results).blocks[0].figures]
-    assert "Scores by judge, whole dialogues" in titles
+    assert "Scores given by judge, base models' whole dialogues" in titles

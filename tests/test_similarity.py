@@ -1,4 +1,4 @@
-"""ROUGE-L by hand, and an index that answers as comparing with every text does."""
+"""ROUGE-L by hand, and an index that gives the same answers as comparing with every text."""
 
 import random
 
@@ -7,7 +7,7 @@ from expertchat.topics.similarity import TextIndex, rouge_l, words
 
 
 def table_rouge_l(first, second):
-    """ROUGE-L by the plain table of the dynamic programme."""
+    """ROUGE-L by the plain table of dynamic programming."""
     table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
     for i, a in enumerate(first):
         for j, b in enumerate(second):
@@ -16,7 +16,7 @@ def table_rouge_l(first, second):
 
 
 def random_texts(count, seed):
-    """Texts of 1 to 14 words of which a few are common, as in a language; some nearly repeat others."""
+    """Texts of 1 to 14 words, a few of them common as in a language; some texts nearly repeat others."""
     rng = random.Random(seed)
     vocabulary = [f"w{i}" for i in range(60)]
     texts = []
@@ -65,11 +65,11 @@ def test_the_closest_text_is_that_of_comparing_with_all(above):
     assert (found_any > 20) == (above < 0.95)
 
 
-def test_a_shared_run_is_found_where_a_word_of_it_is_rare_enough():
+def test_a_shared_run_is_found_if_one_of_its_words_is_rare_enough():
     texts = ["the king of france is bald today", "is the king of spain bald"]
     index = TextIndex([words(text) for text in texts])
-    assert index.holding_run(words("That the king of spain sleeps"), 4, most=2) == 1
-    assert index.holding_run(words("That the king of spain sleeps"), 5, most=2) is None
-    assert index.holding_run(words("it is the king"), 3, most=1) is None  # all three in both texts
-    assert index.holding_run(words("it is the king"), 3, most=2) == 1
-    assert index.holding_run(words("kings of francesco"), 2, most=2) is None  # whole words only
+    assert index.find_shared_run(words("That the king of spain sleeps"), 4, most=2) == 1
+    assert index.find_shared_run(words("That the king of spain sleeps"), 5, most=2) is None
+    assert index.find_shared_run(words("it is the king"), 3, most=1) is None  # all three in both texts
+    assert index.find_shared_run(words("it is the king"), 3, most=2) == 1
+    assert index.find_shared_run(words("kings of francesco"), 2, most=2) is None  # complete words only

@@ -6,21 +6,26 @@ import numpy as np
 import pytest
 from expertchat import statistics
 from expertchat.statistics import (
+    Z,
+    accuracy_interval,
     bootstrap_sums,
     calibration_error,
     cluster_bootstrap,
+    difference_interval,
     holm,
     mcnemar,
     mean_stderr,
     paired_bootstrap,
     pooled_stderr,
     spearman,
+    tango_interval,
+    wilson_interval,
     win_rate,
 )
 
 
 def test_an_interval_by_topic_is_wider_than_one_that_ignores_topics():
-    values = [1.0] * 50 + [0.0] * 50  # two topics, each of one mind
+    values = [1.0] * 50 + [0.0] * 50  # two topics; all values of a topic are equal
     mean, low, high = cluster_bootstrap(values, ["a"] * 50 + ["b"] * 50)
     assert (mean, low, high) == (0.5, 0.0, 1.0)
     _, low, high = cluster_bootstrap(values, [str(i) for i in range(100)])
@@ -78,14 +83,14 @@ def test_draws_in_blocks_give_the_same_intervals(monkeypatch):
     whole = both()
     monkeypatch.setattr(statistics, "BLOCK", 30 * 7)
     assert both() == pytest.approx(whole, rel=1e-12)
-    monkeypatch.setattr(statistics, "KEPT", 0)
+    monkeypatch.setattr(statistics, "CACHED", 0)
     assert both() == pytest.approx(whole, rel=1e-12)
 
 
 def test_memory_does_not_grow_with_draws_times_clusters(monkeypatch):
     monkeypatch.setattr(statistics, "BLOCK", 2**16)
-    monkeypatch.setattr(statistics, "KEPT", 0)
-    values, clusters = np.arange(4_000.0), np.arange(4_000)  # no two alike
+    monkeypatch.setattr(statistics, "CACHED", 0)
+    values, clusters = np.arange(4_000.0), np.arange(4_000)  # all different
     tracemalloc.start()
     cluster_bootstrap(values, clusters, draws=500)  # 500 times 4,000 numbers have 16 MB
     bootstrap_sums(values[:, None], clusters, lambda sums: sums[..., 0], draws=500)
@@ -95,7 +100,7 @@ def test_memory_does_not_grow_with_draws_times_clusters(monkeypatch):
 
 
 def test_draws_in_which_a_statistic_does_not_exist_are_left_out():
-    # 1 over the number of clusters "b" drawn: infinite where it was not drawn
+    # 1 over how often b and c were drawn: infinite if neither was
     terms = np.array([[0.0], [1.0], [1.0]])
     value, low, high = bootstrap_sums(terms, ["a", "b", "c"], lambda sums: 1 / sums[..., 0])
     assert value == 0.5 and 1 / 3 <= low <= 0.5 <= high <= 1
@@ -109,7 +114,7 @@ def test_equal_clusters_drawn_as_one_give_the_same_interval():
     mean, low, high = cluster_bootstrap(right, np.arange(400), draws=100_000)
     expected = binom.ppf([0.025, 0.975], 400, 0.25) / 400
     assert mean == 0.25 and np.allclose([low, high], expected, atol=1 / 400)
-    jitter = np.random.default_rng(0).normal(scale=1e-9, size=400)  # now no two are alike
+    jitter = np.random.default_rng(0).normal(scale=1e-9, size=400)  # now all clusters differ
     assert np.allclose(cluster_bootstrap(right + jitter, np.arange(400))[1:], [low, high], atol=2 / 400)
 
 
@@ -165,3 +170,81 @@ def test_standard_errors_by_hand():
     # pooled variance ((4 - 1) * 1/3 + (2 - 1) * 1/2) / (6 - 2), over 6 items
     assert pooled_stderr([one, two], [4, 2]) == pytest.approx((1.5 / 4 / 6) ** 0.5)
     assert pooled_stderr([one], [4]) == pytest.approx(one)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "expected"),
+    [
+        # Newcombe 1998 (Statistics in Medicine 17:857), table I, method 3
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0.0000, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+    ],
+)
+def test_wilson_intervals_as_published(successes, trials, expected):
+    assert wilson_interval(successes, trials) == pytest.approx(expected, abs=5e-5)
+    high, low = (1 - end for end in wilson_interval(trials - successes, trials))
+    assert (low, high) == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "pairs", "expected", "digits"),
+    [
+        # Fagerland, Lydersen and Laake 2014 (Statistics in Medicine 33:2850): airway
+        # hyper-responsiveness before and after stem cell transplantation
+        (1, 7, 21, (-0.517, -0.026), 3),
+        # Fagerland, Lydersen and Laake 2017 (Statistical Analysis of Contingency Tables, chapter 8):
+        # complete response before and after consolidation therapy
+        (6, 16, 161, (-0.1240, -0.0054), 4),
+    ],
+)
+def test_tango_intervals_as_published(gained, lost, pairs, expected, digits):
+    assert tango_interval(gained, lost, pairs) == pytest.approx(expected, abs=0.51 * 10**-digits)
+    high, low = (-end for end in tango_interval(lost, gained, pairs))
+    assert (low, high) == pytest.approx(expected, abs=0.51 * 10**-digits)
+
+
+def test_tango_intervals_by_hand():
+    # without discordant pairs the score is -n d / sqrt(n d (1 - d)), which is -Z at d = Z^2 / (n + Z^2)
+    edge = Z**2 / (100 + Z**2)
+    assert tango_interval(0, 0, 100) == pytest.approx((-edge, edge))
+    # if all pairs are gained, P(lost) is estimated as (1 - d) / 2, so that the score is
+    # sqrt(n (1 - d) / (1 + d)), which is Z at d = (n - Z^2) / (n + Z^2)
+    assert tango_interval(10, 0, 10) == pytest.approx(((10 - Z**2) / (10 + Z**2), 1))
+
+
+def test_the_score_at_a_tango_limit_is_the_normal_quantile():
+    """The estimated variance is that of the trinomial likelihood's maximum on a grid, at the limit."""
+    gained, lost, pairs = 9, 4, 40
+    for limit in tango_interval(gained, lost, pairs):
+        q = np.linspace(max(0, -limit), (1 - limit) / 2, 2_000_001)[1:-1]  # probability of `lost`
+        likelihood = gained * np.log(q + limit) + lost * np.log(q)
+        likelihood += (pairs - gained - lost) * np.log(1 - 2 * q - limit)
+        best = q[likelihood.argmax()]
+        score = (gained - lost - pairs * limit) / np.sqrt(pairs * (2 * best + limit - limit**2))
+        assert abs(score) == pytest.approx(Z, abs=1e-4)
+
+
+def test_impossible_counts_have_no_interval():
+    for counts in ((-1, 3), (4, 3), (0, 0)):
+        with pytest.raises(ValueError, match="trials"):
+            wilson_interval(*counts)
+    for counts in ((-1, 0, 3), (2, 2, 3), (0, 0, 0)):
+        with pytest.raises(ValueError, match="pairs"):
+            tango_interval(*counts)
+
+
+def test_a_bootstrap_interval_without_width_becomes_a_score_interval():
+    subjects = ["a"] * 5 + ["b"] * 5
+    right, wrong = [True] * 10, [False] * 10
+    assert accuracy_interval(right, subjects) == (1, *wilson_interval(10, 10))
+    assert difference_interval(right, right, subjects) == (0, *tango_interval(0, 0, 10))
+    assert difference_interval(wrong, right, subjects) == (1, *tango_interval(10, 0, 10))
+    thirds = [True, False, False] * 3  # three subjects of equal accuracy
+    by_three = ["a"] * 3 + ["b"] * 3 + ["c"] * 3
+    assert accuracy_interval(thirds, by_three) == (1 / 3, *wilson_interval(3, 9))
+    mixed = [True] * 7 + [False] * 3
+    assert accuracy_interval(mixed, subjects) == cluster_bootstrap(mixed, subjects)
+    assert difference_interval(wrong, mixed, subjects) == paired_bootstrap(wrong, mixed, subjects)
+    assert np.isnan(difference_interval(right, right, ["a"] * 10)[1:]).all()

@@ -1,4 +1,4 @@
-"""summary.json: figures worked out by hand, and its schema as documented."""
+"""summary.json: values worked out by hand, and the documented schema."""
 
 import json
 import re
@@ -8,6 +8,7 @@ import pytest
 from expertchat.report.summary import ends, rating_change, summarise, verdict, with_interval, without_nan
 from expertchat.report.summary_mmlu import mixture_verdict
 from expertchat.report.terminal import answer_lines
+from expertchat.statistics import wilson_interval
 from small_experiment import ROOT, asking_config, small_config, write_experiment
 
 
@@ -65,9 +66,10 @@ def test_every_model_has_its_accuracy_in_every_round(summary):
         (1, "mixtral"),
     ]
     assert [row["accuracy"] for row in rows] == [0.5, 0.5, 5 / 8, 5 / 8]
-    assert rows[0]["interval"] == [0.5, 0.5]  # the same in either subject
+    # the same accuracy in both subjects, so all resamples are equal
+    assert rows[0]["interval"] == list(wilson_interval(4, 8))
     assert rows[0]["always"] == 0.25 and rows[0]["mass"] == pytest.approx(0.9)
-    # llama gives A and B where it knows them, and in carpentry and sailing something else for C and D
+    # llama knows the answers A and B, and gives other letters for C and D in both subjects
     assert sum(rows[0]["letters"].values()) == 1
 
 
@@ -75,12 +77,12 @@ def test_the_mixture_is_chosen_and_its_reference_too_by_val(summary):
     base = summary["mixture"][0]
     assert (base["val_questions"], base["val_left_out"]) == (9, 1)
     methods = {method["method"]: method for method in base["methods"]}
-    # of the nine in val llama knows three of five in sailing and two of carpentry's four
+    # of the nine val questions llama knows three of five in sailing and two of four in carpentry
     assert methods["model/llama"]["val_accuracy"] == pytest.approx(5 / 9)
     assert methods["model/mixtral"]["val_accuracy"] == pytest.approx(4 / 9)
     assert base["best_single"] == "llama"
     assert methods["best_single"]["over_best_single"] == 0 and methods["best_single"]["p"] == 1
-    # all know half of carpentry, and together all of sailing
+    # every model knows the same half of carpentry; together they know all of sailing
     assert methods["oracle"]["accuracy"] == 0.75 and methods["oracle"]["over_best_single"] == 0.25
     fitted = [m for m in base["methods"] if m["kind"] == "fitted"]
     assert methods[base["chosen_fitted"]]["val_accuracy"] == max(m["val_accuracy"] for m in fitted)
@@ -88,7 +90,7 @@ def test_the_mixture_is_chosen_and_its_reference_too_by_val(summary):
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
-    """Three models that only answer questions, with published figures."""
+    """Three models that only answer questions, with published accuracies."""
     config = asking_config()
     config["mmlu"] = config["mmlu"] | {"published": {"a": 47.14, "uniform": 40.51}}
     return summarise(*write_experiment(tmp_path_factory.mktemp("asked"), config))
@@ -97,12 +99,12 @@ def asked(tmp_path_factory):
 def test_models_that_only_answer_questions(asked):
     assert asked["topics"] is None and asked["rows"] == [] and asked["rounds"] == 0
     assert asked["verdict"][0] == (
-        "a answers 50.0 % of 8 questions correctly (95 % interval 50.0 to 50.0 %)."
+        "a answers 50.0 % of 8 questions correctly (95 % interval 21.5 to 78.5 %)."
     )
     (mixed,) = asked["mixture"]
     assert len(asked["verdict"]) == 4 + (mixed["chosen"] != mixed["chosen_fitted"])
-    assert asked["verdict"][3].startswith("The best fitted mixture by val, ")
-    assert f"over {mixed['best_single']}, the best single model by val" in asked["verdict"][3]
+    assert asked["verdict"][3].startswith("The fitted mixture that is best on val, ")
+    assert f"over {mixed['best_single']}, the best single model on val" in asked["verdict"][3]
 
 
 def test_published_figures_are_shares_beside_ours(asked):
@@ -138,9 +140,13 @@ def method_row(name, kind="fitted", gain=0.1, interval=(0.05, 0.15)):
     ("chosen", "row", "words"),
     [
         ("gate", method_row("gate"), "+10.0 points (95 % interval +5.0 to +15.0) over a"),
-        ("gate", method_row("gate", gain=0.01, interval=(-0.1, 0.1)), "by val; no difference is shown"),
-        ("best_single", method_row("gate"), "By val, no mixture is better than a alone."),
-        ("uniform", method_row("gate"), "The best by val of all methods is “uniform”, answers 60.0 %"),
+        (
+            "gate",
+            method_row("gate", gain=0.01, interval=(-0.1, 0.1)),
+            "on val; the difference is not significant",
+        ),
+        ("best_single", method_row("gate"), "On val, no mixture is better than a alone."),
+        ("uniform", method_row("gate"), "The method that is best on val is “uniform”, answers 60.0 %"),
     ],
 )
 def test_the_verdict_on_mixtures_says_what_val_chose(chosen, row, words):
@@ -153,7 +159,7 @@ def test_models_that_talk_need_not_answer_questions(tmp_path):
     summary = summarise(*write_experiment(tmp_path, small_config(mmlu=None)))
     assert summary["mmlu"] == [] and summary["mixture"] == []
     assert all(row["mmlu_change"] is None and row["mmlu_all_p"] is None for row in summary["rows"])
-    assert "MMLU is unmeasured" in summary["verdict"][0]
+    assert "MMLU was not measured" in summary["verdict"][0]
 
 
 def test_ppo_ends_are_tenths(summary):
@@ -166,8 +172,8 @@ def test_topics_and_costs_are_counted(summary, experiment):
     counts = {"kept": {"train": 2, "held_out": 2}, "rejected": {"duplicate": 1}}
     diversity = summary["topics"]["diversity"]
     assert summary["topics"] == {**counts, "diversity": diversity}
-    # two words a topic, each in one other topic: 4 of 8 words, 4 of 4 pairs are unique; BLEU is the
-    # root of 2/2 words and, smoothed, half of a pair
+    # two words per topic, each in one other topic: 4 of 8 words and 4 of 4 pairs are unique; BLEU is
+    # the root of the precisions of words, 2/2, and of pairs, smoothed to 1/2
     measures = {"distinct_1": 0.5, "distinct_2": 1, "self_bleu": 0.5**0.5, "nearest_rouge_l": 0.5}
     assert diversity == pytest.approx(measures)
     assert summary["seconds"]["ratings"] == 4 * 2.5  # two raters, before and after
@@ -218,7 +224,7 @@ def test_rounds_give_a_row_each(tmp_path):
     ("interval", "words"),
     [
         ([0.51, 0.9], "better than base"),
-        ([0.5, 0.9], "no difference from base is shown"),
+        ([0.5, 0.9], "no significant difference from base"),
         ([0.1, 0.49], "worse than base"),
     ],
 )
@@ -227,10 +233,10 @@ def test_the_verdict_follows_the_interval(summary, interval, words):
     assert all(words in sentence for sentence in verdict(rows, "none"))
 
 
-def test_the_verdict_names_a_control_and_a_missing_truth(summary):
+def test_the_verdict_mentions_a_control_and_a_missing_oracle(summary):
     rows = [{k: v for k, v in row.items() if "oracle" not in k} for row in summary["rows"]]
     sentences = verdict(rows, "shuffled")
-    assert "No truth is known" in sentences[-2]
+    assert "There is no oracle" in sentences[-2]
     assert "control run" in sentences[-1]
 
 

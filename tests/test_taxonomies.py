@@ -36,7 +36,7 @@ def test_held_out_subjects_come_from_the_groups_in_turn():
     assert held_out_subjects(groups, 4) == ["b", "c", "d", "e"]
 
 
-def test_a_file_of_the_users_own_and_settings_that_go_before_it(tmp_path):
+def test_a_file_of_the_users_own_and_settings_that_take_precedence(tmp_path):
     text = "subjects: [law, art, tea]\naudiences: [children]\nkinds: [a myth, a choice]\n"
     (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
     settings = Topics(subjects="mine.yaml", held_out_subjects=1, kinds=["a riddle"])
@@ -48,16 +48,16 @@ def test_a_file_of_the_users_own_and_settings_that_go_before_it(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("subjects: []", "it names no subjects"),
+        ("subjects: []", "the key subjects is missing or empty"),
         ("- law", "the file must have keys at its top level"),
         (
             "subjects: {a: [law], b: [law]}",
-            "subjects: b: 'law' stands twice|subjects: 'law' stands twice",
+            "subjects: b: 'law' is listed twice|subjects: 'law' is listed twice",
         ),
-        ("subjects: {a: law}", "subjects: a: a list of texts is needed"),
-        ("subjects: [law, 3]", "subjects: a list of texts is needed"),
-        ("subjects: [law, art]\nkind: [x]", "kind: unknown key; known are subjects, audiences, kinds"),
-        ("subjects: [law, art]\nkinds: x", "kinds: a list of texts is needed"),
+        ("subjects: {a: law}", "subjects: a: must be a list of non-empty strings"),
+        ("subjects: [law, 3]", "subjects: must be a list of non-empty strings"),
+        ("subjects: [law, art]\nkind: [x]", "kind: unknown key; known: subjects, audiences, kinds"),
+        ("subjects: [law, art]\nkinds: x", "kinds: must be a list of non-empty strings"),
         ("subjects: [", "not valid YAML"),
     ],
 )
@@ -68,14 +68,14 @@ def test_faults_of_a_taxonomys_file(tmp_path, text, message):
 
 
 def test_other_faults(root, tmp_path):
-    assert "topics.subjects: mmul; no such file, and the taxonomies are mmlu" in fault(
+    assert "topics.subjects: mmul; no such file; known taxonomies: mmlu" in fault(
         {"subjects": "mmul"}, root
     )
-    assert "topics.subjects: it is empty" in fault({}, root)
-    assert "topics.subjects: 'a' stands twice" in fault({"subjects": ["a", "a", "b", "c"]}, root)
+    assert "topics.subjects: the list is empty" in fault({}, root)
+    assert "topics.subjects: 'a' is listed twice" in fault({"subjects": ["a", "a", "b", "c"]}, root)
     (tmp_path / "mine.txt").write_text("", encoding="utf-8")
     given = {"subjects": "mmlu", "file": {"path": str(tmp_path / "mine.txt")}}
-    assert "mine.txt: it holds no topic" in fault(given, root)
+    assert "mine.txt: the file contains no topic" in fault(given, root)
 
 
 def test_a_file_that_replaces_all_brings_its_own_subjects(tmp_path):
@@ -88,4 +88,4 @@ def test_a_file_that_replaces_all_brings_its_own_subjects(tmp_path):
     assert "held_out_subjects: 2; must be less" in fault({"file": file}, tmp_path)
     (tmp_path / "a.txt").write_text("a\nb\n", encoding="utf-8")
     lost = {"file": {"path": "a.txt", "mode": "replace"}}
-    assert "none of its 2 topics is held_out; give it a column split" in fault(lost, tmp_path)
+    assert "none of its 2 topics has the split held_out; add a column split" in fault(lost, tmp_path)

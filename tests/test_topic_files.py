@@ -24,16 +24,20 @@ def test_three_formats_say_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.md", "x", "a.md: topics are read from .txt, .csv, .jsonl only"),
-        ("a.txt", "\n \n", "a.txt: it holds no topic"),
+        ("a.md", "x", "a.md: unknown file type; topics are read from .txt, .csv, .jsonl"),
+        ("a.txt", "\n \n", "a.txt: the file contains no topic"),
         ("a.csv", "topic,subjct\nx,y\n", "a.csv, line 2: unknown column 'subjct'"),
-        ("a.csv", 'topic\nx\n""\n', "a.csv, line 3: there is no topic"),
-        ("a.csv", "subject\nx\n", "a.csv, line 2: there is no topic"),
-        ("a.csv", "topic\nx,y\n", "a.csv, line 2: more cells than the header has"),
-        ("a.csv", "topic,split\nx,test\n", "a.csv, line 2: split is 'test', where train or held_out"),
-        ("a.jsonl", '{"topic": "x"}\n{"topic": \n', "a.jsonl, line 2: not JSON"),
-        ("a.jsonl", '["x"]\n', "a.jsonl, line 1: an object"),
-        ("a.jsonl", '{"topic": 3}\n', "a.jsonl, line 1: topic is 3, where a text is needed"),
+        ("a.csv", 'topic\nx\n""\n', "a.csv, line 3: the topic is missing"),
+        ("a.csv", "subject\nx\n", "a.csv, line 2: the topic is missing"),
+        ("a.csv", "topic\nx,y\n", "a.csv, line 2: more cells than the header"),
+        (
+            "a.csv",
+            "topic,split\nx,test\n",
+            "a.csv, line 2: split is 'test'; it must be train or held_out",
+        ),
+        ("a.jsonl", '{"topic": "x"}\n{"topic": \n', "a.jsonl, line 2: not valid JSON"),
+        ("a.jsonl", '["x"]\n', "a.jsonl, line 1: expected an object"),
+        ("a.jsonl", '{"topic": 3}\n', "a.jsonl, line 1: topic is 3; it must be a string"),
     ],
 )
 def test_faults_name_file_and_line(tmp_path, name, text, message):
@@ -47,7 +51,7 @@ def test_a_missing_file_and_other_encodings(tmp_path):
     with pytest.raises(UserError, match=r"a\.txt: No such file"):
         read_topic_file(tmp_path / "a.txt")
     (tmp_path / "b.txt").write_bytes("Brötchen".encode("latin-1"))
-    with pytest.raises(UserError, match=r"b\.txt: not UTF-8"):
+    with pytest.raises(UserError, match=r"b\.txt: not valid UTF-8"):
         read_topic_file(tmp_path / "b.txt")
 
 

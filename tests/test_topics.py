@@ -1,4 +1,4 @@
-"""Stage topics: who is asked for what, what is rejected and counted, and going on where it stopped."""
+"""Stage topics: which author is prompted for what, rejections and their counts, and resuming."""
 
 import json
 from collections import Counter
@@ -24,7 +24,7 @@ TEMPLATE = "Subject: {{ subject }}."
 
 
 class Scripted:
-    """An author whose words are given; everything around it is real."""
+    """An author with scripted replies; everything else is real."""
 
     def __init__(self, lines):
         self.lines, self.asked = iter(lines), []
@@ -35,7 +35,7 @@ class Scripted:
 
 
 def write(engines, settings, out, given=(), template=TEMPLATE, pool=None, taxonomy=None):
-    """Runs the stage in `out`; (topics, rejected, diversity)."""
+    """Runs the stage in `out`. Returns (topics, rejected, diversity)."""
     (out / "checkpoints").mkdir(exist_ok=True)
     taxonomy = taxonomy or choose_taxonomy(settings, out)
     pool = pool or TopicPool.open(settings, None, None)
@@ -90,7 +90,7 @@ def test_authors_take_turns_and_last_subjects_are_held_out(tmp_path):
     assert diversity["distinct_2"] == 1 and diversity["nearest_rouge_l"] == 0  # no word twice
 
 
-def test_subjects_that_read_alike_get_different_ids(tmp_path):
+def test_subjects_with_the_same_words_get_different_ids(tmp_path):
     settings = Topics(subjects=["C", "C++", "+"], held_out_subjects=1, per_subject=1)
     topics, _, _ = write({"a": Scripted(["one", "two", "three"])}, settings, tmp_path)
     assert len({t["topic_id"] for t in topics}) == 3
@@ -159,7 +159,7 @@ class Stops(Scripted):
         return super().generate(requests, decoding, on_batch)
 
 
-def test_interrupted_work_goes_on_from_its_last_round(tmp_path):
+def test_an_interrupted_job_resumes_after_its_last_finished_round(tmp_path):
     lines = ["rye bread", "rye bread", "the moon", "salt", "iron", "red clay", "the red clay", "tin"]
     settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=3, max_similarity=0.6)
     for name in ("whole", "broken"):
@@ -169,7 +169,7 @@ def test_interrupted_work_goes_on_from_its_last_round(tmp_path):
         write({"a": Stops(lines, 1)}, settings, tmp_path / "broken")
     rest = Scripted(lines[6:])
     assert write({"a": rest}, settings, tmp_path / "broken") == expected
-    assert len(rest.asked) == 2  # of eight: the first six were kept
+    assert len(rest.asked) == 2  # of eight: the checkpoint has the first six
 
 
 def test_real_models_write_topics_that_do_not_depend_on_an_interruption(tmp_path, llama_folder):
@@ -188,7 +188,7 @@ def test_real_models_write_topics_that_do_not_depend_on_an_interruption(tmp_path
     engines = {"a": engine, "b": engine}
     (tmp_path / "whole").mkdir()
     expected = write(engines, settings, tmp_path / "whole", template=template)
-    # the other one starts where this one was after its first round of six tries
+    # the second job starts from the first one's checkpoint after a round of six tries
     outcomes = (tmp_path / "whole/checkpoints/outcomes.jsonl").read_text(encoding="utf-8")
     lines = outcomes.splitlines(keepends=True)
     assert len(lines) > 6
@@ -207,7 +207,7 @@ GIVEN = [
 ]
 
 
-def test_the_users_topics_stand_beside_those_of_the_models(tmp_path):
+def test_the_users_topics_are_added_to_those_of_the_models(tmp_path):
     settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=1, file=FILE)
     author = Scripted(["the rye bread", "red clay", "wet sand"])
     listed = Topics(subjects=["x", "y"], held_out_subjects=1)
@@ -227,7 +227,7 @@ def test_the_users_topics_stand_beside_those_of_the_models(tmp_path):
     assert topics[0]["kind"] == "a myth" and diversity["topics"] == 5
 
 
-def test_a_file_that_replaces_all_asks_no_model(tmp_path):
+def test_a_file_that_replaces_all_topics_needs_no_model(tmp_path):
     file = FILE | {"mode": "replace"}
     rows = "topic,subject,split\n" + "".join(f"{t.topic},{t.subject},{t.split}\n" for t in GIVEN)
     (tmp_path / "mine.csv").write_text(rows, encoding="utf-8")
@@ -269,9 +269,9 @@ def test_an_embedding_is_the_mean_of_the_last_states(encoder_folder):
     assert Encoder(encoder_folder).embed("bread " * 500).shape == (16,)  # long texts are cut
 
 
-def test_a_folder_without_an_encoder_is_named(tmp_path):
+def test_the_error_names_a_folder_without_an_encoder(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "none"}', encoding="utf-8")
-    with pytest.raises(UserError, match=r"topics.embeddings.path: .* is no encoder: "):
+    with pytest.raises(UserError, match=r"topics.embeddings.path: .* is not an encoder: "):
         Encoder(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The section on topics: where they come from, how they spread, and why others are not there."""
+"""The topics section: origin, coverage, diversity and rejections."""
 
 import json
 
@@ -8,7 +8,7 @@ from expertchat.report.blocks import Fold, Table
 from expertchat.report.results import Results
 from expertchat.report.summary import topic_counts
 from expertchat.report.topics import section
-from expertchat.topics.writing import figures
+from expertchat.topics.writing import diversity_summary
 
 
 def topic(number, subject, split, author="a", audience="", kind=""):
@@ -40,10 +40,11 @@ REJECTED = [
 
 
 def shown(folder, topics, rejected, rounds=1):
-    """The section of these topics: its lead, and its tables by their first column's head."""
+    """The section on these topics: its lead, and its tables by their column names."""
     write_records(folder / "topics.jsonl", topics)
     write_records(folder / "rejected.jsonl", rejected)
-    (folder / "diversity.json").write_text(json.dumps(figures(topics, rejected)), encoding="utf-8")
+    text = json.dumps(diversity_summary(topics, rejected))
+    (folder / "diversity.json").write_text(text, encoding="utf-8")
     found = section(Results({"topics": topic_counts(folder), "rounds": rounds}, {}, {"topics": folder}))
     blocks = [inner for b in found.blocks for inner in (b.blocks if isinstance(b, Fold) else [b])]
     return found.lead, {tuple(b.head): b for b in blocks if isinstance(b, Table)}
@@ -51,21 +52,25 @@ def shown(folder, topics, rejected, rounds=1):
 
 def test_coverage_diversity_and_rejections_are_shown(tmp_path):
     lead, tables = shown(tmp_path, TOPICS, REJECTED)
-    assert "the models wrote 5 topics; 3 were kept and 2 rejected. 1 topic of 1 subject (tea)" in lead
+    assert "The models took turns and wrote 5 topics; 3 were accepted and 2 rejected." in lead
+    assert "Held out: 1 topic of 1 subject (tea)." in lead
     measures = tables["topics", "distinct-1", "distinct-2", "self-BLEU", "nearest"]
     # 9 words: "topic", "number" and three figures; 6 pairs: "topic number" and three more
     assert measures.rows[0][:3] == ["3", "0.556", "0.667"]
     assert tables["rejected", "a", "b"].rows == [["contaminated", "1", "0"], ["empty", "0", "1"]]
-    coverage = tables["", "coverage", "topics"].rows
+    coverage = tables["by", "value", "topics"].rows
     assert ["audience", "judges", "2"] in coverage and ["group", "arts", "2"] in coverage
-    assert tables["reason", "topic", "too like", "similarity"].rows[0][1:3] == ["bail", "What is bail?"]
+    assert tables["reason", "topic", "too similar to", "similarity"].rows[0][1:3] == [
+        "bail",
+        "What is bail?",
+    ]
     assert tables["subject", "topics"].rows == [["law", "2"], ["tea", "1"]]
 
 
-def test_what_is_not_there_is_not_shown(tmp_path):
+def test_missing_properties_are_not_shown(tmp_path):
     plain = [{**t, "audience": "", "kind": "", "group": "", "author": "file"} for t in TOPICS]
     lead, tables = shown(tmp_path, plain, [])
-    assert lead.startswith("The user's file brought 3 topics; 3 were kept and 0 rejected.")
+    assert lead.startswith("The user's file contains 3 topics; 3 were accepted and 0 rejected.")
     heads = {head[0] for head in tables}
     assert heads == {"topics", "subject"}
     assert tables["subject", "topic", "author", "split"].rows[0][2] == "the user's file"
@@ -75,9 +80,9 @@ def test_what_is_not_there_is_not_shown(tmp_path):
 def test_both_origins_are_named(tmp_path, authors):
     topics = [topic(0, "law", "train", authors[0]), topic(1, "tea", "held_out", authors[1])]
     lead, _ = shown(tmp_path, topics, [])
-    assert lead.startswith("The user's file and the models, taking turns, brought 2 topics")
+    assert lead.startswith("The user's file and the models, which took turns, provided 2 topics")
 
 
-def test_where_nothing_is_tuned_nothing_is_held_out_from_it(tmp_path):
+def test_without_tuning_no_topics_are_called_held_out(tmp_path):
     lead, _ = shown(tmp_path, TOPICS, [], rounds=0)
-    assert lead.endswith("3 were kept and 0 rejected.")
+    assert lead.endswith("3 were accepted and 0 rejected.")

@@ -1,10 +1,11 @@
-"""Conversations that were held elsewhere become dialogue records."""
+"""Conversations from elsewhere become dialogue records."""
 
 import json
 
 import pytest
 from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
+from expertchat.pipeline.experiment import read_experiment
 from expertchat.records import write_records
 
 
@@ -67,7 +68,7 @@ WHOLE = [("a", "Rye is best."), ("b", "Why rye?"), ("a", "It keeps."), ("b", "So
 
 @pytest.mark.parametrize("names", ["ab", "ba"])
 def test_two_sides_give_one_dialogue_without_the_opening_prompt(tmp_path, names):
-    """Also where the files' order is not that of the speakers, and one side ends a turn earlier."""
+    """Also if the order of files is not that of the speakers, and one side ends a turn earlier."""
     label = dict(zip("ab", names, strict=True))
     save(tmp_path / f"bread.{label['a']}.json", SIDE_A)
     save(tmp_path / f"bread.{label['b']}.json", SIDE_B)
@@ -79,7 +80,7 @@ def test_two_sides_give_one_dialogue_without_the_opening_prompt(tmp_path, names)
     assert record["disagreements"] == []
 
 
-def test_where_the_sides_disagree_each_is_believed_about_itself(tmp_path):
+def test_if_sides_disagree_the_speakers_own_text_counts(tmp_path):
     heard = [*SIDE_B[:3], message("user", "It keeps [cut]"), SIDE_B[4]]
     save(tmp_path / "bread.a.json", SIDE_A)
     save(tmp_path / "bread.b.json", heard)
@@ -93,8 +94,8 @@ def test_where_the_sides_disagree_each_is_believed_about_itself(tmp_path):
     assert read_transcripts(tmp_path)[0]["disagreements"] == []
 
 
-def test_an_opening_that_the_other_heard_too_is_a_turn(tmp_path):
-    """Speaker b spoke first, on its own account: side a answers it."""
+def test_an_opening_that_both_sides_have_is_a_turn(tmp_path):
+    """Speaker b spoke first without being prompted to, and side a answers."""
     save(tmp_path / "bread.a.json", [message("user", "Hello."), message("assistant", "Hi.")])
     opened = [message("user", "Begin."), message("assistant", "Hello."), message("user", "Hi.")]
     save(tmp_path / "bread.b.json", opened)
@@ -102,25 +103,25 @@ def test_an_opening_that_the_other_heard_too_is_a_turn(tmp_path):
     assert said(record) == [("b", "Hello."), ("a", "Hi.")]
 
 
-def test_files_that_are_no_two_sides_are_refused(tmp_path):
+def test_files_that_are_not_two_sides_are_rejected(tmp_path):
     save(tmp_path / "bread.a.json", SIDE_A)
     for other in (
         SIDE_A,
         [message("user", "Wine?"), message("assistant", "Beer."), message("user", "No.")],
     ):
         save(tmp_path / "bread.b.json", other)
-        with pytest.raises(UserError, match=r"bread.a.json and .*bread.b.json: they are not two sides"):
+        with pytest.raises(UserError, match=r"bread.a.json and .*bread.b.json: not the two sides"):
             read_transcripts(tmp_path)
     for wrong, reason in (
-        (7, "was expected"),
-        ([SIDE_B, SIDE_B], "here are 2"),
-        (OWN, "no list of messages"),
+        (7, "expected a list of messages"),
+        ([SIDE_B, SIDE_B], "found 2"),
+        (OWN, "has no list under messages"),
     ):
         save(tmp_path / "bread.b.json", wrong)
         with pytest.raises(UserError, match=f"bread.b.json.*{reason}"):
             read_transcripts(tmp_path)
     save(tmp_path / "bread.c.json", SIDE_B)
-    with pytest.raises(UserError, match="bread has 3 sides"):
+    with pytest.raises(UserError, match="bread has files of 3 sides"):
         read_transcripts(tmp_path)
 
 
@@ -152,7 +153,7 @@ OWN = {
 }
 
 
-def test_dialogue_records_stay_what_they_are(tmp_path):
+def test_dialogue_records_are_imported_unchanged(tmp_path):
     write_records(tmp_path / "own.jsonl", [OWN])
     (record,) = read_transcripts(tmp_path / "own.jsonl")
     assert {key: record[key] for key in ("dialogue_id", "topic", "speakers")} == {
@@ -165,7 +166,7 @@ def test_dialogue_records_stay_what_they_are(tmp_path):
     assert read_transcripts(tmp_path / "again.jsonl") == [record]
 
 
-def test_neighbours_of_one_role_are_one_turn(tmp_path):
+def test_adjacent_messages_of_one_role_are_one_turn(tmp_path):
     messages = [message("user", "Hi."), message("user", "There?"), message("assistant", "Yes.")]
     (record,) = read_transcripts(save(tmp_path / "x.json", messages))
     assert said(record) == [("user", "Hi.\n\nThere?"), ("assistant", "Yes.")]
@@ -174,25 +175,28 @@ def test_neighbours_of_one_role_are_one_turn(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ([SIDE_A, 7], "line 2: a list of messages or an object was expected, not 7"),
-        (["{"], "line 1: a list of messages or an object"),
-        ([SIDE_A, {"text": "x"}], "line 2: no list of messages under messages, conversation"),
-        ([[message("user", "x"), message("tool", "y")]], 'line 1, message 2: its role is "tool"'),
-        ([[message("user", None)]], "line 1, message 1: its content is null"),
-        ([[message("user", "x"), "y"]], 'line 1, message 2: an object was expected, not "y"'),
+        ([SIDE_A, 7], "line 2: expected a list of messages or an object, not 7"),
+        (["{"], "line 1: expected a list of messages or an object"),
+        ([SIDE_A, {"text": "x"}], "line 2: has no list under messages, conversation"),
+        ([[message("user", "x"), message("tool", "y")]], 'line 1, message 2: unknown role "tool"'),
+        ([[message("user", None)]], "line 1, message 1: content is null"),
+        ([[message("user", "x"), "y"]], 'line 1, message 2: expected an object, not "y"'),
         ([[*SIDE_A, message("system", "z")]], "line 1, message 6: a system message after"),
-        ([[message("user", "x")]], "line 1: a dialogue needs turns of two speakers, here are 1"),
-        ([{"messages": SIDE_A, "split": "test"}], 'line 1: its split is "test"; it may be train or'),
-        ([{"messages": SIDE_A, "topic": 3}], "line 1: topic is 3, not a text"),
+        ([[message("user", "x")]], "line 1: a dialogue needs turns of two speakers; found 1"),
+        ([{"messages": SIDE_A, "split": "test"}], 'line 1: split is "test"; it must be train or'),
+        ([{"messages": SIDE_A, "topic": 3}], "line 1: topic is 3; it must be a string"),
         ([OWN | {"speakers": ["a"]}], "line 1: speakers must be a list of two names"),
-        ([OWN | {"turns": OWN["turns"][1:]}], 'line 1, turn 0: "llama" speaks, where by turns'),
-        ([OWN | {"brief": "x"}], 'line 1: brief must be texts by speaker, not "x"'),
-        ([OWN | {"turns": ["x"]}], "line 1, turn 0: an object with speaker and text"),
+        (
+            [OWN | {"turns": OWN["turns"][1:]}],
+            'line 1, turn 0: the speaker is "llama"; speakers alternate',
+        ),
+        ([OWN | {"brief": "x"}], 'line 1: brief must map speakers to texts, not "x"'),
+        ([OWN | {"turns": ["x"]}], "line 1, turn 0: expected an object with speaker and text"),
         ([OWN, OWN], "several conversations have the dialogue_id bread/s0"),
-        ([], "it holds no conversation"),
+        ([], "contains no conversation"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(tmp_path, lines, reason):
+def test_an_error_says_what_is_wrong_and_where(tmp_path, lines, reason):
     write_records(tmp_path / "x.jsonl", lines)
     with pytest.raises(UserError, match=r"x.jsonl") as error:
         read_transcripts(tmp_path / "x.jsonl")
@@ -200,18 +204,44 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path, lines, reason):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    for content, reason in ((b"\xff", "not UTF-8"), (b'{"a": ', "no JSON"), (b'"x"', "was expected")):
+    for content, reason in (
+        (b"\xff", "not valid UTF-8"),
+        (b'{"a": ', "not valid JSON"),
+        (b'"x"', "expected a"),
+    ):
         (tmp_path / "x.json").write_bytes(content)
         with pytest.raises(UserError, match=f"x.json: .*{reason}"):
             read_transcripts(tmp_path / "x.json")
     (tmp_path / "y.jsonl").write_text(json.dumps(SIDE_A) + "\n\n{", encoding="utf-8")
-    with pytest.raises(UserError, match=r"y.jsonl, line 3: this is no JSON"):
+    with pytest.raises(UserError, match=r"y.jsonl, line 3: not valid JSON"):
         read_transcripts(tmp_path / "y.jsonl")
     with pytest.raises(UserError, match="cannot be read"):
         read_transcripts(tmp_path / "absent.json")
 
 
-def test_a_record_of_one_turn_is_taken_and_models_must_be_whole(tmp_path):
+def test_broken_transcripts_are_found_when_planning(tmp_path, default_config, root):
+    """Before any job starts: the plan's error has the setting, the file and the line."""
+    config = {key: default_config[key] for key in ("name", "world", "models", "prompts")}
+    path = tmp_path / "talks.jsonl"
+    config |= {"rounds": 0, "dialogues": {"transcripts": str(path)}}
+    good = json.dumps(SIDE_A)
+    for text, fault in (
+        (None, "no such file or folder"),
+        (f"{good}\n{good[:-9]}\n", "talks.jsonl, line 2: not valid JSON"),
+        (json.dumps([message("user", "x"), message("tool", "y")]), "line 1, message 2: unknown role"),
+        ("\n", "talks.jsonl: contains no conversation"),
+    ):
+        if text is not None:
+            path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError) as error:
+            read_experiment(config, root)
+        (sentence,) = str(error.value).splitlines()[1:]
+        assert sentence.startswith("  dialogues.transcripts: ") and fault in sentence
+    path.write_text(f"{good}\n{json.dumps(SIDE_B)}\n", encoding="utf-8")
+    assert read_experiment(config, root).dialogues.transcripts == str(path)
+
+
+def test_a_record_of_one_turn_is_valid_and_models_must_be_complete(tmp_path):
     record = {"dialogue_id": "d", "topic": "bread", "speakers": ["a", "b"]}
     record["turns"] = [{"speaker": "a", "text": "hi"}]
     path = tmp_path / "talks.jsonl"

@@ -1,7 +1,7 @@
-"""Writes tests/lm_eval_results.json: made-up answers, and what lm-evaluation-harness makes of them.
+"""Writes tests/lm_eval_results.json: made-up answers, and lm-evaluation-harness's results for them.
 
-Its own dummy model gives random log-likelihoods on made-up questions under MMLU's task names. Run with
-the Python that lm-eval is installed in (made with 0.4.13): python tests/write_lm_eval_results.py
+The harness's own dummy model gives random log-likelihoods on made-up questions under MMLU's task names.
+Run it with the Python in which lm-eval (0.4.13) is installed: python tests/write_lm_eval_results.py
 """
 
 import json
@@ -46,7 +46,7 @@ def questions(subject: str, count: int) -> list[dict]:
 
 
 def write_tasks(kind: str, out: Path) -> None:
-    """The package's own task files, less the subjects that are not asked, on the made-up questions."""
+    """Writes the package's own task files of SUBJECTS, changed to use the made-up questions."""
     for source in (TASKS / kind).iterdir():
         subject = source.stem.removeprefix("mmlu_")
         if source.name.startswith("_"):
@@ -63,7 +63,7 @@ def write_tasks(kind: str, out: Path) -> None:
 
 
 def evaluate(kind: str, task: str, limit: int | None) -> dict:
-    """The harness's results, and each question with the log-likelihoods that it saw."""
+    """The harness's results, and each question with the log-likelihoods that it used."""
     out = Path(tempfile.mkdtemp())
     write_tasks(kind, out)
     manager = TaskManager(include_path=str(out), include_defaults=False)
@@ -86,8 +86,8 @@ def main() -> None:
         "letter": evaluate("default", "mmlu", None),
         "cloze": evaluate("continuation", "mmlu_continuation", 5),
     }
-    place = Path(__file__).parent / "lm_eval_results.json"
-    place.write_text(json.dumps(found, indent=None, separators=(",", ":"), default=float) + "\n")
+    path = Path(__file__).parent / "lm_eval_results.json"
+    path.write_text(json.dumps(found, indent=None, separators=(",", ":"), default=float) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Chat rendering: from speaker-neutral turns to the token ids that one model sees.
+"""Chat rendering: from speaker-neutral turns to the token ids that one model reads.
 
-Turns are stored as {speaker, text}. Each viewer sees its own turns as the assistant's and all others
-as the user's. What models write is data: special tokens spelled out in a text are removed before
-the text enters a prompt.
+Turns are stored as {speaker, text}. For each viewer, its own turns have the role assistant and all
+others the role user. Text that models wrote is treated as data: special tokens that are spelled out in
+it are removed before it enters a prompt.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ Message = dict[str, str]
 
 PLAIN_ROLES = ("System", "User", "Assistant")
 
-# For models without a template of their own: a line a message. A reply ends where the next line begins.
+# For models without their own chat template: one line per message. A reply ends where the next role's
+# line begins (see `stop_texts`).
 PLAIN = (
     "{% for message in messages %}"
     "{{ message['role'].capitalize() + ': ' + (message['content'] | trim) + '\\n' }}"
@@ -26,8 +27,8 @@ PLAIN = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
-# What the model families write between turns, by family, as regular expressions. `<s>` is HTML's
-# strike-through too, and goes all the same.
+# Regular expressions of the special tokens of each model family. `<s>` is also HTML's strike-through
+# tag; it is removed nevertheless.
 SPECIAL_TOKENS = {
     "Llama 3, ChatML (MPT chat, Qwen), Phi 3, Zephyr, GPT-2, GPT-NeoX": r"<\|\w{1,40}\|>",
     "DeepSeek": r"<｜[\w▁]{1,40}｜>",
@@ -43,17 +44,17 @@ SPECIAL_TOKENS = {
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance of a dialogue, the same for every viewer."""
+    """One turn of a dialogue, independent of the viewer."""
 
     speaker: str
     text: str
 
 
 def conversation(turns: Iterable[Turn], viewer: str, brief: str, opening: str) -> list[Message]:
-    """The dialogue as `viewer` sees it, ready for its next turn.
+    """The dialogue as messages for `viewer`, which is to write the next turn.
 
-    `brief` is the system text; `opening` the user text that asks for a first turn where the viewer
-    speaks first, as chat templates want a user before an assistant.
+    `brief` is the system text. `opening` is the user text that asks for the first turn. It is added only
+    if the viewer speaks first, because chat templates require a user message before an assistant's.
     """
     messages = [{"role": "system", "content": brief}]
     for turn in turns:
@@ -67,7 +68,8 @@ def conversation(turns: Iterable[Turn], viewer: str, brief: str, opening: str) -
 
 
 def merge_neighbours(messages: Sequence[Message]) -> list[Message]:
-    """Joins adjacent messages of one role by a blank line, as many templates demand alternation."""
+    """Joins adjacent messages of the same role with a blank line, because many chat templates require
+    alternating roles."""
     merged: list[Message] = []
     for message in messages:
         if merged and merged[-1]["role"] == message["role"]:
@@ -79,7 +81,7 @@ def merge_neighbours(messages: Sequence[Message]) -> list[Message]:
 
 
 def fold_system(messages: Sequence[Message]) -> list[Message]:
-    """Moves the system text into the first user message, for templates without a system role."""
+    """Moves the system text into the first user message, for chat templates without a system role."""
     if not messages or messages[0]["role"] != "system":
         return [dict(message) for message in messages]
     system, rest = messages[0], messages[1:]
@@ -90,50 +92,50 @@ def fold_system(messages: Sequence[Message]) -> list[Message]:
 def takes_system(tokenizer) -> bool:
     """Whether the tokenizer's chat template renders a system message.
 
-    A template may refuse one by raising, or drop it in silence; both count as no.
+    False if the template raises an error on a system message, and also if it silently drops it.
     """
     marker = "expertchat-probe"
     probe = [{"role": "system", "content": marker}, {"role": "user", "content": "probe"}]
     try:
         return marker in tokenizer.apply_chat_template(probe, tokenize=False)
-    except Exception:  # a template is foreign code and may raise anything
+    except Exception:  # a template is third-party code and may raise anything
         return False
 
 
 @lru_cache(maxsize=8)
 def wants_bos(tokenizer) -> bool:
-    """Whether the tokenizer puts BOS before a text that it encodes, as its model was trained."""
+    """Whether the tokenizer itself adds BOS before a text, which is how its model was trained."""
     return tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
 
 
 @lru_cache(maxsize=8)
-def _special(tokenizer) -> re.Pattern[str]:
-    """What `neutralise` removes for this tokenizer."""
+def _special_tokens(tokenizer) -> re.Pattern[str]:
+    """The pattern of what `strip_special_tokens` removes for this tokenizer."""
     if tokenizer is None:
         return re.compile("|".join(SPECIAL_TOKENS.values()), re.MULTILINE)
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     own = sorted(filter(None, added), key=len, reverse=True)
     patterns = [*map(re.escape, own), *SPECIAL_TOKENS.values()]
-    if tokenizer.chat_template == PLAIN:  # its roles are words
+    if tokenizer.chat_template == PLAIN:  # its role names are plain words
         patterns.append(rf"^(?:{'|'.join(PLAIN_ROLES)}):[ \t]*")
     return re.compile("|".join(patterns), re.MULTILINE)
 
 
-def neutralise(tokenizer, text: str) -> str:
-    """`text` without special tokens spelled out in it: the tokenizer's own, and those of every family
-    in `SPECIAL_TOKENS`, as one model's text is the other's prompt.
+def strip_special_tokens(tokenizer, text: str) -> str:
+    """`text` without special tokens that are spelled out in it.
 
-    `tokenizer` may be None where it is not known. Under the plain template, role names that begin a
-    line go as well.
+    Removes the tokenizer's own special tokens and those of every family in `SPECIAL_TOKENS`, because one
+    model's text enters another model's prompt. `tokenizer` is None if it is not known. Under the plain
+    template, role names at the beginning of a line are removed as well.
     """
-    pattern, before = _special(tokenizer), None
-    while before != text:  # removing one may spell another
+    pattern, before = _special_tokens(tokenizer), None
+    while before != text:  # removing one token may join its neighbours into another
         before, text = text, pattern.sub("", text)
     return text
 
 
 def _one_bos(tokenizer, text: str) -> str:
-    """`text` with one BOS before it where the tokenizer wants one, and never two."""
+    """`text` with exactly one BOS at its beginning if the tokenizer adds one; never with two."""
     bos = tokenizer.bos_token
     while bos and text.startswith(bos + bos):
         text = text[len(bos) :]
@@ -141,15 +143,15 @@ def _one_bos(tokenizer, text: str) -> str:
 
 
 def stop_texts(tokenizer) -> list[str]:
-    """Texts that end a reply under the tokenizer's template, where the end token does not."""
+    """Texts that end a reply in addition to the end token: the role names of the plain template."""
     return [f"\n{role}:" for role in PLAIN_ROLES] if tokenizer.chat_template == PLAIN else []
 
 
 def render(tokenizer, messages: Sequence[Message], *, reply: bool = True) -> str:
     """The text of `messages` under the tokenizer's chat template, which transformers runs in a sandbox.
 
-    `reply` appends what the template puts before the assistant's next words. Raises UserError where
-    the tokenizer has no template, or its template fails on the messages.
+    `reply` appends what the template writes before the assistant's next reply. Raises UserError if the
+    tokenizer has no chat template, or if its template fails on the messages.
     """
     if tokenizer.chat_template is None:
         raise UserError(
@@ -157,32 +159,34 @@ def render(tokenizer, messages: Sequence[Message], *, reply: bool = True) -> str
             "model's load to plain, or to the path of a .jinja file"
         )
     fitted = merge_neighbours(messages if takes_system(tokenizer) else fold_system(messages))
-    clean = [{**m, "content": neutralise(tokenizer, m["content"])} for m in fitted]
+    clean = [{**m, "content": strip_special_tokens(tokenizer, m["content"])} for m in fitted]
     try:
         text = tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=reply)
-    except Exception as error:  # a template is foreign code and may raise anything
+    except Exception as error:  # a template is third-party code and may raise anything
         roles = ", ".join(message["role"] for message in clean)
         raise UserError(
-            f"{tokenizer.name_or_path}: its chat template fails on messages of the roles {roles}: "
-            f"{error}; set chat_template in the model's load to another one"
+            f"{tokenizer.name_or_path}: its chat template fails on messages with the roles {roles}: "
+            f"{error}; set chat_template in the model's load to another template"
         ) from error
     return _one_bos(tokenizer, text)
 
 
 @lru_cache(maxsize=8)
 def reply_lead(tokenizer) -> str:
-    """The white space that the template puts between a prompt and the reply's first word.
+    """The white space that the chat template puts between the prompt and the reply's first word.
 
-    Plain lines have a space there, for one. What a model draws begins with it; a reply's text does not.
+    The plain template has a space there, for example. The tokens that a model draws begin with it, while
+    the text of a reply does not contain it.
     """
     marker = "expertchat-probe"
-    asked = [{"role": "user", "content": "probe"}]
-    prompt = render(tokenizer, asked)
-    whole = render(tokenizer, [*asked, {"role": "assistant", "content": marker}], reply=False)
+    question = [{"role": "user", "content": "probe"}]
+    prompt = render(tokenizer, question)
+    whole = render(tokenizer, [*question, {"role": "assistant", "content": marker}], reply=False)
     lead, found, _ = whole.removeprefix(prompt).partition(marker)
     return lead if found and whole.startswith(prompt) and lead.isspace() else ""
 
 
 def encode(tokenizer, messages: Sequence[Message], *, reply: bool = True) -> list[int]:
-    """Token ids of `render`, which holds BOS where the model wants one, so none is added."""
+    """Token ids of the text that `render` returns. It contains BOS if the model needs it, so none is
+    added here."""
     return tokenizer.encode(render(tokenizer, messages, reply=reply), add_special_tokens=False)

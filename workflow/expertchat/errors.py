@@ -1,5 +1,6 @@
-"""Errors that are the user's to mend: one clear sentence, never a traceback."""
+"""Errors that the user can fix. They are printed as a message, without a traceback."""
 
 
 class UserError(Exception):
-    """What was wrong, where (file, line, key), and what to do about it."""
+    """A mistake in settings or files. The message says what was wrong, where (file, line, key), and
+    what to do."""

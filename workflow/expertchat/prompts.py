@@ -1,6 +1,6 @@
-"""The prompts: Jinja files that hold every word the models are told.
+"""Prompt templates: Jinja files with all the text that is sent to the models.
 
-The files' texts are part of a stage's settings, so that a changed word makes new results.
+The text of the templates is part of a stage's settings, so a changed word leads to new results.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from expertchat.errors import UserError
 
-NAMES = ("topic", "opening", "rating")  # beside the roles'
+NAMES = ("topic", "opening", "rating")  # in addition to one template per role
 
 _environment = SandboxedEnvironment(
     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
@@ -21,31 +21,35 @@ _environment = SandboxedEnvironment(
 
 
 def read_prompts(folder: Path) -> dict[str, str]:
-    """The texts of the folder's `<name>.jinja` files, by name: `NAMES` and the roles."""
+    """{name: text} of all `<name>.jinja` files in the folder: `NAMES` and the roles."""
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
 
 
 def read_chat_template(path: Path, where: str) -> str:
-    """The text of a chat template's file. Raises UserError, naming the setting `where`.
+    """The text of a chat template file. `where` is the setting that names the file.
 
-    It is not parsed here: transformers knows more tags than Jinja.
+    The template is not parsed here, because transformers supports more tags than Jinja does. Raises
+    UserError if the file cannot be read.
     """
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"{where}: {path} cannot be read ({error.strerror}); say plain, or name a Jinja file"
+            f"{where}: {path} cannot be read ({error.strerror}); use plain, or the path of a Jinja file"
         ) from None
 
 
 def fill(template: str, **values: object) -> str:
-    """`template` with `values` filled in, without outer white space. Unknown names are an error."""
+    """`template` rendered with `values` and stripped of outer white space.
+
+    Raises jinja2.UndefinedError if the template uses a name that `values` does not contain.
+    """
     return _compiled(template).render(**values).strip()
 
 
 @lru_cache(maxsize=64)
 def _compiled(template: str) -> Template:
-    """The template, compiled once: that takes a hundred times as long as filling it in."""
+    """The compiled template, cached because compiling takes a hundred times as long as rendering."""
     return _environment.from_string(template)
 
 
@@ -64,12 +68,13 @@ def rating_prompt(
     best: str = "",
     fence: str = "",
 ) -> str:
-    """The question to a rater about one speaker in one category.
+    """The prompt that asks a rater to score one speaker in one category.
 
-    `turns` are (label, text) with neutral labels such as "A" and "B", `rated` is the label that is
-    judged, `scope` is "dialogue" (all of its turns) or "reply" (its last turn only). `worst` and `best`
-    say what deserves the scores `low` and `high`. `fence` is a code that stands in none of the texts,
-    so that a template can mark where they begin and end.
+    `turns` are (label, text) with neutral labels such as "A" and "B"; `rated` is the label of the
+    speaker to judge. `scope` is "dialogue" (all of that speaker's turns) or "reply" (the last turn
+    only). `worst` and `best` describe what deserves the scores `low` and `high`. `fence` is a code that
+    occurs in none of the texts: the template uses it to mark where each turn begins, and a model that
+    wrote a turn cannot forge it.
     """
     return fill(
         template,

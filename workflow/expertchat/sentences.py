@@ -1,4 +1,4 @@
-"""Where sentences end."""
+"""Detection of sentence ends in a text."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import re
 
 CLOSING = r"['\"’”»)\]*_`]*"
 SENTENCE_END = re.compile(rf"[.!?…]+{CLOSING}(?=\s|$)|[。！？]+{CLOSING}")
-# a full stop after one of these, a number that opens a line, or an initial, ends no sentence
+# A full stop does not end a sentence after one of these, after a number that begins a line, or after
+# an initial.
 ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|cf|vs|Dr|Mr|Mrs|Ms|Prof|St|No|Fig|Eq|approx|ca|al)|(?:^|\n)\s*\d{1,3}|\b[A-HJ-Z])\.$"
 )
 
 
 def trim_to_sentence(text: str) -> str:
-    """`text` up to its last sentence's end; unchanged where there is none."""
+    """`text` up to the end of its last sentence; unchanged if no sentence ends in it."""
     end = last_end(text)
     return text[:end] if end else text
 
 
 def last_end(text: str) -> int:
-    """Where the last finished sentence of `text` ends; 0 where none does."""
+    """Index just after the last complete sentence of `text`; 0 if there is none."""
     for match in reversed(list(SENTENCE_END.finditer(text))):
         upto = text[: match.start() + 1]
         if match.end() == len(text.rstrip()) and not re.search(r"(?:^|\n)\s*\d{1,3}\.$", upto):
@@ -30,7 +31,7 @@ def last_end(text: str) -> int:
 
 
 def ends_sentence(text: str) -> bool:
-    """Whether a text that may go on is at the end of a sentence: "e.g." is none."""
+    """Whether an unfinished text is at the end of a sentence. An abbreviation such as "e.g." is not."""
     text = text.rstrip()
     ends = [match for match in SENTENCE_END.finditer(text) if match.end() == len(text)]
     return bool(ends) and not ABBREVIATION.search(text[: ends[-1].start() + 1])

@@ -1,5 +1,5 @@
-"""The splits of topics and of multiple-choice questions."""
+"""Names of the splits of topics and of multiple-choice questions."""
 
-TRAIN, HELD_OUT = "train", "held_out"  # of topics, and of all that is said about them
-DEV, VAL, TEST = "dev", "val", "test"  # of questions: shown solved, to fit mixtures, to measure
+TRAIN, HELD_OUT = "train", "held_out"  # topics, and the dialogues, replies and ratings about them
+DEV, VAL, TEST = "dev", "val", "test"  # questions: few-shot examples, fitting of mixtures, evaluation
 SPLITS = (DEV, VAL, TEST)

@@ -1,5 +1,8 @@
-"""Statistics that keep clusters together: replies to one topic, or questions of one subject, are not
-independent. And tests of paired results."""
+"""Bootstrap intervals that resample clusters, tests of paired results, and other statistics.
+
+Replies about one topic, or questions of one subject, are not independent of each other, so intervals
+resample complete clusters. All resampling of the project is `bootstrap_sums`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-BLOCK = 2**22  # drawn clusters at once, so that memory does not grow with draws
-KEPT = 2**28  # bytes of draws that are kept for the next statistic of as many clusters
+BLOCK = 2**22  # most cluster weights in memory at once, so that memory does not grow with draws
+CACHED = 2**28  # most bytes of weights to cache for the next statistic with the same number of clusters
 
 
 def cluster_bootstrap(
@@ -18,19 +21,25 @@ def cluster_bootstrap(
 ) -> tuple[float, float, float]:
     """(mean, low, high): the mean of `values` and its 95 % percentile interval.
 
-    Whole clusters are drawn with replacement (Field and Welsh 2007), so that the interval covers what
-    other topics would have given. With one cluster, low and high are the mean.
+    Complete clusters are drawn with replacement (Field and Welsh 2007), so the interval includes the
+    variation between clusters such as topics. With one cluster, low and high equal the mean. Raises
+    ValueError if there are no values.
     """
     values = np.asarray(values, dtype=float)
     if not len(values):
         raise ValueError("no values")
     mean = float(values.mean())
-    terms = np.stack([values, np.ones(len(values))], 1)
-    _, low, high = bootstrap_sums(terms, clusters, _ratio, seed, draws)
+    _, low, high = bootstrap_sums(mean_terms(values), clusters, mean_of_sums, seed, draws)
     return (mean, mean, mean) if np.isnan(low) else (mean, low, high)
 
 
-def _ratio(sums: np.ndarray) -> np.ndarray:
+def mean_terms(values: np.ndarray) -> np.ndarray:
+    """Terms [values, 2] of `mean_of_sums`: each value and a one."""
+    return np.stack([values, np.ones(len(values))], 1)
+
+
+def mean_of_sums(sums: np.ndarray) -> np.ndarray:
+    """The mean [...] from sums [..., 2] of `mean_terms`."""
     return sums[..., 0] / sums[..., 1]
 
 
@@ -40,8 +49,9 @@ def paired_bootstrap(
     """(difference, low, high): mean of `second` minus mean of `first` on the same items, and its 95 %
     percentile interval.
 
-    Whole clusters of pairs are drawn with replacement. Where each item has a cluster of its own, this is
-    the paired bootstrap of Koehn (2004). With one cluster there is no interval: low and high are NaN.
+    Complete clusters of pairs are drawn with replacement. If each item is its own cluster, this is the
+    paired bootstrap of Koehn (2004). With one cluster there is no interval: low and high are NaN. Raises
+    ValueError if the two do not have the same number of items.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if first.shape != second.shape or not len(first):
@@ -53,10 +63,10 @@ def paired_bootstrap(
 
 
 def mcnemar(first_right: Sequence[bool], second_right: Sequence[bool]) -> float:
-    """Exact two-sided p value of McNemar's test (McNemar 1947): is one right as often as the other?
+    """Exact two-sided p value of McNemar's test (McNemar 1947) that both are right equally often.
 
-    Only items count on which exactly one of the two is right: under the null hypothesis each of these
-    is a fair coin. 1 where there are none.
+    Only items on which exactly one of the two is right count: under the null hypothesis each of them is
+    a fair coin toss. 1 if there are no such items. Raises ValueError if the lengths differ.
     """
     from scipy.stats import binom
 
@@ -68,8 +78,11 @@ def mcnemar(first_right: Sequence[bool], second_right: Sequence[bool]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values adjusted for their number, in the given order (Holm 1979): below 0.05, the chance that
-    any true null hypothesis is among those below it is at most 5 %, whatever the tests share."""
+    """P values adjusted for multiple tests (Holm 1979), in the given order.
+
+    If hypotheses with an adjusted value below 0.05 are rejected, the probability of rejecting any true
+    null hypothesis is at most 5 %, however the tests depend on each other.
+    """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
     adjusted = np.empty(len(p))
@@ -79,9 +92,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_stderr(values: Sequence[float]) -> float:
-    """Standard error of a mean, from the sample's variance (n - 1); NaN of a single value.
+    """Standard error of the mean, from the sample variance (n - 1); NaN for a single value.
 
-    Summed one by one as lm-evaluation-harness does (`mean_stderr`), to be equal in the last digit.
+    Adds values one by one as lm-evaluation-harness does (`mean_stderr`), to agree in the last digit.
     """
     values = [float(value) for value in values]
     if len(values) < 2:
@@ -92,9 +105,10 @@ def mean_stderr(values: Sequence[float]) -> float:
 
 
 def pooled_stderr(stderrs: Sequence[float], sizes: Sequence[int]) -> float:
-    """Standard error of the mean over groups, from each group's own (pooled variance).
+    """Standard error of the mean over all items, from that of each group (pooled variance).
 
-    The formula of lm-evaluation-harness (`pooled_sample_stderr`); NaN where any group has one item.
+    The formula of lm-evaluation-harness (`pooled_sample_stderr`). NaN if any group has a
+    single item, because its own standard error is NaN.
     """
     squares = sum((n - 1) * e**2 * n for n, e in zip(sizes, stderrs, strict=True))
     freedom = sum(sizes) - len(sizes)
@@ -102,7 +116,7 @@ def pooled_stderr(stderrs: Sequence[float], sizes: Sequence[int]) -> float:
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Rank correlation, ties at their mean rank; NaN where one side is constant."""
+    """Spearman's rank correlation, with mean ranks for ties; NaN if one of the two is constant."""
     from scipy.stats import rankdata
 
     x, y = rankdata(first), rankdata(second)
@@ -112,7 +126,7 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def win_rate(tuned: Sequence[float], base: Sequence[float]) -> float:
-    """Share of all (tuned, base) pairs that tuned wins; a tie counts half."""
+    """Share in [0, 1] of all (tuned, base) pairs in which `tuned` is higher; a tie counts half."""
     difference = np.asarray(tuned, dtype=float)[:, None] - np.asarray(base, dtype=float)[None, :]
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
@@ -120,45 +134,53 @@ def win_rate(tuned: Sequence[float], base: Sequence[float]) -> float:
 def calibration_error(probabilities: Sequence[float], correct: Sequence[bool], bins: int = 10) -> float:
     """Expected calibration error in equal-width bins (Guo et al. 2017, eq. 3)."""
     p, c = np.asarray(probabilities, dtype=float), np.asarray(correct, dtype=float)
-    place = np.minimum((p * bins).astype(int), bins - 1)
+    bin_of = np.minimum((p * bins).astype(int), bins - 1)
     error = 0.0
-    for k in np.unique(place):
-        here = place == k
-        error += here.mean() * abs(p[here].mean() - c[here].mean())
+    for k in np.unique(bin_of):
+        inside = bin_of == k
+        error += inside.mean() * abs(p[inside].mean() - c[inside].mean())
     return float(error)
 
 
-def blocks(clusters: int, draws: int) -> Iterator[slice]:
-    """All draws in blocks of at most `BLOCK` clusters, or of one draw."""
+def _blocks(clusters: int, draws: int) -> Iterator[slice]:
+    """Slices of draws with at most `BLOCK` weights each, but at least one draw."""
     size = max(1, BLOCK // clusters)
     return (slice(first, min(first + size, draws)) for first in range(0, draws, size))
 
 
-def drawn_weights(clusters: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each cluster is drawn, block by block: [draws of the block, clusters], whole clusters
-    with replacement. The blocks together do not depend on their size."""
-    if clusters * draws <= KEPT:
-        kept = _kept_weights(clusters, draws, seed)
-        return (kept[part].astype(float) for part in blocks(clusters, draws))
-    return _weights(np.ones(clusters), draws, seed)
+def _cluster_weights(clusters: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each cluster is drawn, with replacement: blocks [draws in the block, clusters].
+
+    The result does not depend on the size of the blocks.
+    """
+    if clusters * draws <= CACHED:
+        cached = _cached_weights(clusters, draws, seed)
+        return (cached[part].astype(float) for part in _blocks(clusters, draws))
+    return _kind_weights(np.ones(clusters), draws, seed)
 
 
-def _weights(times: np.ndarray, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """[draws of the block, kinds], where the kind k stands for `times[k]` clusters."""
-    generator, clusters = np.random.default_rng(seed), int(times.sum())
-    for part in blocks(len(times), draws):
-        yield generator.multinomial(clusters, times / clusters, part.stop - part.start).astype(float)
+def _kind_weights(counts: np.ndarray, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each kind is drawn: blocks [draws in the block, kinds].
+
+    Kind k stands for `counts[k]` clusters.
+    """
+    generator, clusters = np.random.default_rng(seed), int(counts.sum())
+    for part in _blocks(len(counts), draws):
+        yield generator.multinomial(clusters, counts / clusters, part.stop - part.start).astype(float)
 
 
 @lru_cache(maxsize=2)
-def _kept_weights(clusters: int, draws: int, seed: int) -> np.ndarray:
-    """All blocks as one array of bytes; no cluster is ever drawn more than 255 times: up to 255
-    clusters it cannot be, and with more, one chance in 10 to the 500 is none."""
-    found = np.empty((draws, clusters), np.uint8)
-    made = _weights(np.ones(clusters), draws, seed)
-    for part, weights in zip(blocks(clusters, draws), made, strict=True):
-        found[part] = weights
-    return found
+def _cached_weights(clusters: int, draws: int, seed: int) -> np.ndarray:
+    """All weights [draws, clusters] as bytes.
+
+    A byte suffices: with up to 255 clusters none can be drawn more often than 255 times, and with more
+    clusters the probability is below 10^-500.
+    """
+    cached = np.empty((draws, clusters), np.uint8)
+    blocks = _kind_weights(np.ones(clusters), draws, seed)
+    for part, weights in zip(_blocks(clusters, draws), blocks, strict=True):
+        cached[part] = weights
+    return cached
 
 
 def bootstrap_sums(
@@ -168,12 +190,14 @@ def bootstrap_sums(
     seed: int = 0,
     draws: int = 2_000,
 ) -> tuple[float, float, float]:
-    """(value, low, high) of a statistic that is a function of sums over `rows` [rows, terms].
+    """(value, low, high) of a statistic that is a function of the sums over `rows` [rows, terms].
 
-    `statistic` maps sums [..., terms] to values [...]. The 95 % percentile interval draws whole
-    clusters with replacement (Field and Welsh 2007); draws in which the statistic does not exist are
-    left out. With one cluster there is no interval: low and high are NaN. Clusters with equal sums are
-    drawn as one of their joint weight, which is the same and, for right and wrong answers, far faster.
+    `statistic` maps sums [..., terms] to values [...]. The 95 % percentile interval draws complete
+    clusters with replacement (Field and Welsh 2007). Draws in which the statistic is not finite are left
+    out. With one cluster there is no interval: low and high are NaN.
+
+    Clusters with equal sums are drawn together as one kind with their joint weight. This gives the same
+    distribution and is much faster for right and wrong answers, of which there are few kinds.
     """
     names, index = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.zeros((len(names), rows.shape[1]))
@@ -182,15 +206,95 @@ def bootstrap_sums(
         value = float(statistic(sums.sum(0)))
         if len(names) < 2:
             return value, float("nan"), float("nan")
-        kinds, times = np.unique(sums, axis=0, return_counts=True)
+        kinds, counts = np.unique(sums, axis=0, return_counts=True)
         if len(kinds) <= len(names) // 2:
-            weights = _weights(times, draws, seed)
+            weights = _kind_weights(counts, draws, seed)
         else:
-            kinds, weights = sums, drawn_weights(len(names), draws, seed)
-        drawn = [block @ kinds for block in weights]
-        found = statistic(np.concatenate(drawn))
-    found = found[np.isfinite(found)]
-    if not len(found):
+            kinds, weights = sums, _cluster_weights(len(names), draws, seed)
+        resampled = [block @ kinds for block in weights]
+        values = statistic(np.concatenate(resampled))
+    values = values[np.isfinite(values)]
+    if not len(values):
         return value, float("nan"), float("nan")
-    low, high = np.quantile(found, [0.025, 0.975])
+    low, high = np.quantile(values, [0.025, 0.975])
     return value, float(low), float(high)
+
+
+# Score intervals, used where a bootstrap interval has no width
+
+Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
+DEGENERATE = 1e-12  # a bootstrap interval of this width differs from a point by rounding only
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """(low, high): the 95 % score interval of a proportion (Wilson 1927; Newcombe 1998, method 3).
+
+    It treats trials as independent. Unlike a bootstrap interval, it has a width even if all trials
+    have the same result. Raises ValueError unless 0 <= successes <= trials and trials > 0.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} successes in {trials} trials")
+    share, n = successes / trials, trials
+    centre = share + Z**2 / (2 * n)
+    half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    low, high = ((centre + sign * half) / (1 + Z**2 / n) for sign in (-1, 1))
+    return (0.0 if successes == 0 else low), (1.0 if successes == trials else high)
+
+
+def tango_interval(gained: int, lost: int, pairs: int) -> tuple[float, float]:
+    """(low, high): the 95 % score interval of the difference of two paired proportions, second minus
+    first (Tango 1998).
+
+    `gained`: pairs in which only the second is a success; `lost`: only the first. It contains every
+    difference d that the score test does not reject, |gained - lost - pairs * d| <= Z * sd(d), with the
+    variance at its maximum likelihood estimate under d. It treats pairs as independent.
+    Without any discordant pair it is -+ Z^2 / (pairs + Z^2). Raises ValueError for impossible counts.
+    """
+    if min(gained, lost) < 0 or gained + lost > pairs or pairs < 1:
+        raise ValueError(f"{gained} gained and {lost} lost in {pairs} pairs")
+    high = _tango_limit(gained, lost, pairs)
+    return -_tango_limit(lost, gained, pairs), high
+
+
+def _tango_limit(gained: int, lost: int, pairs: int) -> float:
+    """The upper limit, by bisection between the estimate and 1."""
+    low, high = (gained - lost) / pairs, 1.0
+    for _ in range(60):  # far below the precision of a float
+        d = (low + high) / 2
+        linear = (2 * pairs - gained + lost) * d - gained - lost
+        root = math.sqrt(max(0.0, linear**2 + 8 * pairs * lost * d * (1 - d)))
+        chance = max(0.0, (root - linear) / (4 * pairs))  # estimated probability of `lost` under d
+        variance = pairs * (2 * chance + d * (1 - d))
+        inside = (pairs * d - (gained - lost)) ** 2 <= Z**2 * variance
+        low, high = (d, high) if inside else (low, d)
+    return (low + high) / 2
+
+
+def accuracy_interval(
+    right: Sequence[bool], clusters: Sequence[str], seed: int = 0
+) -> tuple[float, float, float]:
+    """(accuracy, low, high): the cluster bootstrap's 95 % interval, or Wilson's if all resamples have
+    the same accuracy, for example because all answers are right.
+
+    With one cluster all resamples are equal, so that the interval is Wilson's.
+    """
+    right = np.asarray(right, dtype=bool)
+    accuracy, low, high = cluster_bootstrap(right, clusters, seed)
+    if high - low > DEGENERATE:
+        return accuracy, low, high
+    return accuracy, *wilson_interval(int(right.sum()), len(right))
+
+
+def difference_interval(
+    first: Sequence[bool], second: Sequence[bool], clusters: Sequence[str], seed: int = 0
+) -> tuple[float, float, float]:
+    """(difference, low, high): the paired bootstrap's 95 % interval of the accuracy of `second` minus
+    that of `first`, or Tango's if all resamples have the same difference, for example because no
+    answer changed. With one cluster there is no interval: low and high are NaN.
+    """
+    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    difference, low, high = paired_bootstrap(first, second, clusters, seed)
+    if math.isnan(low) or high - low > DEGENERATE:
+        return difference, low, high
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    return difference, *tango_interval(gained, lost, len(first))

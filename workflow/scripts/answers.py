@@ -1,4 +1,4 @@
-"""Let a model, base or tuned, answer the multiple-choice questions."""
+"""A model, base or tuned, answers the multiple-choice questions of a split."""
 
 from expertchat.pipeline.jobs import open_job
 
@@ -10,7 +10,7 @@ def main() -> None:
         from expertchat.engine.opening import open_copies
         from expertchat.settings.mmlu import Asking
 
-        settings, asking = job.settings, Asking(**job.settings["section"])
+        settings, asking = job.settings, Asking.from_section(job.settings["section"])
         asked = read_asked(job.input("questions"), settings["split"], asking, tuple(settings["shard"]))
         engine = open_copies(job.source(settings["name"], job.input("model"), job.input("policy")))
         answers = answer_questions(engine, asked, asking, job.checkpoints, job.recipe.label)

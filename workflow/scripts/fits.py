@@ -9,9 +9,11 @@ def main() -> None:
         from expertchat.mixture.artifact import write_fits
         from expertchat.mixture.fits import fit_mixtures
         from expertchat.mmlu.categories import HARNESS
+        from expertchat.settings.mmlu import Asking
 
-        answers = read_by_model(job.settings["answers"], job.inputs("answers"))
-        write_fits(job.out, fit_mixtures(answers, HARNESS, job.settings["seed"]))
+        settings, asking = job.settings, Asking.from_section(job.settings["section"])
+        answers = read_by_model(settings["answers"], job.inputs("answers"), asking)
+        write_fits(job.out, fit_mixtures(answers, HARNESS, settings["seed"]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Mix the models' answers to the test split by all methods, and measure them."""
+"""Mix the models' answers to the test split with every method, and measure the results."""
 
 import json
 
@@ -12,9 +12,11 @@ def main() -> None:
         from expertchat.mixture.evaluation import answer_rows, mix_answers, score_mixtures, text_table
         from expertchat.mmlu.categories import HARNESS
         from expertchat.records import without_nan
+        from expertchat.settings.mmlu import Asking
 
         settings, fits = job.settings, read_fits(job.input("fits"))
-        answers = read_by_model(settings["answers"], job.inputs("answers"))
+        asking = Asking.from_section(settings["section"])
+        answers = read_by_model(settings["answers"], job.inputs("answers"), asking)
         table, mixed = mix_answers(fits, answers, HARNESS)
         answer_rows(table, mixed).to_parquet(job.out / ANSWERS)
         scores = score_mixtures(fits, table, mixed, settings["seed"], settings.get("published"))

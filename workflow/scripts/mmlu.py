@@ -1,4 +1,4 @@
-"""What the models' answers to the multiple-choice questions come to, before and after tuning."""
+"""Scores the models' answers to the multiple-choice questions, before and after tuning."""
 
 import json
 
@@ -7,17 +7,20 @@ from expertchat.pipeline.jobs import open_job
 
 def main() -> None:
     with open_job("mmlu", __doc__) as job:
-        from expertchat.answers.artifact import folders_by_model, read_models
+        from expertchat.answers.artifact import folders_by_model, read_checked_answers
         from expertchat.mmlu.harness import result_files
         from expertchat.mmlu.scores import scores
+        from expertchat.settings.mmlu import Asking
 
         section, questions = job.settings["section"], job.input("questions")
-        folders = folders_by_model(job.settings["answers"], job.inputs("answers"))
+        asking = Asking.from_section(section)
+        tuned = folders_by_model(job.settings["answers"], job.inputs("answers"))
         base = folders_by_model(job.settings["before"], job.inputs("before"))
-        after = read_models(folders, questions, section["limit"])
-        found = scores(after, read_models(base, questions, section["limit"]))
-        round_number = job.settings["round"]
-        files = result_files(found, after, section, round_number, questions, folders)
+        after = read_checked_answers(tuned, questions, asking)
+        before = read_checked_answers(base, questions, asking)
+        files = result_files(
+            scores(after, before), after, section, job.settings["round"], questions, tuned
+        )
         for name, content in files.items():
             (job.out / name).write_text(json.dumps(content, indent=1, allow_nan=False))
 

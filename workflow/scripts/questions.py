@@ -1,4 +1,4 @@
-"""Bring the multiple-choice questions into the store, checked, in MMLU's layout."""
+"""Copy or fetch the multiple-choice questions, check them, and store them in MMLU's layout."""
 
 import json
 from pathlib import Path

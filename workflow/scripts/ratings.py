@@ -1,4 +1,4 @@
-"""Let one model rate what was said, category by category."""
+"""Let one model rate dialogues and candidate replies, category by category."""
 
 from expertchat.pipeline.jobs import open_job
 from expertchat.settings.anchors import Anchor

@@ -1,4 +1,4 @@
-"""Put the experiment's numbers into summary.json, and show them in report.html."""
+"""Write the experiment's figures to summary.json and report.html."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Let the models write the topics that will be talked about, or take the user's own."""
+"""Write the topics of the dialogues with the models, or read them from the user's file."""
 
 from expertchat.pipeline.jobs import open_job
 from expertchat.settings.topics import Topics

@@ -1,1 +1,1 @@
-"""Stage answers: a model answers the multiple-choice questions."""
+"""Stage answers: a model answers multiple-choice questions."""

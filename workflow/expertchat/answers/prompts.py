@@ -1,9 +1,9 @@
-"""Prompts of multiple-choice questions, and the answers that may follow them.
+"""Prompts of multiple-choice questions, and the texts of their answers.
 
-Styles: `harness` writes what lm-evaluation-harness 0.4.13 writes in its tasks mmlu and
-mmlu_continuation; `hendrycks` what Hendrycks et al. (2021) did; `chat` puts each solved question as a
-user's turn and its answer as the assistant's. Formulations, as OLMES names them (Gu et al. 2024):
-`letter` shows the choices and asks for one of A to D, `cloze` shows none and asks for the answer's text.
+Styles: `harness` gives the texts of lm-evaluation-harness 0.4.13 in its tasks mmlu and
+mmlu_continuation, `hendrycks` those of Hendrycks et al. (2021); `chat` makes each solved question a
+user turn and its answer an assistant turn. Formulations, named as in OLMES (Gu et al. 2024): `letter`
+shows the choices and asks for one of A to D, `cloze` shows none and asks for the text of the answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from expertchat.questions.artifact import LETTERS, MultipleChoice
 from expertchat.settings.mmlu import Asking
 
 Prompt = str | list[Message]
-UNCONDITIONAL = "Answer:"  # what an answer's unconditional likelihood is asked after
+UNCONDITIONAL = "Answer:"  # the prompt for an answer's unconditional likelihood
 
 
 def subject_title(subject: str) -> str:
@@ -26,13 +26,13 @@ def subject_title(subject: str) -> str:
 def header(subject: str, asking: Asking) -> str:
     """The sentence before the first question."""
     kind = "multiple choice questions" if asking.formulation == "letter" else "questions"
-    # the original code joins the subject's words with a space before each
+    # the original code puts a space before each word of the subject
     about = f" {subject_title(subject)}" if asking.style == "hendrycks" else subject_title(subject)
     return f"The following are {kind} (with answers) about {about}."
 
 
 def question_text(item: MultipleChoice, asking: Asking) -> str:
-    """A question up to "Answer:"; the original keeps white space around it, the harness does not."""
+    """A question up to "Answer:". The original code keeps outer white space, the harness strips it."""
     question = item.question if asking.style == "hendrycks" else item.question.strip()
     if asking.formulation == "cloze":
         return f"Question: {question}\nAnswer:"
@@ -41,7 +41,7 @@ def question_text(item: MultipleChoice, asking: Asking) -> str:
 
 
 def answer_texts(item: MultipleChoice, asking: Asking) -> list[str]:
-    """What may follow the prompt, one text a choice; a chat template brings its own white space."""
+    """The text of each answer after the prompt. A chat template adds its own white space."""
     space = "" if asking.style == "chat" else " "
     answers = LETTERS if asking.formulation == "letter" else item.answers
     return [space + answer for answer in answers]
@@ -50,7 +50,7 @@ def answer_texts(item: MultipleChoice, asking: Asking) -> list[str]:
 def prompt(
     subject: str, shots: Sequence[MultipleChoice], item: MultipleChoice, asking: Asking
 ) -> Prompt:
-    """Header, solved questions, and the question to be answered."""
+    """The header, the solved questions `shots`, and the question to answer."""
     if asking.style == "chat":
         turns: list[Message] = [{"role": "system", "content": header(subject, asking)}]
         for shot in shots:
@@ -65,5 +65,5 @@ def prompt(
 
 
 def unconditional_prompt(asking: Asking) -> Prompt:
-    """What tells how likely an answer is whatever was asked."""
+    """The prompt without a question, after which an answer's unconditional likelihood is measured."""
     return [{"role": "user", "content": UNCONDITIONAL}] if asking.style == "chat" else UNCONDITIONAL

@@ -1,1 +1,1 @@
-"""Stage dialogues: two models talk about each topic."""
+"""Stage dialogues: two models discuss each topic, or transcripts are imported."""

@@ -1,19 +1,17 @@
-"""What stage dialogues publishes: dialogues, and candidate replies drawn on the way."""
+"""Files of stage dialogues, the columns that come from topics, and the flags of turns."""
 
 from __future__ import annotations
 
 DIALOGUES, CANDIDATES = "dialogues.jsonl", "candidates.jsonl"
 
-
 TOPIC_KEYS = ("topic_id", "topic", "subject", "audience", "kind", "split")
 
-
 FLAGS = (
-    "empty",  # no text
-    "truncated",  # ends in mid-sentence
+    "empty",  # has no text
+    "truncated",  # ends in the middle of a sentence
     "persona_break",  # speaks as an AI
-    "role_flip",  # writes the other's lines too
-    "repetition",  # repeats itself, or an earlier turn
-    "refusal",  # will not do what it is asked
-    "asks_for_rating",  # asks its reader for a rating
+    "role_flip",  # also writes lines of the other speaker
+    "repetition",  # repeats itself or an earlier turn
+    "refusal",  # refuses to do what the prompt or the other speaker asks for
+    "asks_for_rating",  # asks the reader for a rating
 )

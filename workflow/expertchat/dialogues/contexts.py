@@ -1,4 +1,4 @@
-"""Contexts: the points of a dialogue at which a model replies."""
+"""Contexts: the points in a dialogue at which a model is to reply."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from expertchat.settings.dialogues import Dialogues
 
 @dataclass(frozen=True)
 class Context:
-    """A point in a dialogue where `speaker` is to reply: turn number `turn`, from 0."""
+    """The point in a dialogue at which `speaker` is to write turn number `turn`, counted from 0."""
 
     dialogue: dict[str, Any]
     turn: int
 
     @property
     def id(self) -> str:
+        """A name that is unique among all contexts of an experiment's round."""
         return f"{self.dialogue['dialogue_id']}/t{self.turn}"
 
     @property
     def speaker(self) -> str:
+        """The seat that speaks in this turn. Seats alternate."""
         speakers = self.dialogue["speakers"]
         return speakers[self.turn % len(speakers)]
 
     @property
     def model(self) -> str:
-        """The model that has the speaker's seat."""
+        """The model in the speaker's seat."""
         return self.dialogue["models"][self.speaker]
 
 
 def context_messages(context: Context, texts: Mapping[str, str]) -> list[chat.Message]:
-    """The dialogue up to the context's turn, as its speaker sees it.
+    """The dialogue before the context's turn as messages for its speaker.
 
-    `texts` holds the roles' templates and `opening`.
+    `texts` are the prompt templates by name: those of the roles, and `opening`.
     """
     dialogue = context.dialogue
     values = {key: dialogue.get(key, "") for key in ("topic", "subject", "audience", "kind")}
@@ -49,15 +51,15 @@ def context_messages(context: Context, texts: Mapping[str, str]) -> list[chat.Me
 def contexts_of(
     dialogues: Iterable[dict[str, Any]], model: str, split: str, turns: Sequence[int]
 ) -> list[Context]:
-    """The contexts of a split in which `model` has one of the numbered turns."""
-    found = [
+    """The contexts of a split in which `model` speaks, in the given `turns`."""
+    contexts = [
         Context(d, turn)
         for d in dialogues
         if d["split"] == split
         for turn in turns
         if turn < len(d["turns"])
     ]
-    return [context for context in found if context.model == model]
+    return [context for context in contexts if context.model == model]
 
 
 def draw_replies(
@@ -68,8 +70,12 @@ def draw_replies(
     seeds: Sequence[int],
     on_batch,
 ) -> list[dict[str, Any]]:
-    """One reply {text, tokens, finish_reason} to each context, drawn with its seed."""
-    asked = [
+    """One reply {text, tokens, finish_reason} per context, drawn with the context's seed.
+
+    The session of a request is the dialogue and its speaker, so that an engine can reuse the cached
+    keys and values of earlier turns.
+    """
+    requests = [
         Request(
             context_messages(context, texts),
             seed,
@@ -77,4 +83,4 @@ def draw_replies(
         )
         for context, seed in zip(contexts, seeds, strict=True)
     ]
-    return [asdict(reply) for reply in engine.generate(asked, settings.decoding, on_batch)]
+    return [asdict(reply) for reply in engine.generate(requests, settings.decoding, on_batch)]

@@ -1,8 +1,8 @@
-"""Stage dialogues: two models talk about each topic, and candidate replies are drawn on the way.
+"""Stage dialogues: two models discuss each topic. Candidate replies are drawn in some turns.
 
-Dialogues are stored speaker-neutral: seats talk, each filled by a model and playing a role. Candidate
-replies, several from one context, are what the reward model learns from: they differ in nothing but
-themselves.
+Dialogues are stored speaker-neutral: each seat has a model and a role. Candidates are several replies
+drawn from the same context. The reward model learns from pairs of them, which have everything else in
+common.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from expertchat.sentences import trim_to_sentence
 from expertchat.settings.dialogues import Dialogues
 
 
-def seats(pair: Sequence[str]) -> list[str]:
-    """Names of a pair's two seats: the models', numbered where a model talks with itself."""
+def seat_names(pair: Sequence[str]) -> list[str]:
+    """The names of a pair's two seats: those of the models, numbered if a model talks with itself."""
     return list(pair) if pair[0] != pair[1] else [f"{name}-{i}" for i, name in enumerate(pair, 1)]
 
 
-def begin_dialogues(
+def create_dialogues(
     topics: Sequence[dict[str, Any]], pair: Sequence[str], settings: Dialogues
 ) -> list[dict[str, Any]]:
-    """Dialogues without turns: every topic, `seeds_per_topic` times.
+    """Dialogues without turns: `seeds_per_topic` per topic.
 
-    Seats open in turn, or the first always does where `swap` is off; who opens has the first role.
+    The two seats take turns in opening a dialogue; without `swap`, the first seat always opens. The
+    opening seat has the first role.
     """
-    dialogues, names = [], seats(pair)
+    dialogues, names = [], seat_names(pair)
     models = dict(zip(names, pair, strict=True))
     for number, topic in enumerate(topics):
         for seed in range(settings.seeds_per_topic):
@@ -56,12 +57,12 @@ def begin_dialogues(
 
 
 def shard_of(dialogues: Sequence[Any], shard: int, shards: int) -> Sequence[Any]:
-    """One of `shards` parts, of neighbours: both models open in each of them."""
+    """Part number `shard` of `shards` contiguous parts, so that both models open dialogues in each."""
     first, end = (len(dialogues) * part // shards for part in (shard, shard + 1))
     return dialogues[first:end]
 
 
-def hold_dialogues(
+def run_dialogues(
     engines: Mapping[str, Engine],
     dialogues: Sequence[dict[str, Any]],
     settings: Dialogues,
@@ -72,32 +73,32 @@ def hold_dialogues(
     *,
     side_by_side: bool = False,
 ) -> None:
-    """Writes dialogues.jsonl and candidates.jsonl; goes on from the last finished turn.
+    """Writes dialogues.jsonl and candidates.jsonl. Resumes after the last finished turn.
 
-    `dialogues` are those begun. Where models open in turn, each has its half to speak in at every turn:
-    `side_by_side`, where they share no device, both speak at once.
+    `dialogues` come from `create_dialogues`, `texts` are the prompt templates by name, and `seed` can be
+    a tuple. If models take turns in opening, each of them speaks in half of the dialogues in every turn.
+    With `side_by_side`, for models that share no device, both generate at the same time.
     """
     dialogues, candidates, done = _resume(dialogues, settings, checkpoints)
     steps = settings.turns + len(set(settings.candidate_turns)) - done
     with (
         progress_bar(steps, "dialogues", "turns") as progress,
-        speakers_pool(engines if side_by_side else {}) as pool,
+        engine_threads(engines if side_by_side else {}) as pool,
     ):
 
         def report(replies: int, tokens: int, seconds: float) -> None:
             progress.set_postfix_str(rate(tokens, seconds, "tokens"))
 
         def speak(name: str, turn: int) -> list[dict[str, Any]]:
-            here = [
-                c for d in dialogues if goes_on(d, settings) and (c := Context(d, turn)).model == name
-            ]
-            return _take_turn(engines[name], here, texts, settings, seed, report)
+            contexts = [Context(d, turn) for d in dialogues if has_tokens_left(d, settings)]
+            own = [context for context in contexts if context.model == name]
+            return _take_turn(engines[name], own, texts, settings, seed, report)
 
         for turn in range(done, settings.turns):
             jobs = [(speak, name, turn) for name in engines]
-            found = [pool.submit(*job) for job in jobs] if side_by_side else None
+            futures = [pool.submit(*job) for job in jobs] if side_by_side else None
             for i, (function, *arguments) in enumerate(jobs):
-                candidates += found[i].result() if found else function(*arguments)
+                candidates += futures[i].result() if futures else function(*arguments)
             progress.update(1 + (turn in settings.candidate_turns))
             write_records(checkpoints / f"{turn}.{CANDIDATES}", candidates)
             write_records(checkpoints / f"{turn}.{DIALOGUES}", dialogues)
@@ -106,9 +107,12 @@ def hold_dialogues(
 
 
 @contextmanager
-def speakers_pool(engines: Mapping[str, Engine]) -> Iterator[ThreadPoolExecutor]:
-    """A thread a model. Where the job is stopped, the engines are closed first, so that no thread
-    waits for the end of a turn."""
+def engine_threads(engines: Mapping[str, Engine]) -> Iterator[ThreadPoolExecutor]:
+    """A pool with one thread per engine.
+
+    If an error or an interruption occurs, the engines are closed first, so that the pool does not wait
+    for the end of a turn.
+    """
     with ThreadPoolExecutor(max(1, len(engines))) as pool:
         try:
             yield pool
@@ -118,40 +122,41 @@ def speakers_pool(engines: Mapping[str, Engine]) -> Iterator[ThreadPoolExecutor]
             raise
 
 
-def goes_on(dialogue: dict[str, Any], settings: Dialogues) -> bool:
-    """Whether the dialogue has tokens left to be spoken."""
-    spoken = sum(turn["tokens"] for turn in dialogue["turns"])
-    return settings.max_tokens is None or spoken < settings.max_tokens
+def has_tokens_left(dialogue: dict[str, Any], settings: Dialogues) -> bool:
+    """Whether the dialogue has fewer than `max_tokens` tokens, so that it gets a further turn."""
+    used = sum(turn["tokens"] for turn in dialogue["turns"])
+    return settings.max_tokens is None or used < settings.max_tokens
 
 
 def _take_turn(engine, contexts, texts, settings: Dialogues, seed: Any, report):
-    """Adds a turn to each context's dialogue; returns the candidates drawn in its place."""
-    found = []
+    """Adds a turn to the dialogue of each context. Returns the candidates drawn from these contexts."""
+    candidates = []
     if contexts and contexts[0].turn in settings.candidate_turns:
-        found = _candidates(engine, contexts, texts, settings, seed, report)
+        candidates = _candidates(engine, contexts, texts, settings, seed, report)
     seeds = [seed_of(seed, "turn", c.id) for c in contexts]
     replies = draw_replies(engine, contexts, texts, settings, seeds, report)
     for context, reply in zip(contexts, replies, strict=True):
         earlier = [turn["text"] for turn in context.dialogue["turns"]]
-        turn = {"speaker": context.speaker, **as_spoken(reply, settings, earlier)}
+        turn = {"speaker": context.speaker, **make_turn(reply, settings, earlier)}
         context.dialogue["turns"].append(turn)
-    return found
+    return candidates
 
 
-def as_spoken(reply: dict[str, Any], settings: Dialogues, earlier: Sequence[str]) -> dict[str, Any]:
-    """A reply as a turn: flagged, and trimmed to its last sentence where its token limit cut it off.
+def make_turn(reply: dict[str, Any], settings: Dialogues, earlier: Sequence[str]) -> dict[str, Any]:
+    """The turn {text, tokens, finish_reason, cut, flags} of a reply, without its speaker.
 
-    `cut` keeps what was trimmed away.
+    With `trim`, a reply that was cut off by the token limit is trimmed to its last sentence; `cut` is
+    the removed text. `earlier` are the texts of the turns before it.
     """
     turn = {**reply, "cut": "", "flags": flags_of(reply["text"], reply["finish_reason"], earlier)}
     if settings.trim and reply["finish_reason"] == "length":
-        kept = trim_to_sentence(reply["text"])
-        turn |= {"text": kept, "cut": reply["text"][len(kept) :]}
+        trimmed = trim_to_sentence(reply["text"])
+        turn |= {"text": trimmed, "cut": reply["text"][len(trimmed) :]}
     return turn
 
 
 def _resume(dialogues, settings: Dialogues, checkpoints: Path):
-    """(dialogues, candidates, turns done) of the last finished turn, or of the beginning."""
+    """(dialogues, candidates, number of finished turns) of the latest checkpoint, or of the start."""
     for turn in reversed(range(settings.turns)):
         if (checkpoints / f"{turn}.{DIALOGUES}").exists():
             return (
@@ -163,7 +168,7 @@ def _resume(dialogues, settings: Dialogues, checkpoints: Path):
 
 
 def _candidates(engine, contexts, texts, settings: Dialogues, seed: Any, report):
-    """`candidates` replies to each context, drawn apart from the turn that is spoken."""
+    """Candidate replies, `settings.candidates` per context. The dialogue's turn is drawn separately."""
     pairs = [(c, k) for c in contexts for k in range(settings.candidates)]
     seeds = [seed_of(seed, "candidate", c.id, k) for c, k in pairs]
     replies = draw_replies(engine, [c for c, _ in pairs], texts, settings, seeds, report)

@@ -1,12 +1,15 @@
-"""Import of conversations that were held elsewhere, as dialogue records like our own.
+"""Import of conversations from elsewhere (transcripts) as dialogue records like those of this project.
 
-What can be read: a JSON file that holds one conversation or a list of them, a JSONL file with one a
-line, or a folder of such files. A conversation is a list of messages {role, content} or {from, value},
-seen from the side of its assistant; or an object that holds such a list under `messages`,
-`conversation` or `conversations`, beside which `topic`, `subject`, `split`, `dialogue_id`, `topic_id`,
-`model` (who the assistant is) and `brief` may stand; or a dialogue record {speakers, turns}.
+The input is a JSON file with one conversation or a list of them, a JSONL file with one conversation per
+line, or a folder of such files. A conversation is one of:
 
-Two files `NAME.SPEAKER.json` of a folder with the same NAME are one dialogue from both of its sides.
+- a list of messages {role, content} or {from, value}, from the perspective of its assistant;
+- an object with such a list under `messages`, `conversation` or `conversations`, and optionally `topic`,
+  `subject`, `split`, `dialogue_id`, `topic_id`, `model` (the name of the assistant) and `brief` (the
+  system text);
+- a dialogue record {speakers, turns}.
+
+In a folder, two files `NAME.SPEAKER.json` with the same NAME are the two sides of one dialogue.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.errors import UserError
+from expertchat.splits import HELD_OUT, TRAIN
 
 ROLES = {
     "assistant": "assistant",
@@ -30,39 +34,38 @@ ROLES = {
     "human": "user",
     "system": "system",
 }
-LISTS = ("messages", "conversation", "conversations")  # where an object holds its messages
-SPLITS = ("train", "held_out")
+LISTS = ("messages", "conversation", "conversations")  # keys under which an object has its messages
 
 
 @dataclass(frozen=True)
 class Side:
-    """A conversation as its assistant saw it: who that is, its brief, and (own, text) a turn."""
+    """A conversation from the perspective of its assistant."""
 
-    where: str
-    speaker: str
-    brief: str
-    turns: list[tuple[bool, str]]
+    where: str  # file and line, for messages
+    speaker: str  # the assistant's name
+    brief: str  # its system text
+    turns: list[tuple[bool, str]]  # (whether the assistant speaks, text)
 
 
 def read_transcripts(path: Path) -> list[dict[str, Any]]:
     """The dialogue records of a file or a folder.
 
-    A record has `brief`, the system texts by speaker, and `disagreements`, the turns that the two sides
-    tell differently, beside what all dialogue records have. What no split is given for is held out.
-    Raises UserError, which names the file, the line or entry, and what is wrong.
+    In addition to the keys of all dialogue records, a record has `brief`, the system texts by speaker,
+    and `disagreements`, the turns in which the two sides differ. Conversations without a split are held
+    out. Raises UserError with the file, the line or entry, and what is wrong.
     """
     records = _read_folder(path) if path.is_dir() else _read_file(path)
-    often = Counter(record["dialogue_id"] for record in records)
-    twice = sorted(id for id, count in often.items() if count > 1)
-    if twice:
-        raise UserError(f"{path}: several conversations have the dialogue_id {', '.join(twice[:5])}")
+    counts = Counter(record["dialogue_id"] for record in records)
+    repeated = sorted(id for id, count in counts.items() if count > 1)
+    if repeated:
+        raise UserError(f"{path}: several conversations have the dialogue_id {', '.join(repeated[:5])}")
     if not records:
-        raise UserError(f"{path}: it holds no conversation")
+        raise UserError(f"{path}: contains no conversation")
     return records
 
 
 def _read_folder(folder: Path) -> list[dict[str, Any]]:
-    """The records of a folder's files, in the order of their names."""
+    """The records of all files in a folder, in the order of file names."""
     paths = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".jsonl"))
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
@@ -72,7 +75,7 @@ def _read_folder(folder: Path) -> list[dict[str, Any]]:
         if len(group) == 2 and all("." in path.stem for path in group):
             records.append(read_sides(*group, dialogue_id=name))
         elif len(group) > 2 and all("." in path.stem for path in group):
-            raise UserError(f"{folder}: {name} has {len(group)} sides; a dialogue has two")
+            raise UserError(f"{folder}: {name} has files of {len(group)} sides; a dialogue has two")
         else:
             records += [record for path in group for record in _read_file(path)]
     return records
@@ -88,13 +91,13 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where it stands, conversation) for each conversation of a file."""
+    """(file and line or entry, conversation) for each conversation of a file."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: it cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: it is not UTF-8 (byte {error.start})") from None
+        raise UserError(f"{path}: not valid UTF-8 (byte {error.start})") from None
     if path.suffix == ".jsonl":
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
@@ -107,14 +110,14 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
         for number, entry in enumerate(data, 1):
             yield f"{path}, entry {number}", entry
     else:
-        raise UserError(f"{path}: a list of messages or of conversations was expected")
+        raise UserError(f"{path}: expected a list of messages or of conversations")
 
 
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: this is no JSON ({error})") from None
+        raise UserError(f"{where}: not valid JSON ({error})") from None
 
 
 def _is_message(value: Any) -> bool:
@@ -122,10 +125,10 @@ def _is_message(value: Any) -> bool:
 
 
 def _record(entry: Any, where: str, name: str) -> dict[str, Any]:
-    """The dialogue record of a conversation; `name` is its id where it has none."""
+    """The dialogue record of a conversation. `name` is its id if it has none of its own."""
     entry = _object(entry, where)
     if "turns" in entry:
-        return _own_record(entry, where, name)
+        return _from_record(entry, where, name)
     side = _side(entry, where)
     other = "user" if side.speaker != "user" else "other"
     turns = [(side.speaker if own else other, text) for own, text in side.turns]
@@ -134,19 +137,19 @@ def _record(entry: Any, where: str, name: str) -> dict[str, Any]:
 
 
 def _object(entry: Any, where: str) -> dict[str, Any]:
-    """A conversation as an object, which it may be or not."""
+    """A conversation as an object; a list of messages is put under the key `messages`."""
     if isinstance(entry, list):
         return {"messages": entry}
     if not isinstance(entry, dict):
-        raise UserError(f"{where}: a list of messages or an object was expected, not {_short(entry)}")
+        raise UserError(f"{where}: expected a list of messages or an object, not {_short(entry)}")
     return entry
 
 
 def _side(entry: dict[str, Any], where: str, speaker: str | None = None) -> Side:
-    """The conversation of an object, its neighbours of one role merged."""
+    """The conversation of an object. Adjacent messages of one role become one turn."""
     messages = next((entry[key] for key in LISTS if key in entry), None)
     if not isinstance(messages, list):
-        raise UserError(f"{where}: no list of messages under {', '.join(LISTS)}, or turns")
+        raise UserError(f"{where}: has no list under {', '.join(LISTS)} or turns")
     briefs, turns = [], []
     for number, message in enumerate(messages, 1):
         role, text = _message(message, f"{where}, message {number}")
@@ -164,43 +167,41 @@ def _side(entry: dict[str, Any], where: str, speaker: str | None = None) -> Side
 
 
 def _message(message: Any, where: str) -> tuple[str, str]:
-    """(role, text) of a message."""
+    """(role, text) of a message. The role is assistant, user or system."""
     if not isinstance(message, dict):
-        raise UserError(f"{where}: an object was expected, not {_short(message)}")
+        raise UserError(f"{where}: expected an object, not {_short(message)}")
     role, text = message.get("role", message.get("from")), message.get("content", message.get("value"))
     if role not in ROLES:
-        known = ", ".join(ROLES)
-        raise UserError(f"{where}: its role is {_short(role)}; known are {known}")
+        raise UserError(f"{where}: unknown role {_short(role)}; known: {', '.join(ROLES)}")
     if not isinstance(text, str):
-        raise UserError(f"{where}: its content is {_short(text)}, not a text")
+        raise UserError(f"{where}: content is {_short(text)}; it must be a string")
     return ROLES[role], text.strip()
 
 
-def _own_record(entry: dict[str, Any], where: str, name: str) -> dict[str, Any]:
-    """A dialogue record that has speakers and turns already."""
+def _from_record(entry: dict[str, Any], where: str, name: str) -> dict[str, Any]:
+    """The dialogue record of an entry that already has speakers and turns."""
     speakers, turns = entry.get("speakers"), entry["turns"]
-    names = isinstance(speakers, list) and all(isinstance(name, str) for name in speakers)
-    if not (names and len(speakers) == 2 and len(set(speakers)) == 2):
+    are_names = isinstance(speakers, list) and all(isinstance(name, str) for name in speakers)
+    if not (are_names and len(speakers) == 2 and len(set(speakers)) == 2):
         raise UserError(f"{where}: speakers must be a list of two names, not {_short(speakers)}")
     if not isinstance(turns, list):
         raise UserError(f"{where}: turns must be a list, not {_short(turns)}")
     for number, turn in enumerate(turns):
         if not isinstance(turn, dict) or not isinstance(turn.get("text"), str):
-            raise UserError(f"{where}, turn {number}: an object with speaker and text was expected")
+            raise UserError(f"{where}, turn {number}: expected an object with speaker and text")
         if turn.get("speaker") != speakers[number % 2]:
             raise UserError(
-                f"{where}, turn {number}: {_short(turn.get('speaker'))} speaks, where by turns "
-                f"{_short(speakers[number % 2])} would"
+                f"{where}, turn {number}: the speaker is {_short(turn.get('speaker'))}; speakers "
+                f"alternate, so it must be {_short(speakers[number % 2])}"
             )
     brief = entry.get("brief") or {}
     if not (isinstance(brief, dict) and all(isinstance(text, str) for text in brief.values())):
-        raise UserError(f"{where}: brief must be texts by speaker, not {_short(brief)}")
-    told = [(turn["speaker"], turn["text"]) for turn in turns]
+        raise UserError(f"{where}: brief must map speakers to texts, not {_short(brief)}")
+    spoken = [(turn["speaker"], turn["text"]) for turn in turns]
     models = entry.get("models") or {speaker: speaker for speaker in speakers}
-    whole = isinstance(models, dict) and all(isinstance(models.get(s), str) for s in speakers)
-    if not whole:
+    if not (isinstance(models, dict) and all(isinstance(models.get(s), str) for s in speakers)):
         raise UserError(f"{where}: models must name the model of each speaker, not {_short(models)}")
-    record = _dialogue(entry, where, name, told, brief, entry.get("disagreements") or [], speakers)
+    record = _dialogue(entry, where, name, spoken, brief, entry.get("disagreements") or [], speakers)
     for turn, given in zip(record["turns"], turns, strict=True):
         turn |= {key: given.get(key) for key in ("tokens", "finish_reason")}
     return record | {"models": models}
@@ -215,13 +216,16 @@ def _dialogue(
     disagreements: list[dict[str, Any]],
     speakers: list[str] | None = None,
 ) -> dict[str, Any]:
-    """The record of turns (speaker, text), which alternate; `speakers` where they are known."""
+    """The dialogue record of `turns` (speaker, text), whose speakers alternate.
+
+    `speakers` are the two speakers in their order; None takes those of the first two turns.
+    """
     speakers = speakers or [speaker for speaker, _ in turns[:2]]
     if len(speakers) < 2:
-        raise UserError(f"{where}: a dialogue needs turns of two speakers, here are {len(speakers)}")
-    split = _text(entry, "split", where) or "held_out"
-    if split not in SPLITS:
-        raise UserError(f"{where}: its split is {_short(split)}; it may be {' or '.join(SPLITS)}")
+        raise UserError(f"{where}: a dialogue needs turns of two speakers; found {len(speakers)}")
+    split = _text(entry, "split", where) or HELD_OUT
+    if split not in (TRAIN, HELD_OUT):
+        raise UserError(f"{where}: split is {_short(split)}; it must be {TRAIN} or {HELD_OUT}")
     dialogue_id = _text(entry, "dialogue_id", where) or name
     return {
         "dialogue_id": dialogue_id,
@@ -241,29 +245,31 @@ def _dialogue(
 
 
 def _text(entry: dict[str, Any], key: str, where: str) -> str | None:
+    """A string of the entry, None if it is missing. Raises UserError if it is not a string."""
     value = entry.get(key)
     if value is not None and not isinstance(value, str):
-        raise UserError(f"{where}: {key} is {_short(value)}, not a text")
+        raise UserError(f"{where}: {key} is {_short(value)}; it must be a string")
     return value
 
 
 def _short(value: Any) -> str:
+    """The value as JSON of at most 60 characters, for messages."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def read_sides(first: Path, second: Path, dialogue_id: str) -> dict[str, Any]:
-    """The record of a dialogue from the files of its two sides, `NAME.SPEAKER.json`.
+    """The dialogue record from the files of its two sides, `NAME.SPEAKER.json`.
 
-    Each speaker's words are those of its own side; what the other side has instead stands in
-    `disagreements` as {turn, speaker, said, heard}. Raises UserError where most turns differ.
+    The text of a turn is taken from the file of its speaker. Turns in which the other file differs are
+    listed in `disagreements` as {turn, speaker, said, heard}. Raises UserError if most turns differ.
     """
     sides, entries = [], []
     for path in (first, second):
-        found = list(_entries(path))
-        if len(found) != 1:
-            raise UserError(f"{path}: one side of a dialogue was expected, here are {len(found)}")
-        where, entry = found[0]
+        conversations = list(_entries(path))
+        if len(conversations) != 1:
+            raise UserError(f"{path}: expected one side of a dialogue; found {len(conversations)}")
+        where, entry = conversations[0]
         entries.append(_object(entry, where))
         sides.append(_side(entries[-1], where, path.stem.rsplit(".", 1)[1]))
     turns, disagreements = reconcile(*sides)
@@ -273,27 +279,27 @@ def read_sides(first: Path, second: Path, dialogue_id: str) -> dict[str, Any]:
 
 
 def reconcile(first: Side, second: Side) -> tuple[list[tuple[str, str]], list[dict[str, Any]]]:
-    """(turns, disagreements) of a dialogue that both of its speakers tell.
+    """(turns, disagreements) of a dialogue from its two sides.
 
-    The user text that asks the opening speaker to begin stands on its side only, and is no turn. A side
-    may end before the other. Raises UserError where they do not fit.
+    The user text that asks the opening speaker to begin is in that speaker's file only and is not a
+    turn. One side may end before the other. Raises UserError if the sides do not match.
     """
     if first.speaker == second.speaker:
-        raise UserError(f"{first.where} and {second.where}: both sides are those of {first.speaker}")
+        raise UserError(f"{first.where} and {second.where}: both sides belong to {first.speaker}")
     best = None
     for skip_first, skip_second in product((0, 1), repeat=2):
         one, two = first.turns[skip_first:], second.turns[skip_second:]
         skipped = [*first.turns[:skip_first], *second.turns[:skip_second]]
-        # what is skipped is another's text; and the sides mirror each other
+        # only a user text may be skipped, and a turn is the assistant's on exactly one side
         if not one or not two or any(own for own, _ in skipped) or one[0][0] == two[0][0]:
             continue
         shared = list(zip(one, two, strict=False))
         differ = [i for i, (a, b) in enumerate(shared) if a[1].split() != b[1].split()]
-        fit = (len(shared) - len(differ), -len(skipped))
+        fit = (len(shared) - len(differ), -len(skipped))  # most equal turns, then fewest skipped
         if best is None or fit > best[0]:
             best = fit, one, two, differ, len(shared)
     if best is None or 2 * len(best[3]) > best[4]:
-        raise UserError(f"{first.where} and {second.where}: they are not two sides of one dialogue")
+        raise UserError(f"{first.where} and {second.where}: not the two sides of one dialogue")
     _, one, two, differ, _ = best
     speakers = {True: first.speaker, False: second.speaker}
     turns, disagreements = [], []

@@ -1,7 +1,7 @@
-"""Flags of a turn: what went wrong in it, told from its text alone.
+"""Flags of a turn: what went wrong in it, detected from the text alone.
 
-The flags count and filter; no rating depends on them. They look for English phrases, and for the
-speaker's own voice: to talk about language models breaks no persona, to talk as one does.
+Flags are for counting and filtering; ratings do not depend on them. They look for English phrases in the
+first person: to talk about language models does not break the persona, but to talk as one does.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ MACHINE = (
     r"|bot|agent|tool|entity)|computer program|machine learning model)"
 )
 MAKERS = r"(?:OpenAI|Anthropic|Google|DeepMind|Meta(?: AI)?|Mistral(?: AI)?|Microsoft|Alibaba)"
-# "an AI engineer" is a person: a noun that follows belongs to what was said
+# No noun may follow, because "an AI engineer" is a person.
 NO_NOUN = (
     r"(?=\s*(?:$|[^\w\s'-])|\s+(?:and|but|or|so|that|which|who|with|without|by|from|here|trained"
     r"|designed|developed|created|made|built|programmed|I|my|like)\b)"
 )
 MERELY = r"(?:(?:just|only|merely|simply|actually|really|in fact|after all|still|also),? )*"
 
-# Each is matched without regard to case.
+# Regular expressions by flag, matched regardless of case.
 PHRASES = {
     "persona_break": (
         rf"\bI(?:'m| am| was) {MERELY}an? {MACHINE}{NO_NOUN}",
@@ -80,12 +80,13 @@ PHRASES = {
         r"\bon a scale (?:of|from) (?:0|1|zero|one) to (?:\d+|five|nine|ten),? (?:how|what|please)\b",
     ),
 }
-SPOKEN = {
-    flag: re.compile("|".join(found), re.IGNORECASE | re.MULTILINE) for flag, found in PHRASES.items()
+PATTERNS = {
+    flag: re.compile("|".join(phrases), re.IGNORECASE | re.MULTILINE)
+    for flag, phrases in PHRASES.items()
 }
 
-# A line that begins with who speaks, or what chat formats write between turns. "AI:" and "System:" may
-# be a heading.
+# A line that begins with the name of a role, or what chat formats write between turns. "AI:" and
+# "System:" are left out because they may be headings.
 ROLE_LINE = re.compile(
     r"^\W{0,4}(?:User|Human|Assistant|Chatbot|Me|You|USER|HUMAN|ASSISTANT"
     r"|(?:Speaker|Person|Expert|Participant|Model) (?:[A-Z]|\d))\W{0,3}:"
@@ -94,43 +95,47 @@ ROLE_LINE = re.compile(
     re.MULTILINE,
 )
 
-# words and marks that no sentence ends with
+# words and punctuation marks that cannot end a sentence
 UNFINISHED = re.compile(
     r"(?:[,;:(–—-]|\b(?:a|an|the|and|or|but|of|to|in|on|at|by|for|with|from|that|which|is|are|was|were|my"
     r"|your|their|its|because|although|if|than|as))$",
     re.IGNORECASE,
 )
 
-GRAM = 4  # words
-LEAST_GRAMS = 12  # of a turn, before shares of repeated ones mean anything
-REPEATED_SHARE = 0.3  # of a turn's n-grams that stood in it before
-SAME_SHARE = 0.7  # of a turn's n-grams that stand in one earlier turn
-LEAST_WORDS = 4  # of a turn that says word for word what an earlier one said
-RUN_REPEATS, RUN_WORDS = 3, 6  # one phrase over and over: times, and words in all
-LONGEST_RUN = 40  # words of such a phrase
+GRAM = 4  # words per n-gram
+LEAST_GRAMS = 12  # a turn with fewer n-grams is too short for the following two shares
+REPEATED_SHARE = 0.3  # a turn repeats itself above this share of n-grams that occurred in it before
+SAME_SHARE = 0.7  # a turn repeats an earlier one from this share of n-grams that occur in that turn
+LEAST_WORDS = 4  # words; a shorter turn may equal an earlier one
+RUN_REPEATS, RUN_WORDS = (
+    3,
+    6,
+)  # a phrase repeated in a row: at least this often, with this many words in all
+LONGEST_RUN = 40  # words of the longest such phrase that is looked for
 
 
 def flags_of(text: str, finish_reason: str | None, earlier: Sequence[str] = ()) -> list[str]:
     """The flags of a turn, in the order of `FLAGS`.
 
-    `finish_reason` is the engine's, None where it is not known; `earlier` are the dialogue's turns
-    before this one, by either speaker.
+    `finish_reason` is the engine's (see engine.interface), None if it is not known. `earlier` are the
+    texts of the dialogue's turns before this one, by either speaker.
     """
     text = text.strip()
     plain = text.replace("’", "'")
-    found = {flag: bool(pattern.search(plain)) for flag, pattern in SPOKEN.items()}
-    found["empty"] = not text
-    found["truncated"] = is_truncated(text, finish_reason)
-    found["role_flip"] = bool(ROLE_LINE.search(text))
-    found["repetition"] = repeats_itself(text) or any(is_nearly_the_same(text, e) for e in earlier)
-    return [flag for flag in FLAGS if found[flag]]
+    present = {flag: bool(pattern.search(plain)) for flag, pattern in PATTERNS.items()}
+    present["empty"] = not text
+    present["truncated"] = is_truncated(text, finish_reason)
+    present["role_flip"] = bool(ROLE_LINE.search(text))
+    present["repetition"] = repeats_itself(text) or any(repeats_turn(text, e) for e in earlier)
+    return [flag for flag in FLAGS if present[flag]]
 
 
 def is_truncated(text: str, finish_reason: str | None) -> bool:
     """Whether a turn was cut off.
 
-    Of a turn whose end is not known, whether it ends without a sentence's end; of one that its model
-    ended, whether it ends with what no sentence ends with.
+    With the finish reason "length" it was. If the finish reason is not known, it counts as cut off if
+    its last sentence is not complete. If the model ended it, it counts as cut off only if it ends with
+    something that cannot end a sentence, such as a comma or "the".
     """
     if finish_reason == "length":
         return True
@@ -141,7 +146,7 @@ def is_truncated(text: str, finish_reason: str | None) -> bool:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, in lower case; each ideograph or kana is one."""
+    """The words of a text in lower case. Each ideograph or kana counts as a word."""
     return re.findall(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+", text.lower())
 
 
@@ -150,13 +155,13 @@ def _grams(words: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def repeats_itself(text: str) -> bool:
-    """Whether a phrase runs on and on, or many of the turn's n-grams stood in it before."""
+    """Whether a turn repeats a phrase several times in a row, or many of its n-grams."""
     words, grams = words_of(text), _grams(words_of(text))
     if len(grams) >= LEAST_GRAMS and 1 - len(set(grams)) / len(grams) > REPEATED_SHARE:
         return True
     for length in range(1, min(len(words) // RUN_REPEATS, LONGEST_RUN) + 1):
         needed = max(RUN_REPEATS, -(-RUN_WORDS // length)) * length - length
-        run = 0  # words in a row that equal those `length` before
+        run = 0  # consecutive words that equal the word `length` positions before
         for i in range(length, len(words)):
             run = run + 1 if words[i] == words[i - length] else 0
             if run >= needed:
@@ -164,8 +169,8 @@ def repeats_itself(text: str) -> bool:
     return False
 
 
-def is_nearly_the_same(text: str, earlier: str) -> bool:
-    """Whether a turn says again what an earlier one said."""
+def repeats_turn(text: str, earlier: str) -> bool:
+    """Whether a turn repeats an earlier turn, word for word or in most of its n-grams."""
     words, others = words_of(text), words_of(earlier)
     if len(words) >= LEAST_WORDS and words == others:
         return True

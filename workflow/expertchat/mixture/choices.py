@@ -1,4 +1,4 @@
-"""One model's answer to each question: what every mixture is held against."""
+"""Methods that take one model's answer to each question: the baselines of every mixture."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from expertchat.mixture.table import AnswerTable
 
 
 def _ranking(table: AnswerTable) -> np.ndarray:
-    """The models' places, best first: by accuracy, equals by log-loss, then as given."""
+    """Indices of the models, the best first: by accuracy, then by log-loss, then by their order."""
     losses = [log_loss(p, table.gold).mean() for p in table.p]
     return np.lexsort((losses, -table.right.mean(1)))
 
 
 def fit_best(table: AnswerTable, strengths: Mapping[str, float]) -> dict[str, Any]:
-    """The place of the model with most right answers."""
+    """The index of the model with the most right answers."""
     return {"best": int(_ranking(table)[0])}
 
 
@@ -28,7 +28,8 @@ def mix_best(parameters: Mapping[str, Any], table: AnswerTable) -> np.ndarray:
 
 
 def fit_best_by_subject(table: AnswerTable, strengths: Mapping[str, float]) -> dict[str, Any]:
-    """In each subject the place of the model with most right answers, the better overall of equals."""
+    """For each subject, the index of the model with the most right answers. Of several such models it is
+    the one that is best over all subjects."""
     ranking = _ranking(table)
     by_subject = {}
     for subject in sorted(set(table.subject)):
@@ -38,15 +39,16 @@ def fit_best_by_subject(table: AnswerTable, strengths: Mapping[str, float]) -> d
 
 
 def mix_best_by_subject(parameters: Mapping[str, Any], table: AnswerTable) -> np.ndarray:
-    """The probabilities of each subject's model, [questions, 4]; new subjects get the best one's."""
+    """The probabilities of each subject's model, [questions, 4]. For subjects that were not fitted, it
+    is the best model over all subjects."""
     chosen = [parameters["by_subject"].get(name, parameters["best"]) for name in table.subject.tolist()]
     return table.p[chosen, np.arange(len(table))]
 
 
 def oracle_right(table: AnswerTable) -> np.ndarray:
-    """Whether any model is right, [questions]: what picking the right model each time would reach.
+    """Whether any model is right, [questions]: the result of picking the right model for each question.
 
-    No method: it reads the gold. No choice among the models' answers can do better; a mixture of their
-    probabilities can, where the right answer is each model's second.
+    It is not a method, because it reads the gold answers. No choice among the models' answers can be
+    better. A mixture of probabilities can be, if the right answer is every model's second.
     """
     return table.right.any(0)

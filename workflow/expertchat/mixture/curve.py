@@ -1,4 +1,5 @@
-"""Which smaller sets of the models are mixed as well: all of them where they are few, else a sample."""
+"""Accuracy of mixtures of fewer models: of all subsets of the models, or of a sample if there are
+many."""
 
 from __future__ import annotations
 
@@ -13,13 +14,14 @@ from expertchat.mixture.methods import BY_NAME
 from expertchat.mixture.pools import log_loss
 from expertchat.mixture.table import AnswerTable
 
-ALL_UP_TO = 6  # models: 63 sets
-SAMPLED = 12  # sets of a size, where there are more models
-METHODS = ("uniform", "stacking")  # one that needs no val, and one that does
+ALL_UP_TO = 6  # models; they have 63 subsets
+SAMPLED = 12  # subsets per size, if there are more models
+METHODS = ("uniform", "stacking")  # one that does not need val, and one that does
 
 
 def choose_subsets(models: int, seed: int) -> list[tuple[int, ...]]:
-    """Sets of models, small ones first: all of a size, or SAMPLED of it drawn without replacement."""
+    """Subsets of the models, the smallest first: all of a size, or SAMPLED of them, drawn without
+    replacement."""
     generator = np.random.default_rng(seed)
     chosen: list[tuple[int, ...]] = []
     for size in range(1, models + 1):
@@ -35,26 +37,30 @@ def choose_subsets(models: int, seed: int) -> list[tuple[int, ...]]:
 
 
 def greedy_order(table: AnswerTable) -> list[int]:
-    """The models' places: each time the one with which the mean of tempered probabilities has the
-    least log-loss (forward selection, Caruana et al. 2004, without replacement)."""
-    p = BY_NAME["temperature"]
-    whole = p.fit(table, {})
+    """Indices of the models in the order of forward selection (Caruana et al. 2004, without
+    replacement).
+
+    Each step adds the model with which the mean of tempered probabilities has the lowest log-loss.
+    """
+    tempered = BY_NAME["temperature"]
+    parameters = tempered.fit(table, {})
     order: list[int] = []
     left = list(range(len(table.models)))
     while left:
         losses = []
-        for place in left:
-            chosen = [*order, place]
-            some = {"temperatures": np.asarray(whole["temperatures"])[chosen]}
-            losses.append(log_loss(p.mix(some, table.only(chosen)), table.gold).mean())
+        for model in left:
+            chosen = [*order, model]
+            some = {"temperatures": np.asarray(parameters["temperatures"])[chosen]}
+            losses.append(log_loss(tempered.mix(some, table.only(chosen)), table.gold).mean())
         order.append(left.pop(int(np.argmin(losses))))
     return order
 
 
 def fit_curve(table: AnswerTable, ridge: Mapping[str, float], seed: int) -> dict[str, Any]:
-    """What the curve needs of val: the order of the models, the sets, and stacking's parameters of each.
+    """What the curve takes from val: the models' greedy order, the subsets, and stacking's parameters
+    for each subset.
 
-    `ridge`: stacking's strengths, as chosen for all models; no set has its own.
+    `ridge`: stacking's hyper-parameters as chosen for all models; all subsets use the same.
     """
     order, subsets = greedy_order(table), choose_subsets(len(table.models), seed)
     steps = [tuple(order[:size]) for size in range(1, len(order) + 1)]
@@ -68,20 +74,21 @@ def fit_curve(table: AnswerTable, ridge: Mapping[str, float], seed: int) -> dict
 
 
 def score_curve(fitted: Mapping[str, Any], table: AnswerTable) -> list[dict[str, Any]]:
-    """Accuracy of the uniform mixture and of stacking by number of models, a row a number.
+    """Accuracy of the uniform mixture and of stacking by number of models, one row per number.
 
-    Each row: models, sets (how many were measured), of (how many there are), by method {mean, least,
-    greatest} over the sets, and under `greedy` the set of that size in greedy order and its accuracies.
+    Each row: models, sets (number of subsets measured), of (number of subsets that exist), by method
+    {mean, least, greatest} over the subsets, and under `greedy` the subset of that size in greedy order
+    with its accuracies.
     """
     subsets = [tuple(subset) for subset in fitted["subsets"]]
-    found = [_accuracies(table, *pair) for pair in zip(subsets, fitted["stacking"], strict=True)]
+    measured = [_accuracies(table, *pair) for pair in zip(subsets, fitted["stacking"], strict=True)]
     rows = []
     for size, parameters in enumerate(fitted["greedy_stacking"], start=1):
-        of_size = [a for subset, a in zip(subsets, found, strict=True) if len(subset) == size]
+        of_size = [a for subset, a in zip(subsets, measured, strict=True) if len(subset) == size]
         step = tuple(fitted["greedy"][:size])
         row = {"models": size, "sets": len(of_size), "of": comb(len(table.models), size)}
         row |= {name: _spread([accuracy[name] for accuracy in of_size]) for name in METHODS}
-        names = [table.models[place] for place in step]
+        names = [table.models[model] for model in step]
         rows.append(row | {"greedy": {"set": names} | _accuracies(table, step, parameters)})
     return rows
 

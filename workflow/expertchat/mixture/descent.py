@@ -1,4 +1,4 @@
-"""The minimum of a penalised log-likelihood, by L-BFGS on coordinates of about equal curvature."""
+"""Minimises a penalised negative log-likelihood by L-BFGS, in coordinates of roughly equal curvature."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import minimize
 
-STEPS = 500  # at most; it ends much earlier
-SLOPE = 1e-3  # at which it ends: where curvatures are 1, as near to the minimum in standard errors
+STEPS = 500  # at most; it stops much earlier
+SLOPE = 1e-3  # stops at this gradient: with curvatures of 1, this many standard errors from the minimum
 
 
 def minimum(
@@ -17,10 +17,11 @@ def minimum(
     curvature: np.ndarray,
     not_negative: int = 0,
 ) -> np.ndarray:
-    """Where `loss`, which gives its value and slope, is least; found from `start`, [parameters].
+    """The parameters that minimise `loss`, which returns (value, gradient), from `start` [parameters].
 
-    `curvature`: about the loss's second derivatives. Dividing by their roots keeps a strong ridge on
-    one parameter from slowing all others. The first `not_negative` parameters stay at 0 or above.
+    `curvature`: approximate second derivatives of the loss. Parameters are scaled by their square roots,
+    so that a strong ridge on one does not slow down all others. The first `not_negative` parameters are
+    bounded below by 0.
     """
     scale = 1 / np.sqrt(curvature)
 

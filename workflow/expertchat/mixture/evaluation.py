@@ -1,7 +1,7 @@
-"""Stage mixture: what the fitted mixtures, and the fixed ones, reach on the test split.
+"""Stage mixture: the accuracy of all mixtures, fitted and fixed, on the test split.
 
-Every method is measured beside each model, the model that was best on val, and the oracle. Which fitted
-method is the best was decided on val, in stage fits; the test answers choose nothing.
+Every method is compared with each model, the model that was best on val, and the oracle. The best fitted
+method was chosen on val, in stage fits; nothing is chosen by the test answers.
 """
 
 from __future__ import annotations
@@ -12,18 +12,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from expertchat.answers.artifact import PROBABILITIES
+from expertchat.answers.artifact import with_probabilities
 from expertchat.errors import UserError
 from expertchat.mixture.choices import oracle_right
+from expertchat.mixture.constants import ORACLE
 from expertchat.mixture.curve import score_curve
-from expertchat.mixture.methods import BY_NAME, FITTED, MEMBER, ORACLE
+from expertchat.mixture.methods import BY_NAME, FITTED, MEMBER
 from expertchat.mixture.table import AnswerTable, build_table
 from expertchat.mixture.text import describe_text
-from expertchat.statistics import cluster_bootstrap, mcnemar, paired_bootstrap
+from expertchat.statistics import (
+    DEGENERATE,
+    accuracy_interval,
+    cluster_bootstrap,
+    difference_interval,
+    mcnemar,
+)
 
 REFERENCE = "best_single"
-SMALLEST = 1e-6  # p value that is written out
-ORACLE_TITLE = "oracle: any model right (no method, it reads the gold)"
+SMALLEST = 1e-6  # smaller p values are written as "< 1e-06"
+ORACLE_TITLE = "oracle: any model right (not a method, it reads the right answers)"
 
 
 def mix_answers(
@@ -31,12 +38,12 @@ def mix_answers(
 ) -> tuple[AnswerTable, dict[str, np.ndarray]]:
     """(the models' table, {method: probabilities [questions, 4]}) of every fitted method.
 
-    `fits` is what fits.read_fits reads; `answers` are each model's, to the test split. Raises UserError
-    where the models are not those of the fits, or did not answer the same questions.
+    `fits`: what `read_fits` returns; `answers`: each model's answers to the test split, by name. Raises
+    UserError if the models are not those of the fits, or did not answer the same questions.
     """
     if list(answers) != fits["models"]:
         named = ", ".join(fits["models"])
-        raise UserError(f"mixtures were fitted on {named}, and cannot mix {', '.join(answers)}")
+        raise UserError(f"the mixtures were fitted on {named} and cannot mix {', '.join(answers)}")
     table = build_table(answers, categories)
     table = table.described(describe_text(fits["text"], table.question.tolist()))
     mixed = {
@@ -46,12 +53,11 @@ def mix_answers(
 
 
 def answer_rows(table: AnswerTable, mixed: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """One row a method and question: method, subject, index, gold, prediction, p_A to p_D."""
+    """One row per method and question: method, subject, index, gold, prediction, p_A to p_D."""
     parts = []
     for name, p in mixed.items():
         part = pd.DataFrame({"method": name, "subject": table.subject, "index": table.index})
-        part["gold"], part["prediction"] = table.gold, p.argmax(1)
-        parts.append(part.assign(**dict(zip(PROBABILITIES, p.T, strict=True))))
+        parts.append(with_probabilities(part.assign(gold=table.gold), p))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -62,14 +68,15 @@ def score_mixtures(
     seed: int,
     published: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """mixture.json: a row a model and method, the best ones' names, and the curve.
+    """The content of mixture.json: one row per model and method, the best methods' names, and the curve.
 
-    `published`: accuracies in percent that others report, by the name of a model or a method.
+    `seed`: of the bootstrap; `published`: accuracies in percent that were published elsewhere, by the
+    name of a model or a method. Raises UserError for an unknown name in it.
     """
     unknown = set(published or {}) - {*table.models, *mixed}
     if unknown:
         known = ", ".join([*table.models, *mixed])
-        raise UserError(f"mmlu.published: {min(unknown)}; no such model or mixture, known are {known}")
+        raise UserError(f"mmlu.published: {min(unknown)!r} is not a model or a mixture; known: {known}")
     right = {name: p.argmax(1) == table.gold for name, p in mixed.items()}
     oracle = oracle_right(table)
     described = [
@@ -79,10 +86,14 @@ def score_mixtures(
     ]
     for row in described[: len(table.models)]:
         row["val_accuracy"] = fits["val_accuracy"][row["title"]]
-    rows = [_scored(row, right[REFERENCE], oracle, table.subject, seed) for row in described]
+    best = table.models[int(fits["methods"][REFERENCE]["parameters"]["best"])]
+    same = (REFERENCE, f"model/{best}")  # the reference itself
+    rows = [
+        _scored(row, right[REFERENCE], row["method"] in same, oracle, table.subject, seed)
+        for row in described
+    ]
     for row in rows:
         row["published"] = (published or {}).get(row["method"].removeprefix("model/"))
-    best = fits["methods"][REFERENCE]["parameters"]["best"]
     return {
         "models": list(table.models),
         "seed": seed,
@@ -90,7 +101,7 @@ def score_mixtures(
         "subjects": len(set(table.subject.tolist())),
         "val_questions": fits["questions"] - len(fits["left_out"]),
         "val_left_out": len(fits["left_out"]),
-        "best_single": table.models[int(best)],
+        "best_single": best,
         "best_fitted": fits["best_fitted"],
         "best": fits["best"],
         "chosen_by": fits["chosen_by"],
@@ -104,21 +115,30 @@ def _members(table: AnswerTable):
 
 
 def _described(fitted: Mapping[str, Any], name: str, right: np.ndarray) -> dict[str, Any]:
-    kept = ("title", "purpose", "kind", "val_accuracy", "val_log_loss", "strengths")
-    return {"method": name, "right": right} | {key: fitted[key] for key in kept}
+    keys = ("title", "purpose", "kind", "val_accuracy", "val_log_loss", "strengths")
+    return {"method": name, "right": right} | {key: fitted[key] for key in keys}
 
 
 def _scored(
-    row: Mapping[str, Any], reference: np.ndarray, oracle: np.ndarray, subject: np.ndarray, seed: int
+    row: Mapping[str, Any],
+    reference: np.ndarray,  # [questions]: whether the best single model is right
+    is_reference: bool,
+    oracle: np.ndarray,  # [questions]: whether any model is right
+    subject: np.ndarray,  # [questions]
+    seed: int,
 ) -> dict[str, Any]:
-    """The row with its accuracies, and its difference to the reference, in place of `right`."""
-    right = row["right"].astype(float)
-    accuracy, *interval = cluster_bootstrap(right, subject, seed)
+    """The row with its accuracies and its difference to the reference, instead of `right`."""
+    right = row["right"]
+    accuracy, *interval = accuracy_interval(right, subject, seed)
     by_subject = pd.Series(right).groupby(subject).mean()
     macro, *macro_interval = cluster_bootstrap(by_subject.to_numpy(), by_subject.index, seed)
-    if len(by_subject) == 1:  # one cluster says nothing of others
+    if macro_interval[1] - macro_interval[0] <= DEGENERATE:  # then all subjects have this accuracy
+        macro_interval = interval
+    if len(by_subject) == 1:  # one subject does not show how much other subjects would differ
         interval = macro_interval = [float("nan")] * 2
-    gain, *gain_interval = paired_bootstrap(reference, right, subject, seed)
+    gain, *gain_interval = difference_interval(reference, right, subject, seed)
+    if is_reference and len(by_subject) > 1:  # its difference to itself is known to be 0
+        gain_interval = [0.0, 0.0]
     most = float(oracle.mean() - reference.mean())
     return {key: value for key, value in row.items() if key != "right"} | {
         "accuracy": accuracy,
@@ -127,13 +147,13 @@ def _scored(
         "macro_interval": macro_interval,
         "over_best_single": gain,
         "over_best_single_interval": gain_interval,
-        "mcnemar": mcnemar(reference, row["right"]),
+        "mcnemar": mcnemar(reference, right),
         "share_of_oracle": gain / most if most > 0 else float("nan"),
     }
 
 
 def text_table(scores: Mapping[str, Any]) -> str:
-    """The table of methods in Markdown: percent, and points over the best single model."""
+    """The table of methods in Markdown: accuracies in percent, differences in percentage points."""
     published = any(row["published"] is not None for row in scores["methods"])
     head = ["method", "kind", "val", "test", "95 %", "macro", "over best single", "95 %", "p"]
     rows = [head + ["published"] * published, ["---"] * (len(head) + published)]
@@ -149,16 +169,17 @@ def text_table(scores: Mapping[str, Any]) -> str:
 
 
 def _note(scores: Mapping[str, Any]) -> str:
-    """What the table's columns are, and which row was decided upon before test was looked at."""
+    """What the columns mean, and which row was chosen before the test answers were read."""
     best = next(row for row in scores["methods"] if row["method"] == scores["best_fitted"])
     share = best["share_of_oracle"]
-    gained = "" if np.isnan(share) else f" It takes {100 * share:.0f} % of the oracle's gain."
+    gained = "" if np.isnan(share) else f" It has {100 * share:.0f} % of the oracle's gain."
     return (
-        f"(*) the best fitted mixture, chosen by {scores['chosen_by']}; of this many methods, some "
-        f"other may do better on test by chance.{gained} Best single model: {scores['best_single']}, "
+        f"(*) the best fitted mixture, chosen by {scores['chosen_by']}. With this many methods, another "
+        f"one may be better on test by chance.{gained} Best single model: {scores['best_single']}, "
         f"chosen on val. Val: {scores['val_questions']} questions, each judged by a fit without it; "
-        f"{scores['val_left_out']} that also stand in test are left out. "
-        "Intervals: bootstrap by subject; p: exact McNemar test against the best single model."
+        f"{scores['val_left_out']} questions that are in test too are left out. Intervals: 95 %, "
+        "bootstrap by subject, or score intervals if all resamples are equal. p: exact McNemar test "
+        "against the best single model."
     )
 
 
@@ -176,5 +197,5 @@ def _percent(value: float | None) -> str:
 
 def _bounds(interval: list[float], sign: str = "") -> str:
     if any(np.isnan(interval)):
-        return ""  # one subject: there is no interval
+        return ""  # there is no interval with one subject
     return " to ".join(f"{100 * end:{sign}.2f}" for end in interval)

@@ -1,7 +1,7 @@
-"""Stage fits: every mixture's parameters, from the models' answers to the val split alone.
+"""Stage fits: the parameters of every mixture, from the models' answers to the val split alone.
 
-The test answers are no input of this stage, so that nothing here can have seen them. Which fitted
-mixture counts as the best is decided here, too: by cross-validation within val.
+The test answers are not an input of this stage, so nothing fitted here can depend on them. The best
+fitted mixture is chosen here too, by cross-validation within val.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import pandas as pd
 
 from expertchat.answers.artifact import KEY
 from expertchat.errors import UserError
+from expertchat.mixture.constants import FOLDS
 from expertchat.mixture.curve import fit_curve
-from expertchat.mixture.folds import FOLDS, Fitted, Splits, cross_validate, make_folds
+from expertchat.mixture.folds import Fitted, Splits, cross_validate, make_folds
 from expertchat.mixture.methods import FITTED, METHODS
 from expertchat.mixture.table import AnswerTable, build_table
 from expertchat.mixture.text import describe_text, fit_text
 
-LEFT_OUT = "the same question and choices stand in the test split"
+LEFT_OUT = "the same question and choices are in the test split"
 
 
 def fit_mixtures(
@@ -27,12 +28,12 @@ def fit_mixtures(
 ) -> dict[str, Any]:
     """All methods' parameters, hyper-parameters and cross-validated scores; what `write_fits` writes.
 
-    `answers`: each model's answers to val, by name; `categories`: a subject's category. The result is
-    the same for the same `seed`, which draws the folds. Raises UserError where answers do not match.
+    `answers`: each model's answers to val, by name; `categories`: category by subject; `seed` draws the
+    folds, and equal seeds give equal results. Raises UserError if the models' answers do not match.
     """
     asked = next(iter(answers.values()))
-    kept = {name: _without_test_questions(name, frame) for name, frame in answers.items()}
-    table = build_table(kept, categories)
+    usable = {name: _without_test_questions(name, frame) for name, frame in answers.items()}
+    table = build_table(usable, categories)
     texts = table.question.tolist()
     text = fit_text(texts, seed)
     table = table.described(describe_text(text, texts))
@@ -52,14 +53,16 @@ def fit_mixtures(
         "methods": {name: _described(one) for name, one in fitted.items()},
         "best_fitted": _best([one for one in fitted.values() if one.method.kind == FITTED]),
         "best": _best(list(fitted.values())),
-        "chosen_by": "cross-validated accuracy on val; equals by log-loss, then the simpler method",
+        "chosen_by": "cross-validated accuracy on val; if equal, log-loss, then the simpler method",
         "curve": fit_curve(table, fitted["stacking"].strengths, seed),
     }
 
 
 def _without_test_questions(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     if "also_in_test" not in frame:
-        raise UserError(f"{name}'s answers have no column also_in_test: they are not to the val split")
+        raise UserError(
+            f"{name}'s answers have no column also_in_test, so they are not answers to the val split"
+        )
     return frame[~frame["also_in_test"]]
 
 
@@ -68,7 +71,7 @@ def _accuracies(table: AnswerTable) -> dict[str, float]:
 
 
 def _best(candidates: Sequence[Fitted]) -> str:
-    """The name of the best by cross-validation on val. Among equals the first is the simplest."""
+    """The name of the best method by cross-validation on val; of equal ones the first, the simplest."""
     return max(candidates, key=lambda one: (one.accuracy, -round(one.log_loss, 6))).method.name
 
 

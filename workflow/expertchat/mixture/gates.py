@@ -1,18 +1,19 @@
 """Weights of the models that depend on the question: a softmax gate over tempered probabilities.
 
-The mixture p(answer) = sum_m w_m(question) p_m(answer), w = softmax of scores that are linear in the
-question's features, is a mixture of experts whose experts are held fixed (Jacobs et al. 1991, Jordan
-and Jacobs 1994). A model's score is the sum of
+The mixture is p(answer) = sum_m w_m(question) p_m(answer), where w is the softmax of scores that are
+linear in the question's features. It is a mixture of experts with fixed experts (Jacobs et al. 1991,
+Jordan and Jacobs 1994). A model's score is the sum of these blocks:
 
     models      a constant
     category    a deviation in the question's category
     subject     a further deviation in its subject
-    text        features of the question's words times a weight a feature and model
-    confidence  the model's own entropy, greatest log-probability and log-mass; one weight for all models
+    text        features of the question's words, with one weight per feature and model
+    confidence  the model's own entropy, greatest log-probability and log-mass, with one weight each that
+                all models share
 
-each shrunk towards zero by a ridge of its own: a Gaussian prior of variance 1 / strength. A block that
-has no strength is left out. So one fit gives global weights (models), category and subject weights
-shrunk to the global ones, and the question gate.
+Each block is shrunk towards zero by a ridge of its own: a Gaussian prior of variance 1 / strength. A
+block without a strength is left out. One fit can thus give global weights (models), weights by category
+and subject that are shrunk to the global ones, and the question gate.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ from expertchat.mixture.pools import entropies, linear_pool, tempered
 from expertchat.mixture.table import LEAST, AnswerTable
 
 BLOCKS = ("models", "category", "subject", "text")
-GATE_CURVATURE = 0.05  # of the log-likelihood in a score, about: members differ little on most questions
-FINEST = 1e-3  # nats by which models must differ in confidence, to be told apart by it
+GATE_CURVATURE = 0.05  # of the log-likelihood in a score: low, as models differ little on most questions
+FINEST = 1e-3  # nats; the confidences of models that differ by less are not scaled up further
 
 
 def fit_gate(table: AnswerTable, strengths: Mapping[str, float]) -> dict[str, Any]:
-    """The gate's parameters under which the right answers are likeliest, by L-BFGS from equal weights.
+    """The gate's parameters with the greatest penalised likelihood of the right answers, by L-BFGS from
+    equal weights.
 
-    `strengths`: ridges of the blocks that are used; "models" is always one of them.
+    `strengths`: ridges of the blocks to use; "models" is always one of them.
     """
     parameters: dict[str, Any] = {
         "temperatures": table.temperatures,
@@ -71,8 +73,8 @@ def fit_gate(table: AnswerTable, strengths: Mapping[str, float]) -> dict[str, An
 
 
 def gate_weights(parameters: Mapping[str, Any], table: AnswerTable) -> np.ndarray:
-    """The models' weights, [models, questions]. Subjects and categories that were not fitted get the
-    weights of what stands above them."""
+    """The models' weights, [models, questions]. A subject that was not fitted gets its category's
+    weights, and a category that was not fitted the global ones."""
     scores = np.asarray(parameters["weights"]).T @ _design(table, parameters).T
     own = np.asarray(parameters["confidence"])
     if len(own):
@@ -88,7 +90,7 @@ def mix_by_gate(parameters: Mapping[str, Any], table: AnswerTable) -> np.ndarray
 
 
 def _design(table: AnswerTable, parameters: Mapping[str, Any]) -> np.ndarray:
-    """The questions' features, [questions, columns]: a one, categories, subjects, text."""
+    """The questions' features, [questions, columns]: a constant, categories, subjects, text."""
     blocks = [np.ones((len(table), 1))]
     for names, column in (
         (parameters["categories"], table.category),
@@ -101,11 +103,11 @@ def _design(table: AnswerTable, parameters: Mapping[str, Any]) -> np.ndarray:
 
 
 def _confidence(table: AnswerTable, p: np.ndarray) -> np.ndarray:
-    """What a model's answer says of its own worth, [3, models, questions], less the models' mean: only
-    differences between models move a softmax."""
+    """Each model's confidence in its answers, [3, models, questions], minus the models' mean, because a
+    softmax depends on differences between models only."""
     mass = np.log(np.maximum(table.mass, np.finfo(float).tiny))
-    said = np.stack([-entropies(p), np.log(p.max(2)), mass])
-    return said - said.mean(1, keepdims=True)
+    features = np.stack([-entropies(p), np.log(p.max(2)), mass])
+    return features - features.mean(1, keepdims=True)
 
 
 def _loss(
@@ -116,16 +118,16 @@ def _loss(
     ridge: np.ndarray,  # [columns]
     own_ridge: float,
 ) -> tuple[float, np.ndarray]:
-    """Minus the log-likelihood plus the ridges, and its gradient."""
+    """The negative log-likelihood plus the ridges, and its gradient."""
     columns, models = len(ridge), len(likelihood)
     weights, own_weights = x[: columns * models].reshape(columns, models), x[columns * models :]
     scores = weights.T @ design.T + np.tensordot(own_weights, own, 1)
     gate = softmax(scores, axis=0)
     joint = gate * likelihood
     total = joint.sum(0)
-    slope = gate - joint / total  # the prior share of a model less its share in the right answer
-    shrunk = ridge @ (weights**2).sum(1) + own_ridge * own_weights @ own_weights
-    loss = -np.log(total).sum() + 0.5 * shrunk
+    slope = gate - joint / total  # a model's prior share minus its posterior share
+    penalty = ridge @ (weights**2).sum(1) + own_ridge * own_weights @ own_weights
+    loss = -np.log(total).sum() + 0.5 * penalty
     by_weight = design.T @ slope.T + ridge[:, None] * weights
     by_own = np.tensordot(own, slope, 2) + own_ridge * own_weights
     return loss, np.concatenate([by_weight.ravel(), by_own])

@@ -1,4 +1,4 @@
-"""Every way of mixing by its name, simple ones first."""
+"""All methods of mixing by name, the simplest first."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import Any
 import numpy as np
 
 from expertchat.mixture import choices, gates, neighbours, pools, stacking
+from expertchat.mixture.constants import TITLES
 from expertchat.mixture.table import AnswerTable
 
-MEMBER, CHOICE, FIXED, FITTED, ORACLE = "member", "choice", "fixed", "fitted", "oracle"
+MEMBER, CHOICE, FIXED, FITTED = "member", "choice", "fixed", "fitted"  # kinds of rows of results
 
-Parameters = Mapping[str, Any]  # of JSON's types and arrays
+Parameters = Mapping[str, Any]  # of JSON's types and NumPy arrays
 Strengths = Mapping[str, float]  # hyper-parameters: one point of a method's grid
 
 
-def _nothing(table: AnswerTable, strengths: Strengths) -> dict[str, Any]:
+def _no_parameters(table: AnswerTable, strengths: Strengths) -> dict[str, Any]:
     return {}
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way of mixing.
+    """A method of mixing.
 
     `fit` maps a table with gold answers and a point of `grid` to parameters; `mix` maps parameters and
-    a table, whose gold it does not read, to probabilities [questions, 4]. `kind`: "fixed" needs no val,
-    "fitted" does, "choice" takes one model's answer to each question.
+    a table to probabilities [questions, 4], without reading the table's gold answers. `kind`: "fixed"
+    does not need val, "fitted" does, "choice" takes one model's answer to each question.
     """
 
     name: str
@@ -36,12 +37,12 @@ class Method:
     purpose: str
     kind: str
     mix: Callable[[Parameters, AnswerTable], np.ndarray]
-    fit: Callable[[AnswerTable, Strengths], dict[str, Any]] = _nothing
+    fit: Callable[[AnswerTable, Strengths], dict[str, Any]] = _no_parameters
     grid: tuple[Strengths, ...] = ({},)
 
 
 def _grid(**values: tuple[float, ...]) -> tuple[Strengths, ...]:
-    """All combinations, the strongest last."""
+    """All combinations of the values, the strongest shrinkage last."""
     return tuple(dict(zip(values, point, strict=True)) for point in product(*values.values()))
 
 
@@ -74,68 +75,68 @@ def _mix_log_linear(parameters: Parameters, table: AnswerTable) -> np.ndarray:
 METHODS = (
     Method(
         "best_single",
-        "best single model",
-        "The model with most right answers on val answers all questions.",
+        TITLES["best_single"],
+        "The model with the most right answers on val answers all questions.",
         CHOICE,
         choices.mix_best,
         choices.fit_best,
     ),
     Method(
         "best_by_subject",
-        "best model of each subject",
-        "The model with most right answers on val in a subject answers that subject's questions.",
+        TITLES["best_by_subject"],
+        "In each subject, the model with the most right answers on val answers.",
         CHOICE,
         choices.mix_best_by_subject,
         choices.fit_best_by_subject,
     ),
     Method(
         "uniform_full",
-        "uniform, full vocabulary",
-        "Mean of the answers' likelihoods over all tokens, so that mass on other tokens counts.",
+        TITLES["uniform_full"],
+        "Mean of the answers' likelihoods over the full vocabulary: mass on other tokens counts.",
         FIXED,
         lambda parameters, table: pools.full_vocabulary_pool(table.logprobs),
     ),
     Method(
         "uniform",
-        "uniform",
+        TITLES["uniform"],
         "Mean of the four answers' probabilities.",
         FIXED,
         lambda parameters, table: table.p.mean(0),
     ),
     Method(
         "log_linear",
-        "log-linear",
-        "Normalised geometric mean of the four answers' probabilities: a sure no counts.",
+        TITLES["log_linear"],
+        "Normalised geometric mean of the four answers' probabilities: one model's near-zero counts.",
         FIXED,
         _mix_log_linear,
     ),
     Method(
         "majority",
-        "majority vote",
-        "Each model has one vote; the mean probability decides between equals.",
+        TITLES["majority"],
+        "Each model has one vote; the mean probability breaks ties.",
         FIXED,
         lambda parameters, table: pools.votes(table.p),
     ),
     Method(
         "temperature",
-        "uniform, at fitted temperatures",
-        "Mean of probabilities after each model's temperature was fitted: sure and unsure models meet.",
+        TITLES["temperature"],
+        "Mean of probabilities at each model's fitted temperature, which makes models comparable.",
         FITTED,
         _mix_tempered,
         _fit_temperature,
     ),
     Method(
         "confidence",
-        "weighted by confidence",
-        "The surer a model is of a question, by its entropy, the more it weighs there.",
+        TITLES["confidence"],
+        "The lower the entropy of a model's answer, the more the model weighs on that question.",
         FITTED,
         _mix_confident,
         _fit_confidence,
     ),
     Method(
         "weights",
-        "global weights",
-        "One weight a model on the simplex, shrunk to equal ones.",
+        TITLES["weights"],
+        "One weight per model on the simplex, shrunk to equal weights.",
         FITTED,
         gates.mix_by_gate,
         gates.fit_gate,
@@ -143,7 +144,7 @@ METHODS = (
     ),
     Method(
         "category_weights",
-        "weights by category",
+        TITLES["category_weights"],
         "Weights by category, shrunk to the global ones.",
         FITTED,
         gates.mix_by_gate,
@@ -152,8 +153,8 @@ METHODS = (
     ),
     Method(
         "subject_weights",
-        "weights by subject",
-        "Weights by subject, shrunk to its category's, which are shrunk to the global ones.",
+        TITLES["subject_weights"],
+        "Weights by subject, shrunk to those of its category, which are shrunk to the global ones.",
         FITTED,
         gates.mix_by_gate,
         gates.fit_gate,
@@ -161,8 +162,8 @@ METHODS = (
     ),
     Method(
         "question_gate",
-        "gate by question",
-        "Weights by subject, the question's words, and how sure each model is, all strongly shrunk.",
+        TITLES["question_gate"],
+        "Weights by subject, the question's words and each model's confidence, all strongly shrunk.",
         FITTED,
         gates.mix_by_gate,
         gates.fit_gate,
@@ -170,8 +171,8 @@ METHODS = (
     ),
     Method(
         "neighbours",
-        "nearest questions",
-        "Weights by how well each model did on the val questions with the most similar words.",
+        TITLES["neighbours"],
+        "Weights by each model's results on the val questions with the most similar words.",
         FITTED,
         neighbours.mix_by_neighbours,
         neighbours.fit_neighbours,
@@ -179,8 +180,8 @@ METHODS = (
     ),
     Method(
         "stacking",
-        "stacking",
-        "One weight a model on log-probabilities and a bias a letter, shrunk to equal ones and none.",
+        TITLES["stacking"],
+        "One weight per model on log-probabilities, shrunk to equal ones, and one bias per letter.",
         FITTED,
         stacking.mix_by_stacking,
         stacking.fit_stacking,
@@ -188,8 +189,8 @@ METHODS = (
     ),
     Method(
         "subject_stacking",
-        "stacking by subject",
-        "Stacking whose weights differ by subject, the differences shrunk to none.",
+        TITLES["subject_stacking"],
+        "Stacking with weights by subject, whose differences are shrunk to zero.",
         FITTED,
         stacking.mix_by_stacking,
         stacking.fit_stacking,

@@ -9,32 +9,32 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
-SHARPNESS = (0.02, 50.0)  # least and greatest inverse temperature that is looked at
-HALVINGS = 50  # of the interval of the logarithm: far below any number's precision
-MOST_CONFIDENCE = 20.0  # in nats of entropy, which range over log 4
+SHARPNESS = (0.02, 50.0)  # range of inverse temperatures
+HALVINGS = 50  # bisection steps on the logarithm, beyond the precision of a float
+MOST_CONFIDENCE = 20.0  # largest strength, per nat of entropy, which is between 0 and log 4
 
 
 def linear_pool(p: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted mean; `weights` [models] or [models, questions], sum to 1 over models."""
+    """Weighted mean. `weights`: [models] or [models, questions], with sum 1 over models."""
     weights = np.broadcast_to(weights.reshape(len(p), -1), p.shape[:2])
     mixed = np.einsum("mq,mqa->qa", weights, p)
     return mixed / mixed.sum(1, keepdims=True)
 
 
 def log_linear_pool(log_p: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Softmax of the weighted sum of log-probabilities; `weights` [models]."""
+    """Softmax of the weighted sum of log-probabilities. `weights`: [models]."""
     return softmax(np.tensordot(weights, log_p, 1), axis=1)
 
 
 def full_vocabulary_pool(logprobs: np.ndarray) -> np.ndarray:
-    """Mean of the answers' likelihoods over the whole vocabulary: a model that puts little of its mass
-    on the answers has little to say."""
+    """Mean of the answers' likelihoods over the full vocabulary: a model with little of its probability
+    mass on the four answers has little influence."""
     return softmax(logsumexp(logprobs, axis=0), axis=1)
 
 
 def votes(p: np.ndarray) -> np.ndarray:
-    """Shares of the models that give an answer the most. The mean probability counts as half a vote
-    more, so that it decides between equals and never against a majority."""
+    """Share of the models for which an answer is the likeliest. The mean probability counts as another
+    half vote, so that it breaks ties and never overrules a majority."""
     cast = np.eye(p.shape[2])[p.argmax(2)].sum(0)
     return (cast + 0.5 * p.mean(0)) / (len(p) + 0.5)
 
@@ -50,16 +50,16 @@ def entropies(p: np.ndarray) -> np.ndarray:
 
 
 def log_loss(p: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Minus the logarithm of the right answer's probability, a question, [questions]."""
+    """Negative log-probability of the right answer in nats, [questions]."""
     return -np.log(np.maximum(p[np.arange(len(gold)), gold], 1e-300))
 
 
 def fit_temperatures(log_p: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """The temperature of each model under which the right answers are likeliest (Guo et al. 2017).
+    """The maximum likelihood temperature of each model, [models] (Guo et al. 2017).
 
-    One question's worth of doubt is spread over all of them (label smoothing), as a model that is
-    always right would have none left. The log-likelihood is concave in 1 / T, so that its slope is
-    halved down to zero, for all models at once.
+    Label smoothing, with a total weight of one question, keeps the temperature of a model that is always
+    right above zero. The log-likelihood is concave in 1 / T, so the root of its derivative is found by
+    bisection, for all models at once.
     """
     low, high = (np.full(len(log_p), np.log(end)) for end in SHARPNESS)
     doubt = 1 / (len(gold) + 1)
@@ -73,12 +73,15 @@ def fit_temperatures(log_p: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
 
 def confidence_weights(p: np.ndarray, strength: float) -> np.ndarray:
-    """Weights [models, questions] that fall with the entropy of a model's answer: exp(-strength * H)."""
+    """Weights that fall with the entropy H of a model's answer: proportional to exp(-strength * H).
+
+    [models, questions].
+    """
     return softmax(-strength * entropies(p), axis=0)
 
 
 def fit_confidence(p: np.ndarray, gold: np.ndarray) -> float:
-    """The strength of `confidence_weights` under which the right answers are likeliest."""
+    """The strength of `confidence_weights` with the greatest likelihood of the right answers."""
 
     def loss(strength: float) -> float:
         return log_loss(linear_pool(p, confidence_weights(p, strength)), gold).mean()

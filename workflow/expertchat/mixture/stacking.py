@@ -1,10 +1,10 @@
-"""Stacking: weights on the models' log-probabilities, and a bias a letter (Wolpert 1992).
+"""Stacking: weights on the models' log-probabilities, and one bias per letter (Wolpert 1992).
 
 p(answer) = softmax(sum_m a_m log p_m(answer) + b_answer), with p_m at the model's own temperature.
 
-The weights a_m are not negative (Breiman 1996 found that stacking needs it) and shrunk to one another,
-so that what is left under great strengths is the log-linear mean at one temperature, without bias. By
-subject, each weight has a deviation of either sign, shrunk to zero, that the subject's questions share.
+The weights a_m are not negative (Breiman 1996 found that stacking needs this) and are shrunk to their
+mean. The limit of strong shrinkage is thus the log-linear mean at one temperature, without biases. In
+stacking by subject, each weight also has a deviation per subject, of either sign and shrunk to zero.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from expertchat.mixture.table import AnswerTable
 
 
 def fit_stacking(table: AnswerTable, strengths: Mapping[str, float]) -> dict[str, Any]:
-    """Weights, [models], biases, [4], and deviations, [subjects, models], under which the right answers
-    are likeliest.
+    """Weights [models], biases [4] and deviations [subjects, models] with the greatest penalised
+    likelihood of the right answers.
 
-    `strengths`: ridge "models" on the weights' deviations from their mean, and on the biases; ridge
-    "subject" on the subjects' deviations, which there are only with it. The loss is convex, so that
-    L-BFGS-B finds its only minimum.
+    `strengths`: ridge "models" on the weights' deviations from their mean and on the biases; ridge
+    "subject" on the deviations by subject, which are fitted only if it is given. The loss is convex, so
+    L-BFGS-B finds the global minimum.
     """
     models = len(table.models)
     subjects = sorted(set(table.subject.tolist())) if "subject" in strengths else []
@@ -50,7 +50,7 @@ def fit_stacking(table: AnswerTable, strengths: Mapping[str, float]) -> dict[str
 
 
 def mix_by_stacking(parameters: Mapping[str, Any], table: AnswerTable) -> np.ndarray:
-    """The mixture's probabilities, [questions, 4]. Subjects that were not fitted have no deviations."""
+    """The mixture's probabilities, [questions, 4]. A subject that was not fitted has no deviations."""
     weights, bias, deviations = (np.asarray(parameters[k]) for k in ("weights", "bias", "deviations"))
     log_p = _at_temperature(table, np.asarray(parameters["temperatures"]))
     deviations = deviations.reshape(-1, len(weights))
@@ -63,12 +63,12 @@ def _at_temperature(table: AnswerTable, temperatures: np.ndarray) -> np.ndarray:
 
 
 def _members(table: AnswerTable, subjects: list[str]) -> np.ndarray:
-    """Whether a question is of a subject, [questions, subjects], 0 or 1."""
+    """1 where the question belongs to the subject, else 0: [questions, subjects]."""
     return (table.subject[:, None] == np.asarray(subjects, dtype=str)[None, :]).astype(float)
 
 
 def _mixed(log_p: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted sums of log-probabilities, [questions, 4]; `weights` [questions, models]."""
+    """Weighted sums of log-probabilities, [questions, 4]. `weights`: [questions, models]."""
     return np.einsum("qm,mqa->qa", weights, log_p)
 
 
@@ -77,7 +77,7 @@ def _parts(x: np.ndarray, models: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _curvature(log_p: np.ndarray, members: np.ndarray, ridges: tuple[float, float]) -> np.ndarray:
-    """About the loss's second derivatives: the variance of log p over the answers, summed up."""
+    """Approximate second derivatives of the loss: the sum of the variances of log p over the answers."""
     variance = log_p.var(2)  # [models, questions]
     parts = (
         ridges[0] + variance.sum(1),
@@ -94,17 +94,17 @@ def _loss(
     members: np.ndarray,  # [questions, subjects]
     ridges: tuple[float, float],
 ) -> tuple[float, np.ndarray]:
-    """Minus the log-likelihood plus the ridges, and its gradient."""
+    """The negative log-likelihood plus the ridges, and its gradient."""
     weights, bias, deviations = _parts(x, len(log_p))
     mixed = log_softmax(_mixed(log_p, weights + members @ deviations) + bias, axis=1)
-    rows, apart = np.arange(len(gold)), weights - weights.mean()
-    shrunk = ridges[0] * (apart @ apart + bias @ bias) + ridges[1] * (deviations**2).sum()
+    rows, spread = np.arange(len(gold)), weights - weights.mean()
+    penalty = ridges[0] * (spread @ spread + bias @ bias) + ridges[1] * (deviations**2).sum()
     slope = np.exp(mixed)
     slope[rows, gold] -= 1
     by_weight = np.einsum("qa,mqa->qm", slope, log_p)
     parts = (
-        by_weight.sum(0) + ridges[0] * apart,
+        by_weight.sum(0) + ridges[0] * spread,
         slope.sum(0) + ridges[0] * bias,
         (members.T @ by_weight + ridges[1] * deviations).ravel(),
     )
-    return -mixed[rows, gold].sum() + 0.5 * shrunk, np.concatenate(parts)
+    return -mixed[rows, gold].sum() + 0.5 * penalty, np.concatenate(parts)

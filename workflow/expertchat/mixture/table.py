@@ -14,17 +14,18 @@ from expertchat.errors import UserError
 from expertchat.mixture.pools import fit_temperatures
 from expertchat.questions.artifact import LETTERS
 
-SAME = [*KEY, "question", *LETTERS, "gold"]  # must be equal in all models' tables
-OTHER = "other"  # the category of subjects that have none
-LEAST = 1e-30  # an answer that a model calls impossible is not vetoed by it for good
+SAME = [*KEY, "question", *LETTERS, "gold"]  # columns that must be equal in all models' tables
+OTHER = "other"  # the category of subjects that are in no category
+LEAST = 1e-30  # lower bound of probabilities, so that a model's 0 is not a veto
 
 
 @dataclass(frozen=True)
 class AnswerTable:
     """M models' answers to N questions. Rows are sorted by subject, then index.
 
-    `p` are the probabilities of the four answers, which sum to 1; `logprobs` the answers'
-    log-likelihoods over the full vocabulary. `text` are features of the questions, [N, F]; F may be 0.
+    `p` contains the probabilities of the four answers, which sum to 1; `logprobs` the answers'
+    log-likelihoods over the full vocabulary. `text` contains features of the questions, [N, F]; F may
+    be 0.
     """
 
     models: tuple[str, ...]
@@ -34,8 +35,8 @@ class AnswerTable:
     gold: np.ndarray  # [N], 0 to 3
     subject: np.ndarray  # [N], str
     category: np.ndarray  # [N], str
-    index: np.ndarray  # [N], row of the subject's file
-    question: np.ndarray  # [N], str: the question and its answers, a line each
+    index: np.ndarray  # [N], row of the subject's file, from 0
+    question: np.ndarray  # [N], str: the question and its answers, one line each
     text: np.ndarray  # [N, F]
 
     def __len__(self) -> int:
@@ -43,7 +44,7 @@ class AnswerTable:
 
     @cached_property
     def log_p(self) -> np.ndarray:
-        """Logarithms of `p`, [M, N, 4], none below that of LEAST."""
+        """log(max(p, LEAST)), [M, N, 4]."""
         return np.log(np.maximum(self.p, LEAST))
 
     @cached_property
@@ -53,33 +54,37 @@ class AnswerTable:
 
     @cached_property
     def temperatures(self) -> np.ndarray:
-        """Each model's temperature that fits these answers best, [M]."""
+        """The temperature of each model that fits these answers best, [M]."""
         return fit_temperatures(self.log_p, self.gold)
 
     def take(self, rows: np.ndarray) -> AnswerTable:
-        """The table of some questions: places or a mask."""
+        """The table of some questions, given by indices or a mask."""
         by_model = {name: getattr(self, name)[:, rows] for name in ("logprobs", "p", "mass")}
         names = ("gold", "subject", "category", "index", "question", "text")
         return replace(self, **by_model, **{name: getattr(self, name)[rows] for name in names})
 
-    def only(self, places: Sequence[int]) -> AnswerTable:
-        """The table of some models, in the given order."""
-        kept = list(places)
-        by_model = {name: getattr(self, name)[kept] for name in ("logprobs", "p", "mass")}
-        return replace(self, models=tuple(self.models[k] for k in kept), **by_model)
+    def only(self, models: Sequence[int]) -> AnswerTable:
+        """The table of some models, given by indices, in the given order."""
+        indices = list(models)
+        by_model = {name: getattr(self, name)[indices] for name in ("logprobs", "p", "mass")}
+        return replace(self, models=tuple(self.models[k] for k in indices), **by_model)
 
     def described(self, text: np.ndarray) -> AnswerTable:
-        """The table with features of its questions, [N, F]: of their words, or any embeddings."""
+        """The table with features of its questions, [N, F]: of their words, or any embeddings.
+
+        Raises ValueError if the number of rows is not the number of questions.
+        """
         if len(text) != len(self):
-            raise ValueError(f"features of {len(text)} questions, where there are {len(self)}")
+            raise ValueError(f"features of {len(text)} questions for a table of {len(self)}")
         return replace(self, text=np.asarray(text, dtype=float))
 
 
 def build_table(frames: Mapping[str, pd.DataFrame], categories: Mapping[str, str]) -> AnswerTable:
-    """The table of the models' answers, by model name, as stage answers writes them.
+    """The table of {model: its answers}, as `read_answers` returns them.
 
-    `categories` gives a subject's category; subjects that are not in it are of category "other".
-    Raises UserError where a model answered a question twice, or others than the first model did.
+    `categories`: category by subject; other subjects get the category "other". Raises UserError if a
+    model answered a question twice, has probabilities that are not finite, or answered other questions
+    than the first model.
     """
     tables = {name: _sorted(name, frame) for name, frame in frames.items()}
     (first_name, first), *others = tables.items()
@@ -107,24 +112,24 @@ def _stack(tables: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> np.nda
 
 def _sorted(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     if not len(frame):
-        raise UserError(f"{name} answered no question that is left to be mixed")
+        raise UserError(f"{name} answered no question that mixtures can use")
     table = frame.sort_values(KEY).reset_index(drop=True)
-    twice = table.duplicated(KEY)
-    if twice.any():
-        raise UserError(f"{name} answered {_place(table[twice].iloc[0])} twice")
+    repeated = table.duplicated(KEY)
+    if repeated.any():
+        raise UserError(f"{name} answered {_label(table[repeated].iloc[0])} twice")
     numbers = table[[*PROBABILITIES, *LOGPROBS]]
     lost = ~np.isfinite(numbers.to_numpy(float)).all(1)
     if lost.any():
-        raise UserError(f"{name} has no finite probabilities for {_place(table[lost].iloc[0])}")
+        raise UserError(f"{name} has no finite probabilities for {_label(table[lost].iloc[0])}")
     return table
 
 
-def _place(row: pd.Series) -> str:
+def _label(row: pd.Series) -> str:
     return f"question {row['index']} of {row['subject']}"
 
 
 def _check_same(first_name: str, first: pd.DataFrame, name: str, table: pd.DataFrame) -> None:
-    """Raises UserError naming the first question in which two models' tables differ."""
+    """Raises UserError that names the first question in which two models' tables differ."""
     if first[SAME].equals(table[SAME]):
         return
     both = first[SAME].merge(table[SAME], on=KEY, how="outer", suffixes=("", "_2"), indicator=True)
@@ -134,9 +139,9 @@ def _check_same(first_name: str, first: pd.DataFrame, name: str, table: pd.DataF
     for column in SAME[2:]:
         different |= both[column] != both[f"{column}_2"]
     if not different.any():
-        return  # equal but for the columns' types
+        return  # equal except for the columns' types
     row = both[different].iloc[0]
     if row["_merge"] == "both":
-        raise UserError(f"{_place(row)}: {name} was asked other words than {first_name}")
+        raise UserError(f"{_label(row)}: {name} and {first_name} were asked in different words")
     answered, missing = (first_name, name) if row["_merge"] == "left_only" else (name, first_name)
-    raise UserError(f"{_place(row)}: {answered} answered it and {missing} did not")
+    raise UserError(f"{_label(row)}: {answered} answered it and {missing} did not")

@@ -1,9 +1,9 @@
-"""Features of questions' texts: their words and parts of words, reduced to a few directions.
+"""Features of questions' texts: hashed words and stems, reduced to a few directions.
 
-Words and the beginnings of words are hashed into buckets, weighted by their rarity (tf-idf), and reduced
-to the directions that vary most over the questions at hand (latent semantic analysis, Deerwester et al.
-1990). No answer is read. Where better features exist, such as sentence embeddings, they take the place
-of these: `AnswerTable.described` takes any array.
+Words and the beginnings of words are hashed into buckets, weighted by rarity (tf-idf), and projected on
+the directions with the largest variance over the given questions (latent semantic analysis, Deerwester
+et al. 1990). The models' answers are not read. Better features, such as sentence embeddings, can replace
+these: `AnswerTable.described` takes any array.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 BUCKETS = 2**13
-STEM = 5  # letters of a word's beginning, a cheap stem
+STEM = 5  # letters: the beginning of a word serves as its stem
 DIRECTIONS = 48
-SPARE, ROUNDS = 16, 4  # of the randomised decomposition
-TINY = 1e-6  # a direction's strength against the first's, below which it is rounding
+SPARE, ROUNDS = 16, 4  # oversampling and power iterations of the randomised decomposition
+TINY = 1e-6  # directions with a smaller singular value, relative to the first, are rounding error
 
 
 @lru_cache(maxsize=2**18)
@@ -31,7 +31,7 @@ def _buckets(word: str) -> tuple[int, ...]:
 
 
 def count_words(texts: Sequence[str]) -> csr_matrix:
-    """Logarithmic counts of the texts' words and stems, [texts, BUCKETS]."""
+    """log(1 + count) of the texts' words and stems, [texts, BUCKETS]."""
     found = [[b for word in re.findall(r"\w+", t.lower()) for b in _buckets(word)] for t in texts]
     starts = np.concatenate([[0], np.cumsum([len(row) for row in found])])
     places = np.concatenate([np.asarray(row, dtype=np.int64) for row in found])
@@ -42,8 +42,8 @@ def count_words(texts: Sequence[str]) -> csr_matrix:
 
 
 def fit_text(texts: Sequence[str], seed: int) -> dict[str, Any]:
-    """The rarity of each bucket and the directions, [buckets, directions], by a randomised singular
-    value decomposition (Halko et al. 2011, algorithm 4.4)."""
+    """The rarity of each bucket, [BUCKETS], and the directions, [BUCKETS, directions], by a randomised
+    singular value decomposition (Halko et al. 2011, algorithm 4.4)."""
     counts = count_words(texts)
     rarity = np.log((1 + len(texts)) / (1 + counts.getnnz(axis=0))) + 1
     rows = _unit(counts.multiply(rarity[None, :]).tocsr())
@@ -58,7 +58,7 @@ def fit_text(texts: Sequence[str], seed: int) -> dict[str, Any]:
 
 
 def describe_text(parameters: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
-    """The texts' features, [texts, directions], each row of length 1, or 0 where no word is known."""
+    """The texts' features, [texts, directions]. Each row has length 1, or 0 if no word is known."""
     rarity, directions = (np.asarray(parameters[k], dtype=float) for k in ("rarity", "directions"))
     rows = count_words(texts).multiply(rarity[None, :]).tocsr() @ directions
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -1,8 +1,8 @@
-"""What MMLU's 57 subjects are grouped into.
+"""The groupings of MMLU's 57 subjects.
 
-Facts of Hendrycks et al. 2021 (appendix B and the authors' categories.py): 17 subcategories in four
-categories. lm-evaluation-harness keeps the four categories and moves one subject, anatomy, from other
-to STEM. A subject that is not MMLU's has no category.
+Hendrycks et al. 2021 (appendix B and the authors' categories.py) have 17 subcategories in four
+categories. lm-evaluation-harness has the same four categories, but moves one subject, anatomy, from
+other to STEM. A subject that is not one of MMLU's has no category.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ GROUPINGS: dict[str, dict[str, str]] = {
 
 
 def harness_order(subject: str) -> tuple[int, str]:
-    """Sort key of a subject: the order in which the harness adds subjects up, others last. A sum's last
-    digits depend on it."""
+    """Sort key of a subject: the order in which the harness sums subjects, on which the last digits of a
+    sum depend. Subjects that are not MMLU's come last."""
     category = HARNESS.get(subject)
     return (len(CATEGORIES) if category is None else CATEGORIES.index(category), subject)

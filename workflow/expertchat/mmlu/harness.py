@@ -1,8 +1,8 @@
-"""A model's answers in the shape of lm-evaluation-harness's results JSON (version 0.4.13).
+"""Results of a model in the format of lm-evaluation-harness's results JSON (version 0.4.13).
 
-Programs that read the harness's files read these: same keys, same task and group names, same rounding.
-Task names of the harness are used only for what the harness would ask: other prompt styles get their
-name as a suffix, and `expertchat.deviations` lists what else differs.
+Programs that read the harness's files can read these: keys, task and group names and rounding are the
+same. The harness's task names are used only for the harness's own prompts. Other prompt styles get a
+suffix with their name, and `expertchat.deviations` lists everything else that differs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ KINDS = {"letter": "multiple choice questions", "cloze": "questions"}
 
 
 class Names:
-    """What tasks and groups are called: the harness's `mmlu` and, for cloze, `mmlu_continuation`."""
+    """Names of tasks and groups: those of the harness's `mmlu`, or of `mmlu_continuation` for cloze."""
 
     def __init__(self, style: str, formulation: str) -> None:
         self.cloze = formulation == "cloze"
@@ -75,8 +75,8 @@ class Names:
 
 
 def harness_right(answers: pd.DataFrame, formulation: str) -> dict[str, pd.Series]:
-    """Which answers are right by metric: `acc`, by the likeliest answer; for cloze also `acc_norm`, by
-    the log-likelihood divided by the number of characters of the choice."""
+    """Which answers are right, by metric: `acc` takes the likeliest answer; for cloze, `acc_norm` takes
+    the one with the greatest log-likelihood per character of the choice."""
     logprobs = answers[LOGPROBS].to_numpy()
     found = {"acc": logprobs}
     if formulation == "cloze":
@@ -87,16 +87,16 @@ def harness_right(answers: pd.DataFrame, formulation: str) -> dict[str, pd.Serie
 
 
 def deviations(answers: pd.DataFrame, section: Mapping[str, Any]) -> list[str]:
-    """Why the numbers are not those that lm-evaluation-harness gives for its task; empty: they are."""
+    """Why the figures differ from lm-evaluation-harness's for its task; empty if they do not."""
     found = []
     if section["style"] != "harness":
         found.append(f"prompts in style {section['style']}")
     shortened = int(answers["shortened"].sum())
     if section["overflow"] != "cut" and shortened:
-        found.append(f"{shortened} prompts lost shots, where the harness cuts tokens from the left")
+        found.append(f"{shortened} prompts lost shots; the harness cuts tokens from the left instead")
     missing = set(HARNESS) - set(answers["subject"])
     if missing:
-        found.append(f"{len(missing)} of MMLU's {len(HARNESS)} subjects were not asked about")
+        found.append(f"{len(missing)} of MMLU's {len(HARNESS)} subjects were not asked")
     return found
 
 
@@ -111,10 +111,10 @@ def harness_json(
 ) -> dict[str, Any]:
     """The results JSON of one model.
 
-    `section`: the settings of the asking; `sizes`: questions of each subject before `limit`; `ours`:
-    what stands under "expertchat", beside the deviations; `arguments`: which weights and how they were
-    loaded. Subjects that are not MMLU's stand in a group
-    `mmlu_uncategorised` and are no part of `mmlu`.
+    `section`: the settings `Asking`; `sizes`: number of questions per subject before `limit`; `ours`:
+    the content of key "expertchat", in addition to the deviations; `arguments`: which weights were
+    loaded and how. Subjects that are not MMLU's are in a group `mmlu_uncategorised`, which is not part
+    of `mmlu`.
     """
     names = Names(section["style"], section["formulation"])
     metrics = {
@@ -139,15 +139,15 @@ def harness_json(
     if known:
         groups[names.root] = _group(names.root, names.root_alias(), [metrics["acc"][s] for s in known])
         subtasks = {names.root: [names.group(c) for c in members if c in CATEGORIES]} | subtasks
-    told = sorted([*tasks, *(name for name in groups if name != names.root)])  # the harness's own gap
+    listed = sorted([*tasks, *(name for name in groups if name != names.root)])  # the harness omits root
     return {
         "results": tasks | groups,
         "groups": groups,
         "group_subtasks": subtasks,
         "configs": {names.task(s): _config(names, s, section) for s in sorted(subjects)},
         "versions": {name: names.version(name, tasks) for name in sorted([*tasks, *groups])},
-        "n-shot": dict.fromkeys(told, section["shots"]),
-        "higher_is_better": {name: dict.fromkeys(metrics, True) for name in told},
+        "n-shot": dict.fromkeys(listed, section["shots"]),
+        "higher_is_better": {name: dict.fromkeys(metrics, True) for name in listed},
         "n-samples": {
             names.task(s): {"original": sizes[s], "effective": metrics["acc"][s]["questions"]}
             for s in subjects
@@ -160,7 +160,7 @@ def harness_json(
 
 
 def _stderr(found: Mapping[str, Any]) -> float | str:
-    """The harness writes "N/A" where a task has a single question."""
+    """The harness writes "N/A" for a task with a single question."""
     return "N/A" if math.isnan(found["stderr"]) else found["stderr"]
 
 
@@ -189,7 +189,7 @@ def _group(name: str, alias: str, subjects: Sequence[Mapping[str, Any]]) -> dict
 
 
 def _config(names: Names, subject: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked; the prompt's templates only where they are the harness's own."""
+    """How a task was asked. The prompt's templates are included only if they are the harness's own."""
     found: dict[str, Any] = {
         "task": names.task(subject),
         "test_split": "test",
@@ -211,7 +211,7 @@ def _config(names: Names, subject: str, section: Mapping[str, Any]) -> dict[str,
 
 
 def _measured(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Which weights answered, with which adapter, and how they were loaded."""
+    """Which weights were used, with which adapter, and how they were loaded."""
     recipe = manifest["recipe"]
     (load,) = recipe["settings"]["load"].values()
     inputs = recipe["inputs"]
@@ -226,10 +226,10 @@ def result_files(
     questions: Path,
     folders: Mapping[str, Sequence[Path]],
 ) -> dict[str, dict[str, Any]]:
-    """What stage mmlu publishes, by file name: scores.json and a results-<model>.json for each model.
+    """The files of stage mmlu by name: scores.json, and results-<model>.json for each model.
 
-    `found`: what `mmlu.scores` gives; `answers` and the `folders` that they are from: by model;
-    `questions`: the artifact of stage questions.
+    `found`: the result of `mmlu.scores.scores`; `answers`: {model: answers}; `folders`: {model: its
+    artifacts of stage answers}; `questions`: artifact of stage questions.
     """
     described = json.loads((questions / "questions.json").read_text(encoding="utf-8"))
     asked = {
@@ -248,11 +248,11 @@ def result_files(
             ],
             "scores": found["models"][model],
         }
-        arguments = next(map(_measured, manifests), {})  # all shards are of one model
+        arguments = next(map(_measured, manifests), {})  # the same for all shards of a model
         seconds = sum(manifest["seconds"] for manifest in manifests)
         sizes = described["counts"]["test"]
-        whole = harness_json(answers[model], model, section, sizes, ours, seconds, arguments)
-        files[f"results-{model}.json"] = without_nan(whole)
+        results = harness_json(answers[model], model, section, sizes, ours, seconds, arguments)
+        files[f"results-{model}.json"] = without_nan(results)
     differing = {model: deviations(table, section) for model, table in answers.items()}
     head = {"schema": SCHEMA, **asked, "deviations": differing}
     return {"scores.json": without_nan(head | dict(found)), **files}

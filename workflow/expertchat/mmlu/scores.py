@@ -1,9 +1,11 @@
-"""Stage mmlu: what the models' answers to multiple-choice questions come to.
+"""Stage mmlu: accuracies of the models' answers to multiple-choice questions, and their differences.
 
-Works on tables of stage answers, one row a question {subject, index, gold, prediction, ...}.
-All accuracies are shares in [0, 1]. Intervals are [low, high], 95 %, by the percentile bootstrap:
-whole subjects are drawn where there are several, as other subjects would have given other accuracies
-(Field and Welsh 2007), and questions within one subject.
+The input are tables of answers with one row per question {subject, index, gold, prediction, ...}, as
+`read_answers` returns them. All accuracies are shares in [0, 1]. Intervals are [low, high], 95 %, by the
+percentile bootstrap. With several subjects it draws complete subjects, because other subjects would have
+given other accuracies (Field and Welsh 2007); with one subject it draws questions. If all resamples are
+equal, for example because all answers are right, the interval is a score interval over questions
+instead: Wilson's for an accuracy, Tango's for a difference.
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ from expertchat.errors import UserError
 from expertchat.mmlu.categories import GROUPINGS, HARNESS, harness_order
 from expertchat.questions.artifact import LETTERS
 from expertchat.statistics import (
+    DEGENERATE,
+    accuracy_interval,
     calibration_error,
     cluster_bootstrap,
+    difference_interval,
     holm,
     mcnemar,
     mean_stderr,
@@ -32,7 +37,7 @@ from expertchat.statistics import (
 
 
 def accuracy(right: pd.Series | Sequence[bool]) -> dict[str, Any]:
-    """{accuracy, stderr, questions} of one subject, as lm-evaluation-harness rounds them."""
+    """{accuracy, stderr, questions} of one subject, with the rounding of lm-evaluation-harness."""
     values = [float(value) for value in right]
     return {
         "accuracy": sum(values) / len(values),
@@ -42,8 +47,8 @@ def accuracy(right: pd.Series | Sequence[bool]) -> dict[str, Any]:
 
 
 def pooled(subjects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """{accuracy, stderr, questions, subjects} over all questions of several subjects, from what
-    `accuracy` gives for each: weighted by size, and pooled as lm-evaluation-harness does for its groups.
+    """{accuracy, stderr, questions, subjects} over all questions of several subjects, from the results
+    of `accuracy` for each: weighted by size, and pooled as lm-evaluation-harness does for its groups.
     """
     sizes = [found["questions"] for found in subjects]
     weighted = sum(found["accuracy"] * size for found, size in zip(subjects, sizes, strict=True))
@@ -56,13 +61,13 @@ def pooled(subjects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def by_subject(answers: pd.DataFrame, right: pd.Series) -> dict[str, dict[str, Any]]:
-    """`accuracy` of each subject, in the order in which the harness adds them up."""
+    """`accuracy` of each subject, in the order in which the harness sums them."""
     groups = dict(list(right.groupby(answers["subject"])))
     return {str(name): accuracy(groups[name]) for name in sorted(groups, key=harness_order)}
 
 
 def results(answers: pd.DataFrame) -> dict[str, Any]:
-    """What one model's answers come to; docs/mmlu.md describes each key."""
+    """The results of one model; docs/mmlu.md describes each key."""
     right = answers["prediction"] == answers["gold"]
     subjects = by_subject(answers, right)
     values = list(subjects.values())
@@ -87,12 +92,12 @@ def results(answers: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _part(answers: pd.DataFrame, right: pd.Series, here: pd.Series):
-    return answers[here], right[here]
+def _part(answers: pd.DataFrame, right: pd.Series, mask: pd.Series):
+    return answers[mask], right[mask]
 
 
 def _clusters(answers: pd.DataFrame) -> np.ndarray:
-    """What an interval draws: subjects, or the questions of a single one."""
+    """The clusters that a bootstrap draws: subjects, or single questions if there is one subject."""
     codes, names = pd.factorize(answers["subject"])
     return codes if len(names) > 1 else np.arange(len(answers))
 
@@ -100,25 +105,26 @@ def _clusters(answers: pd.DataFrame) -> np.ndarray:
 def _with_interval(found: dict[str, Any], answers: pd.DataFrame, right: pd.Series) -> dict[str, Any]:
     interval = None
     if len(answers) > 1:
-        interval = list(cluster_bootstrap(right, _clusters(answers))[1:])
+        interval = list(accuracy_interval(right, _clusters(answers))[1:])
     return found | {"interval": interval}
 
 
 def _macro(values: Sequence[Mapping[str, Any]], answers: pd.DataFrame, right: pd.Series):
-    """The mean of the subjects' accuracies; its stderr is that of the mean of independent means."""
+    """The mean of the subjects' accuracies; its stderr treats them as independent means."""
     shares = [found["accuracy"] for found in values]
     found = {
         "accuracy": sum(shares) / len(shares),
         "stderr": math.sqrt(sum(found["stderr"] ** 2 for found in values)) / len(values),
         "subjects": len(shares),
     }
-    if len(shares) == 1:
+    _, low, high = cluster_bootstrap(shares, np.arange(len(shares)))
+    if len(shares) == 1 or high - low <= DEGENERATE:  # equal to the accuracy over all questions
         return _with_interval(found, answers, right)
-    return found | {"interval": list(cluster_bootstrap(shares, np.arange(len(shares)))[1:])}
+    return found | {"interval": [low, high]}
 
 
 def _grouped(answers, right, subjects, grouping: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """`pooled` with its interval for each category that was asked about, in the grouping's order."""
+    """`pooled` with an interval, for each category with answers, in the grouping's order."""
     category = answers["subject"].map(grouping)
     asked = set(category.dropna())
     return {
@@ -140,13 +146,13 @@ def _uncategorised(answers, right, subjects) -> dict[str, Any] | None:
 
 
 def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, Any]:
-    """What `second` gains over `first` on the same questions: overall, by category, by subject.
+    """The accuracy of `second` minus that of `first` on the same questions: overall, by category and by
+    subject.
 
-    Differences are accuracies of `second` less those of `first`, paired by question, so that before
-    and after tuning are given in this order. `p` is the exact McNemar test on the discordant questions,
-    `gained` and `lost`; overall it takes questions for independent, which the interval by subject does
-    not. `p_holm` is adjusted for the number of subjects tested. Raises UserError where the two did not
-    answer the same questions.
+    Differences are paired by question. For the effect of tuning, `first` is before and `second` after.
+    `p` is the exact McNemar test on the discordant questions, `gained` and `lost`. It treats questions
+    as independent; an interval that draws subjects does not. `p_holm` is adjusted for the number of
+    subjects tested. Raises UserError if the two did not answer the same questions.
     """
     both = _paired(first, second)
     subject = both["subject"]
@@ -174,7 +180,7 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, Any]:
 
 
 def _paired(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """{subject, index, first, second}: whether each was right."""
+    """{subject, index, first, second}: one row per question, and whether each was right."""
     sides = [
         table[[*KEY, "gold"]].assign(right=table["prediction"] == table["gold"])
         for table in (first, second)
@@ -182,7 +188,7 @@ def _paired(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     both = sides[0].merge(sides[1], on=[*KEY, "gold"], suffixes=("_first", "_second"))
     if not len(both) == len(first) == len(second):
         raise UserError(
-            f"the two did not answer the same questions: {len(first)} and {len(second)}, "
+            f"the two models did not answer the same questions: {len(first)} and {len(second)}, "
             f"{len(both)} in common"
         )
     return both.rename(columns={"right_first": "first", "right_second": "second"})
@@ -190,7 +196,7 @@ def _paired(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 def _difference(both: pd.DataFrame) -> dict[str, Any]:
     first, second = both["first"].to_numpy(), both["second"].to_numpy()
-    difference, low, high = paired_bootstrap(first, second, _clusters(both))
+    difference, low, high = difference_interval(first, second, _clusters(both))
     return {
         "difference": difference,
         "interval": None if math.isnan(low) else [low, high],
@@ -204,18 +210,19 @@ def _difference(both: pd.DataFrame) -> dict[str, Any]:
 
 def _macro_difference(both: pd.DataFrame) -> dict[str, Any]:
     means = both.groupby("subject")[["first", "second"]].mean()
-    if len(means) == 1:
+    difference, low, high = paired_bootstrap(means["first"], means["second"], np.arange(len(means)))
+    if len(means) == 1 or high - low <= DEGENERATE:  # equal to the difference over all questions
         return {key: _difference(both)[key] for key in ("difference", "interval")}
-    found = paired_bootstrap(means["first"], means["second"], np.arange(len(means)))
-    return {"difference": found[0], "interval": list(found[1:])}
+    return {"difference": difference, "interval": [low, high]}
 
 
 def scores(
     after: Mapping[str, pd.DataFrame], before: Mapping[str, pd.DataFrame] | None = None
 ) -> dict[str, Any]:
-    """`results` of each model, `differences` of any two, and of each model before and after tuning.
+    """`results` of each model, `differences` of any two models, and of each model before and after
+    tuning.
 
-    `after` and `before` are answers by model; `before` is None where nothing was tuned.
+    `after`, `before`: {model: answers}; `before` is None or empty if nothing was tuned.
     """
     before = before or {}
     return {

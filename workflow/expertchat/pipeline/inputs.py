@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from expertchat.demo.world import build_world
+from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
+from expertchat.mixture.constants import FOLDS, ROW_NAMES, TITLES
 from expertchat.prompts import NAMES
+from expertchat.questions.artifact import also_in, question_path, read_questions, read_shots
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.mmlu import MMLU
+from expertchat.settings.questions import FolderQuestions
 from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.topics import Topics
 from expertchat.topics.taxonomies import choose_taxonomy
+
+FEW = 500  # val questions; with fewer, the test files are read too
 
 
 def input_faults(experiment: Experiment, root: Path) -> Iterator[str]:
@@ -34,8 +40,10 @@ def _topic_faults(topics: Topics, root: Path) -> Iterator[str]:
         choose_taxonomy(topics, root)
     except UserError as error:
         yield str(error)
-    for pattern in ("config.json", "*.safetensors") if topics.embeddings else ():
-        path = topics.embeddings.path
+    if topics.embeddings is None:
+        return
+    path = topics.embeddings.path
+    for pattern in ("config.json", "*.safetensors"):
         if not list((root / path).glob(pattern)):
             yield f"topics.embeddings.path: {path}; not an encoder: the folder contains no {pattern}"
 
@@ -51,12 +59,26 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
         elif model.source == "path" and not list((root / model.path).glob("*.safetensors")):
             yield f"models.{name}.path: {model.path}; no *.safetensors, the only format that is read"
         yield from _adapter_faults(experiment, name, root)
-    transcripts = experiment.dialogues.transcripts
-    if transcripts is not None and not (root / transcripts).exists():
-        yield f"dialogues.transcripts: {transcripts}; no such file or folder"
+    yield from _transcript_faults(experiment.dialogues.transcripts, root)
     if experiment.mmlu is not None:
-        yield from _published_faults(experiment)
-        yield from _question_faults(experiment.mmlu, len(experiment.talkers or experiment.models), root)
+        names = list(experiment.talkers or experiment.models)  # models that answer questions
+        mixed = experiment.mmlu.mixture and len(names) > 1
+        yield from _published_faults(experiment.mmlu, names, mixed)
+        yield from _row_name_faults(names) if mixed else ()
+        yield from _question_faults(experiment.mmlu, mixed, root)
+
+
+def _transcript_faults(path: str | None, root: Path) -> Iterator[str]:
+    """The first fault of the user's transcripts, with file and line."""
+    if path is None:
+        return
+    if not (root / path).exists():
+        yield f"dialogues.transcripts: {path}; no such file or folder"
+        return
+    try:
+        read_transcripts(root / path)
+    except UserError as error:
+        yield f"dialogues.transcripts: {error}"
 
 
 def _adapter_faults(experiment: Experiment, name: str, root: Path) -> Iterator[str]:
@@ -69,23 +91,26 @@ def _adapter_faults(experiment: Experiment, name: str, root: Path) -> Iterator[s
             yield f"models.{name}.adapter: {adapter}; the folder contains no {file}"
 
 
-def _published_faults(experiment: Experiment):
-    """Published accuracies of names that are neither a model that answers questions nor a mixture."""
-    if not experiment.mmlu.published:
-        return
-    names = list(experiment.talkers or experiment.models)
-    if experiment.mmlu.mixture and len(names) > 1:
-        from expertchat.mixture.methods import BY_NAME  # imports numpy, which planning avoids otherwise
-
-        names += BY_NAME
-    for name in sorted(set(experiment.mmlu.published) - set(names)):
-        yield f"mmlu.published: {name!r} is neither a model nor a mixture; known: {', '.join(names)}"
+def _published_faults(mmlu: MMLU, names: Sequence[str], mixed: bool) -> Iterator[str]:
+    """Published figures under a name that is neither a model that answers nor a mixture."""
+    known = [*names, *TITLES] if mixed else names
+    for name in sorted(set(mmlu.published) - set(known)):
+        yield f"mmlu.published: {name!r} is neither a model nor a mixture; known: {', '.join(known)}"
 
 
-def _question_faults(mmlu: MMLU, models: int, root: Path) -> Iterator[str]:
-    """Question files that are needed but missing."""
+def _row_name_faults(names: Sequence[str]) -> Iterator[str]:
+    """Models whose rows in results could not be told from those of a mixture."""
+    for name in sorted(set(names) & ROW_NAMES):
+        yield (
+            f"models.{name}: a row of the mixtures' results has this name too: rename the model, or set "
+            "mmlu.mixture to false"
+        )
+
+
+def _question_faults(mmlu: MMLU, mixed: bool, root: Path) -> Iterator[str]:
+    """Question files that are missing, malformed or too short; `mixed`: whether mixtures are fitted."""
     questions = mmlu.questions
-    if questions.source != "folder":
+    if not isinstance(questions, FolderQuestions):
         return
     folder = root / questions.path
     tests = {p.name.removesuffix("_test.csv") for p in folder.glob("test/[!.]*_test.csv")}
@@ -94,17 +119,59 @@ def _question_faults(mmlu: MMLU, models: int, root: Path) -> Iterator[str]:
     asked = questions.subjects or sorted(tests)
     if tests and mmlu.shards > len(asked):
         yield f"mmlu.shards: {mmlu.shards}; each shard needs a subject, and there are only {len(asked)}"
+    missing = False
     for subject in asked:
         if subject not in tests:
-            yield f"mmlu.questions.subjects: {subject}; {questions.path} has no test file for it"
+            yield f"mmlu.questions.subjects: {subject}; {questions.path} has no test file of it"
+            missing = True
             continue
-        if mmlu.shots and not (folder / "dev" / f"{subject}_dev.csv").is_file():
-            yield f"mmlu.questions.path: {questions.path}; dev/{subject}_dev.csv is missing"
-        if mmlu.mixture and models > 1 and not (folder / "val" / f"{subject}_val.csv").is_file():
+        yield from _shot_faults(mmlu.shots, folder, subject)
+        if mixed and not question_path(folder, "val", subject).is_file():
             yield (
                 f"mmlu.questions.path: {questions.path}; val/{subject}_val.csv is missing, which is "
                 "needed to fit the mixtures: add it, or set mmlu.mixture to false"
             )
+            missing = True
+    if mixed and tests and not missing:
+        yield from _val_faults(mmlu, folder, asked)
+
+
+def _shot_faults(shots: int, folder: Path, subject: str) -> Iterator[str]:
+    """A dev file that is missing, malformed, or has fewer questions than prompts show."""
+    if shots and not question_path(folder, "dev", subject).is_file():
+        yield f"mmlu.questions.path: {folder}; dev/{subject}_dev.csv is missing"
+        return
+    try:
+        read_shots(folder, subject, shots)
+    except UserError as error:
+        yield f"mmlu.questions.path: {error}"
+
+
+def _val_faults(mmlu: MMLU, folder: Path, subjects: Sequence[str]) -> Iterator[str]:
+    """Val files that are malformed, or have too few questions to fit mixtures on.
+
+    A question that is in the test split too is not used. Test files are read for this only if there are
+    few val questions, because reading all of MMLU takes a second each time that the workflow is planned.
+    """
+    try:
+        val = [
+            question
+            for subject in subjects
+            for question in read_questions(question_path(folder, "val", subject))[: mmlu.limit]
+        ]
+        usable = len(val)
+        if FOLDS <= usable < FEW:
+            paths = (question_path(folder, "test", subject) for subject in subjects)
+            usable -= sum(also_in(val, [q for path in paths for q in read_questions(path)]))
+    except UserError as error:
+        yield f"mmlu.questions.path: {error}"
+        return
+    if usable < FOLDS:
+        yield (
+            f"mmlu.questions.path: {folder}; mixtures are fitted on at least {FOLDS} val "
+            f"questions that are not in test, and there {'is' if usable == 1 else 'are'} {usable}: add "
+            "questions, raise mmlu.limit, or set mmlu.mixture to false"
+        )
 
 
 def _rating_faults(experiment: Experiment, root: Path) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expertchat.pipeline.plan import LISTED, Plan
-from expertchat.pipeline.stage_recipes import StageRecipes, Tuned, shard_place
+from expertchat.pipeline.stage_recipes import StageRecipes, Tuned, required, shard_place
 from expertchat.settings.experiment import Experiment
 
 
@@ -70,8 +70,9 @@ class _Planner:
             results["replies"] += [make.replies(n, None, _of(first, n), None) for n in self.names]
         for round in range(1, rounds + 1):
             ratings = self.rate(talks, tuned, round)
-            tuned = {n: self.tune(n, talks, ratings, tuned[n], round) for n in self.names}
-            results["policies"] += tuned.values()
+            policies = {n: self.tune(n, talks, ratings, tuned[n], round) for n in self.names}
+            results["policies"] += policies.values()
+            tuned = policies
             results["replies"] += [make.replies(n, tuned[n], _of(first, n), round) for n in self.names]
             self.ask(tuned, round)
             # the tuned models talk again; the next round, if there is one, trains on this
@@ -174,9 +175,9 @@ class _Planner:
 
     def answers(self, tuned: Tuned, split: str, round: int | None) -> dict[str, str]:
         """Reference of answers -> model, for all models and shards, in order."""
-        shards = range(self.experiment.mmlu.shards)
+        questions, shards = required(self.questions), range(required(self.experiment.mmlu).shards)
         return {
-            self.make.answers(name, split, shard, self.questions, tuned[name], round): name
+            self.make.answers(name, split, shard, questions, tuned[name], round): name
             for name in self.names
             for shard in shards
         }

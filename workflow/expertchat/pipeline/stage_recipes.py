@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from expertchat.pipeline.fingerprints import code_fingerprint, folder_sample, user_file_fingerprint
 from expertchat.pipeline.plan import Plan
@@ -15,16 +15,19 @@ from expertchat.settings.anchors import read_anchors
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.mmlu import Asking
 from expertchat.settings.models import Load, Server
+from expertchat.settings.questions import FolderQuestions
 from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.section import Section
 from expertchat.topics.taxonomies import choose_taxonomy
 
 Tuned = Mapping[str, str | None]  # model -> reference of its policy, None for the base model
 
+Value = TypeVar("Value")
+
 
 def load_settings(load: Load) -> dict[str, Any]:
     """The part of `load` that can change results. It belongs to the settings of a recipe."""
-    server = load.server and load.server.model_dump(exclude=Server.RUNTIME)
+    server = load.server and load.server.model_dump(exclude=set(Server.RUNTIME))
     return {**load.model_dump(exclude={"batch_size", "server"}), "server": server}
 
 
@@ -33,8 +36,15 @@ def load_runtime(loads: Mapping[str, Load]) -> dict[str, Any]:
     servers = {model: load.server for model, load in loads.items() if load.server}
     runtime: dict[str, Any] = {"batch_size": {model: load.batch_size for model, load in loads.items()}}
     if servers:
-        runtime["server"] = {m: s.model_dump(include=Server.RUNTIME) for m, s in servers.items()}
+        runtime["server"] = {m: s.model_dump(include=set(Server.RUNTIME)) for m, s in servers.items()}
     return runtime
+
+
+def required(value: Value | None) -> Value:
+    """A section or key of the settings that the checks guarantee wherever a stage needs it."""
+    if value is None:
+        raise ValueError("a stage was planned without its settings")
+    return value
 
 
 def shard_place(shard: int, shards: int) -> str:
@@ -111,14 +121,15 @@ class StageRecipes:
 
     def _world(self) -> dict[str, Any]:
         """The settings of the demo world."""
-        return self.experiment.world.model_dump()
+        return required(self.experiment.world).model_dump()
 
     def model(self, name: str) -> str:
         """A model, which is trained (demo), linked or downloaded."""
         model = self.experiment.models[name]
         settings = model.model_dump(exclude={"load", "adapter"})
-        if getattr(model, "adapter", None):
-            settings["adapter"] = self._user_file(model.adapter)
+        adapter = getattr(model, "adapter", None)
+        if adapter is not None:
+            settings["adapter"] = self._user_file(adapter)
         if model.source == "path":
             folder = (self.root / model.path).resolve()
             settings |= {"path": str(folder), "sample": folder_sample(folder)}
@@ -132,18 +143,18 @@ class StageRecipes:
 
     def questions(self) -> str:
         """The multiple-choice questions."""
-        questions = self.experiment.mmlu.questions
+        questions = required(self.experiment.mmlu).questions
         settings = questions.model_dump()
         if questions.source == "demo":
             settings |= {"world": self._world()}
-        elif questions.source == "folder":
+        elif isinstance(questions, FolderQuestions):
             folder = (self.root / questions.path).resolve()
             settings |= {"path": str(folder), "sample": folder_sample(folder)}
         return self.add("questions", "", settings)
 
     def topics(self, authors: Sequence[str], questions: str | None) -> str:
         """The topics, written by the base models `authors` or taken from the user's file only."""
-        topics = self.experiment.topics
+        topics = required(self.experiment.topics)
         settings = self._drawing(topics) | {"models": list(authors), "prompt": self.texts["topic"]}
         settings["taxonomy"] = asdict(choose_taxonomy(topics, self.root))
         if topics.file is not None:
@@ -189,7 +200,7 @@ class StageRecipes:
         """One shard of the user's own conversations, converted to dialogues."""
         dialogues = self.experiment.dialogues
         settings = {
-            "transcripts": self._user_file(dialogues.transcripts),
+            "transcripts": self._user_file(required(dialogues.transcripts)),
             "shard": [shard, dialogues.shards],
         }
         return self.add("dialogues", place, settings)
@@ -205,7 +216,7 @@ class StageRecipes:
             "prompt": self.texts["rating"],
             "seed": self.experiment.seed,
         }
-        inputs = {"model": self.models[rater], "dialogues": dialogues}
+        inputs: dict[str, str | None] = {"model": self.models[rater], "dialogues": dialogues}
         if section.tuned_raters:
             inputs["policy"] = tuned.get(rater)
         return self.add("ratings", name, settings, inputs, [rater], round)
@@ -269,7 +280,7 @@ class StageRecipes:
         self, name: str, split: str, shard: int, questions: str, policy: str | None, round: int | None
     ) -> str:
         """The answers of `name`, base or tuned, to one shard of the questions of a split."""
-        asked = self.experiment.mmlu
+        asked = required(self.experiment.mmlu)
         settings = {
             "section": asked.recipe_settings(),
             "name": name,
@@ -293,7 +304,7 @@ class StageRecipes:
             "models": list(names),
             "answers": list(answers.values()),
             "before": list(before.values()),
-            "section": self.experiment.mmlu.model_dump(include=set(Asking.model_fields)),
+            "section": required(self.experiment.mmlu).model_dump(include=set(Asking.model_fields)),
             "round": round or 0,
         }
         inputs = {"answers": list(answers), "before": list(before), "questions": questions}
@@ -304,6 +315,7 @@ class StageRecipes:
         settings = {
             "models": list(names),
             "answers": list(answers.values()),
+            "section": required(self.experiment.mmlu).scored(),
             "seed": self.experiment.seed,
         }
         return self.add("fits", "", settings, {"answers": list(answers)}, round=round)
@@ -315,10 +327,12 @@ class StageRecipes:
         settings = {
             "models": list(names),
             "answers": list(answers.values()),
+            "section": required(self.experiment.mmlu).scored(),
             "seed": self.experiment.seed,
         }
-        if self.experiment.mmlu.published:
-            settings["published"] = self.experiment.mmlu.published
+        published = required(self.experiment.mmlu).published
+        if published:
+            settings["published"] = published
         inputs = {"fits": fits, "answers": list(answers)}
         return self.add("mixture", "", settings, inputs, round=round)
 

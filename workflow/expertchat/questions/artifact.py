@@ -1,8 +1,9 @@
 """Multiple-choice questions in MMLU's layout: {dev,val,test}/<subject>_<split>.csv, no header.
 
-Each row: question, A, B, C, D, letter of the right answer. Read by the csv module, as pandas would
-turn answers such as "None" into missing values. Nothing is skipped: what is no question is an error
-that names file and line.
+Each row: question, A, B, C, D, letter of the right answer. Files are read with the csv module, because
+pandas would turn answers such as "None" into missing values. No row is skipped: a row that is not a
+valid question is an error that names file and line. This module imports nothing heavy, because planning
+uses it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ HEADER_WORDS = {"question", "answer", "label", "gold", "target", "correct", "cor
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """One question with four answers, as they stand in the file, outer white space included; `gold` is
-    the index of the right one."""
+    """One question with four answers, exactly as in the file, including outer white space. `gold` is the
+    index (0 to 3) of the right answer."""
 
     question: str
     answers: tuple[str, str, str, str]
@@ -45,10 +46,10 @@ def list_subjects(folder: Path) -> list[str]:
 
 
 def read_questions(path: Path) -> list[MultipleChoice]:
-    """All questions of a file, UTF-8 with or without a byte order mark.
+    """All questions of a file in UTF-8, with or without a byte order mark.
 
-    Raises UserError with file and line for whatever is no row of six cells, for an empty question or
-    choice, another letter than A to D, NUL bytes, wrong encoding, and quotation marks that do not match.
+    Raises UserError with file and line for a row that does not have six cells, an empty question or
+    choice, a letter other than A to D, NUL bytes, another encoding, and unbalanced quotation marks.
     """
     questions = [parse_question(row, f"{path}, line {line}", line) for line, row in _rows(path)]
     if not questions:
@@ -57,18 +58,20 @@ def read_questions(path: Path) -> list[MultipleChoice]:
 
 
 def read_shots(folder: Path, subject: str, shots: int) -> list[MultipleChoice]:
-    """The first `shots` questions of a subject's dev file, to be shown solved; none for 0 shots.
+    """The first `shots` questions of a subject's dev file, which prompts show with their answers.
 
-    Raises UserError where the file is missing or has fewer.
+    With 0 shots, no file is read. Raises UserError if the file is missing or has fewer questions.
     """
     if not shots:
         return []
     path = question_path(folder, "dev", subject)
     if not path.exists():
-        raise UserError(f"{path}: no such file, but mmlu.shots is {shots}; set it to 0 or add the file")
+        raise UserError(f"{path}: no such file, but mmlu.shots is {shots}; add the file, or set it to 0")
     questions = read_questions(path)
     if len(questions) < shots:
-        raise UserError(f"{path}: {len(questions)} questions, but mmlu.shots is {shots}")
+        raise UserError(
+            f"{path}: {len(questions)} questions, but mmlu.shots is {shots}; add questions, or lower it"
+        )
     return questions[:shots]
 
 
@@ -78,7 +81,9 @@ def _text(path: Path) -> str:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     if b"\0" in data:
-        raise UserError(f"{path}, line {_line(data, data.index(0))}: a NUL byte; is this a text file?")
+        raise UserError(
+            f"{path}, line {_line(data, data.index(0))}: a NUL byte; is this a UTF-8 text file?"
+        )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -86,33 +91,33 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x})") from None
 
 
-def _line(data: bytes, place: int) -> int:
-    """The line, from 1, of the byte at `place`."""
-    return len((data[:place] + b"x").splitlines())
+def _line(data: bytes, position: int) -> int:
+    """The line, from 1, of the byte at `position`."""
+    return len((data[:position] + b"x").splitlines())
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line on which it begins, cells) of each row."""
+    """(line on which the row begins, cells) of each row."""
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     while True:
         line = reader.line_num + 1
         try:
             row = next(reader, None)
         except csv.Error as error:
-            reason = "a quotation mark opens here that is never closed, or text follows a closing one"
+            reason = "a quotation mark is never closed, or a closing one is followed by text"
             raise UserError(f"{path}, line {line}: {reason} ({error})") from None
         if row is None:
             return
-        if any(_swallowed(cell) for cell in row):
+        if any(_contains_a_row(cell) for cell in row):
             raise UserError(
-                f"{path}, line {line}: a cell holds whole rows down to line {reader.line_num}; "
-                "is a quotation mark left open?"
+                f"{path}, line {line}: a cell contains complete rows, down to line {reader.line_num}; "
+                "is a closing quotation mark missing?"
             )
         yield line, row
 
 
-def _swallowed(cell: str) -> bool:
-    """Whether a line within a cell of several lines is itself a row, as after a stray quotation mark."""
+def _contains_a_row(cell: str) -> bool:
+    """Whether a line of a cell is itself a row, as happens after a stray quotation mark."""
     lines = cell.splitlines()
     if len(lines) < 2:
         return False
@@ -120,14 +125,19 @@ def _swallowed(cell: str) -> bool:
 
 
 def parse_question(row: Sequence[str], place: str, number: int) -> MultipleChoice:
+    """The question of a row. `place` names it in errors; `number`: its line, or 0 if it is not from a
+    file.
+
+    Raises UserError if the row is not a valid question.
+    """
     if not any(cell.strip() for cell in row):
         raise UserError(f"{place}: the line is blank")
     hint = ""
     if number == 1 and {row[0].strip().lower(), row[-1].strip().lower()} & HEADER_WORDS:
-        hint = "; this looks like a header, and the layout has none"
+        hint = "; this looks like a header, and files in this layout have none"
     if len(row) != 6:
-        needed = "where 6 are needed (question, A to D, letter)"
-        raise UserError(f"{place}: {len(row)} columns, {needed}{hint}")
+        needed = "6 are needed (question, A to D, letter)"
+        raise UserError(f"{place}: {len(row)} columns, but {needed}{hint}")
     question, *answers, letter = row
     if not question.strip():
         raise UserError(f"{place}: the question is empty")
@@ -140,18 +150,19 @@ def parse_question(row: Sequence[str], place: str, number: int) -> MultipleChoic
 
 
 def normalised(question: MultipleChoice) -> tuple[str, ...]:
-    """What makes two questions the same: question and choices in order, white space and case apart."""
+    """Two questions are the same if this is equal: question and choices in order, with runs of white
+    space collapsed and case ignored."""
     return tuple(" ".join(text.split()).casefold() for text in (question.question, *question.answers))
 
 
 def also_in(questions: Sequence[MultipleChoice], others: Sequence[MultipleChoice]) -> list[bool]:
-    """Of each question, whether it also stands among `others` (see `normalised`)."""
+    """For each question, whether it is also among `others`, compared by `normalised`."""
     known = {normalised(other) for other in others}
     return [normalised(question) in known for question in questions]
 
 
 def read_split(folder: Path, split: str) -> dict[str, list[MultipleChoice]]:
-    """The questions of a split by subject, of all subjects that have them."""
+    """{subject: its questions} of a split, for all subjects that have a file for it."""
     paths = {subject: question_path(folder, split, subject) for subject in list_subjects(folder)}
     return {subject: read_questions(path) for subject, path in paths.items() if path.exists()}
 
@@ -159,8 +170,8 @@ def read_split(folder: Path, split: str) -> dict[str, list[MultipleChoice]]:
 def checksums(folder: Path) -> dict[str, str]:
     """{"test/law_test.csv": SHA-256 of its content}, sorted.
 
-    The content is the cells, a row a line as a JSON list: how a file quotes and ends its lines makes no
-    difference, so that a folder and the same questions from the hub agree.
+    The content is the cells, one JSON list per row and line. It does not depend on a file's quotation
+    marks and line ends, so that a folder and the same questions from the hub have equal checksums.
     """
     found = {}
     for split in SPLITS:
@@ -174,6 +185,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def combined_checksum(found: Mapping[str, str]) -> str:
-    """One SHA-256 of what `checksums` gives: of its lines "<checksum>  <path>", as sha256sum prints."""
+    """One SHA-256 of the result of `checksums`: of its lines "<checksum>  <path>", as sha256sum
+    prints."""
     lines = "".join(f"{checksum}  {path}\n" for path, checksum in sorted(found.items()))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,5 +1,5 @@
-"""Where questions come from: a folder, a data set of the hub, or rows. All are checked and written in
-MMLU's layout.
+"""Sources of questions: a folder, a data set of the hub, or rows. All are checked, and written in MMLU's
+layout.
 """
 
 from __future__ import annotations
@@ -27,48 +27,48 @@ from expertchat.questions.artifact import (
 from expertchat.splits import SPLITS
 
 HUB_SPLITS = {"dev": "dev", "val": "validation", "test": "test"}
-
-
-SUBJECT = re.compile(r"\w[\w. -]*")  # of a data set, which is others': it becomes a file's name
-
-
 HUB_COLUMNS = ("question", "subject", "choices", "answer")
+SUBJECT = re.compile(r"\w[\w. -]*")  # a data set's subject becomes a file name, so it has no "/"
 
 
 def copy_questions(source: Path, subjects: Sequence[str], out: Path) -> None:
-    """Checks the files of `subjects` (all, where empty) and copies them into an artifact.
+    """Checks the files of `subjects` (if empty, of all subjects) and copies them to `out`.
 
-    A file in val/ may be missing, as only fitted mixtures need it; one in dev/ only where there is no
-    dev/ at all, which is for questions without shots. Raises UserError where a CSV file is left out
-    because of its name.
+    A file in val/ may be missing, because only fitted mixtures need it. A file in dev/ may be missing
+    only if there is no folder dev/, which suits questions without shots. Raises UserError if a file is
+    malformed or missing, or if the name of a CSV file does not fit the layout.
     """
     known = list_subjects(source)
     if not known:
-        raise UserError(f"{source}: no file test/<subject>_test.csv in it")
+        raise UserError(f"{source}: the folder contains no file test/<subject>_test.csv")
     if not subjects:
-        _refuse_strays(source, known)
+        _check_names(source, known)
     for subject in subjects or known:
         for split in SPLITS:
             path = question_path(source, split, subject)
             if not path.exists() and (split == "val" or (split == "dev" and not path.parent.exists())):
                 continue
             read_questions(path)
-            place = question_path(out, split, subject)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(path.read_bytes())
+            copy = question_path(out, split, subject)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
 
 
-def _refuse_strays(source: Path, known: Sequence[str]) -> None:
+def _check_names(source: Path, known: Sequence[str]) -> None:
+    """Raises UserError for a CSV file that would be ignored because of its name."""
     for split in SPLITS:
         for path in sorted((source / split).glob("[!.]*.csv")):
             if not path.name.endswith(f"_{split}.csv"):
-                raise UserError(f"{path}: the name does not end in _{split}.csv, so it has no subject")
+                raise UserError(f"{path}: the file name must end in _{split}.csv")
             if path.name.removesuffix(f"_{split}.csv") not in known:
                 raise UserError(f"{path}: its subject has no file in {source / 'test'}")
 
 
 def fetch_questions(repository: str, revision: str, subjects: Sequence[str], out: Path) -> None:
-    """Fetches a hub's data set in the schema of cais/mmlu and writes it in MMLU's layout."""
+    """Fetches a data set in the schema of cais/mmlu from the hub and writes it in MMLU's layout.
+
+    Raises UserError if it cannot be fetched or is malformed.
+    """
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
@@ -84,33 +84,40 @@ def write_hub_splits(splits, repository: str, subjects: Sequence[str], out: Path
     """Writes a DatasetDict in the schema of cais/mmlu in MMLU's layout."""
     for name in HUB_SPLITS.values():
         if name not in splits:
-            raise UserError(f"{repository}: no split {name!r} among {sorted(splits)}")
+            raise UserError(
+                f"{repository}: the data set has no split {name!r}; it has {', '.join(sorted(splits))}"
+            )
         missing = set(HUB_COLUMNS) - set(splits[name].column_names)
         if missing:
-            raise UserError(f"{repository}, split {name}: no column {sorted(missing)[0]!r}")
+            raise UserError(
+                f"{repository}, split {name}: the split has no column {sorted(missing)[0]!r}"
+            )
     write_splits({split: splits[HUB_SPLITS[split]] for split in SPLITS}, subjects, out)
 
 
 def write_splits(splits, subjects: Sequence[str], out: Path) -> None:
-    """Writes {split: rows} with rows {question, subject, choices, answer: 0 to 3} in MMLU's layout."""
+    """Writes {split: rows} with rows {question, subject, choices, answer: 0 to 3} in MMLU's layout.
+
+    Raises UserError for a malformed row, or if a split has no rows of one of `subjects`.
+    """
     for split, rows in splits.items():
         by_subject: dict[str, list[list[str]]] = {}
         for number, row in enumerate(rows):
             place = f"mmlu.questions: {split}, row {number}"
             if row["answer"] not in range(len(LETTERS)):
-                raise UserError(
-                    f"{place}: the right answer is {row['answer']!r}, where 0 to 3 is needed"
-                )
+                raise UserError(f"{place}: the right answer is {row['answer']!r}, not 0, 1, 2 or 3")
             line = [row["question"], *row["choices"], LETTERS[row["answer"]]]
             if not all(isinstance(cell, str) for cell in (row["subject"], *line)):
-                raise UserError(f"{place}: its subject, question and choices must be texts")
+                raise UserError(f"{place}: subject, question and choices must be strings")
             if not SUBJECT.fullmatch(row["subject"]):
-                raise UserError(f"{place}: {row['subject']!r} is no subject that can name a file")
+                raise UserError(f"{place}: the subject {row['subject']!r} cannot be used in a file name")
             parse_question(line, place, 0)
             by_subject.setdefault(row["subject"], []).append(line)
         for subject in subjects or sorted(by_subject):
             if subject not in by_subject:
-                raise UserError(f"mmlu.questions.subjects: {subject}; the data set has no {split} of it")
+                raise UserError(
+                    f"mmlu.questions.subjects: {subject}; the data set has no {split} questions of it"
+                )
             path = question_path(out, split, subject)
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w", encoding="utf-8", newline="") as file:
@@ -118,11 +125,11 @@ def write_splits(splits, subjects: Sequence[str], out: Path) -> None:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What the artifact holds, for questions.json.
+    """The content of questions.json, which describes an artifact of stage questions.
 
-    `counts` by split and subject; `missing` files of dev and val; `overlaps`, by `normalised`: rows as
-    [subject, index] of one split that also stand in another, and groups of rows of test that are the
-    same; `checksums` and their combined `checksum`.
+    `questions`: number by split; `counts`: number by split and subject; `missing`: files of dev and val;
+    `overlaps`, by `normalised`: rows [subject, index] of one split that are also in another, and groups
+    of rows of test that are the same; `checksums` and their combined `checksum`.
     """
     splits = {split: read_split(folder, split) for split in SPLITS}
     rows = {

@@ -1,1 +1,1 @@
-"""Stage ratings: models rate what was said, category by category."""
+"""Stage ratings: models rate dialogues and candidate replies, category by category."""

@@ -1,7 +1,7 @@
-"""The tables of ratings: their columns, how they are written part by part, and how they are read.
+"""The tables of stage ratings: columns, writing in parts, and reading.
 
-A million rows are read in a fraction of a gibibyte: names are dictionaries, and readers name the
-columns and rows that they want.
+Names are dictionary-encoded, and readers select the columns and rows that they need, so that reading a
+million rows takes a fraction of a gibibyte.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 RATINGS, TEXTS, ANCHORS = "ratings.parquet", "texts.parquet", "anchors.parquet"
-ROW_GROUP = 65_536  # rows
+DIALOGUE, REPLY = "dialogue", "reply"  # values of `scope`
+PARTNER, SELF, THIRD = "partner", "self", "third"  # values of `relation`
+ROW_GROUP = 65_536  # rows per row group of a Parquet file
 NAME = pa.dictionary(pa.int32(), pa.string())
 
 ITEM_FIELDS = [
     (name, NAME)
     for name in ("rater", "ratee", "model", "relation", "scope", "item_id", "topic_id", "split")
 ]
-# one row an item, presentation and category; `label` is what the judged speaker was called; an
-# unusable rating has no score
+# One row per item, presentation and category. `label` is the judged speaker's name in the prompt. An
+# unusable rating has no score.
 RATING_SCHEMA = pa.schema(
     [
         *ITEM_FIELDS,
@@ -40,11 +42,11 @@ RATING_SCHEMA = pa.schema(
         ("usable", pa.bool_()),
     ]
 )
-# one row an item: its judged words
+# One row per item: properties of its judged text.
 TEXT_SCHEMA = pa.schema(
     [*ITEM_FIELDS, ("words", pa.int32()), ("bytes", pa.int32()), ("bits_per_byte", pa.float64())]
 )
-# one row an anchor and category
+# One row per anchor and category.
 ANCHOR_SCHEMA = pa.schema(
     [
         ("rater", NAME),
@@ -57,31 +59,31 @@ ANCHOR_SCHEMA = pa.schema(
     ]
 )
 
-ITEM = ["scope", "item_id", "topic_id", "split", "ratee", "model"]  # what names an item
+ITEM = ["scope", "item_id", "topic_id", "split", "ratee", "model"]  # columns that identify an item
 
 
 def write_table(path: Path, rows: Sequence[Mapping], schema: pa.Schema) -> None:
-    """Writes all rows, or leaves what was there: first beside, then in place by one rename."""
+    """Writes all rows to a temporary file that then replaces `path`."""
     columns = {
         field.name: pa.array([row[field.name] for row in rows], field.type, from_pandas=True)
         for field in schema
     }
-    beside = path.with_name(path.name + ".part")
-    pq.write_table(pa.table(columns, schema=schema), beside, compression="zstd")
-    os.replace(beside, path)
+    temporary = path.with_name(path.name + ".part")
+    pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd")
+    os.replace(temporary, path)
 
 
 def merge_parts(parts: Sequence[Path], path: Path, schema: pa.Schema) -> None:
-    """Writes the rows of all parts, in order, a row group at a time."""
+    """Writes the rows of all parts, in order, one row group at a time."""
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        held: list[pa.Table] = []
+        pending: list[pa.Table] = []
         for part in parts:
-            held.append(pq.read_table(part, schema=schema))
-            if sum(table.num_rows for table in held) >= ROW_GROUP:
-                writer.write_table(pa.concat_tables(held).unify_dictionaries())
-                held = []
-        if held:
-            writer.write_table(pa.concat_tables(held).unify_dictionaries())
+            pending.append(pq.read_table(part, schema=schema))
+            if sum(table.num_rows for table in pending) >= ROW_GROUP:
+                writer.write_table(pa.concat_tables(pending).unify_dictionaries())
+                pending = []
+        if pending:
+            writer.write_table(pa.concat_tables(pending).unify_dictionaries())
 
 
 def read_tables(
@@ -90,18 +92,21 @@ def read_tables(
     columns: Sequence[str] | None = None,
     **equal: str,
 ) -> pd.DataFrame:
-    """The rows of some artifacts' tables in which each named column has the given value."""
+    """The rows of the table `file` in all folders in which the columns named by `equal` have its values.
+
+    `columns` are the columns to read; None reads all of them.
+    """
     filters = [(name, "==", value) for name, value in equal.items()] or None
-    wanted = None if columns is None else list(columns)
-    tables = [pq.read_table(folder / file, columns=wanted, filters=filters) for folder in folders]
-    whole = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
-    return whole.to_pandas(self_destruct=True, split_blocks=True)
+    names = None if columns is None else list(columns)
+    tables = [pq.read_table(folder / file, columns=names, filters=filters) for folder in folders]
+    merged = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+    return merged.to_pandas(self_destruct=True, split_blocks=True)
 
 
 def read_ratings(
     folders: Sequence[Path], columns: Sequence[str] | None = None, **equal: str
 ) -> pd.DataFrame:
-    """What counts: ratings by the partner, without canaries; `equal` narrows them further."""
+    """The ratings that count: by the partner, without canaries. `equal` selects rows further."""
     return read_tables(folders, RATINGS, columns, relation=PARTNER, canary="", **equal)
 
 
@@ -109,11 +114,11 @@ OVERALL_COLUMNS = [*ITEM, "rater", "category", "score", "usable"]
 
 
 def overall(ratings: pd.DataFrame, weights: Mapping[str, float]) -> pd.DataFrame:
-    """One row an item: the mean over orders and repeats, the weighted mean over categories, then the
-    mean over raters.
+    """The overall rating of each item: one row per item.
 
-    Columns: those that name the item, `overall`, and `usable`: whether every rating of a category
-    with weight was usable; `overall` is NaN where not. Weights need not sum to 1.
+    It is the mean over orders and repeats, then the weighted mean over categories, then the mean over
+    raters. Columns: `ITEM`, `overall`, and `usable`, which is whether all ratings in categories with a
+    positive weight were usable; if not, `overall` is NaN. Weights need not sum to 1.
     """
     by_rater = overall_by(ratings, weights, [*ITEM, "rater"])
     groups = by_rater.groupby(ITEM, sort=False, observed=True)
@@ -125,20 +130,16 @@ def overall(ratings: pd.DataFrame, weights: Mapping[str, float]) -> pd.DataFrame
 def overall_by(
     ratings: pd.DataFrame, weights: Mapping[str, float], names: Sequence[str], column: str = "score"
 ) -> pd.DataFrame:
-    """One row a value of `names`, with `overall` and `usable`, from the scores (or another column) in
-    all categories with weight."""
+    """One row per combination of values of `names`, with `overall` and `usable`.
+
+    `overall` is the weighted mean of `column` over all categories with a positive weight.
+    """
     share = ratings["category"].map(dict(weights)).astype(float)
     rows = ratings[[*names, "usable"]].assign(part=share * ratings[column], share=share)[share > 0]
     rows["usable"] &= rows["part"].notna()
-    # every category has as many presentations, so the mean of the parts is that of the means
+    # all categories have the same number of presentations, so this equals the mean of their means
     groups = rows.groupby(list(names), sort=False, observed=True)
-    found = groups.agg(part=("part", "sum"), share=("share", "sum"), usable=("usable", "all"))
-    found["overall"] = np.where(found["usable"], found["part"] / found["share"], np.nan)
-    found = found[["overall", "usable"]].reset_index()
-    return found.astype({name: str for name in names if found[name].dtype == "category"})
-
-
-DIALOGUE, REPLY = "dialogue", "reply"
-
-
-PARTNER, SELF, THIRD = "partner", "self", "third"
+    sums = groups.agg(part=("part", "sum"), share=("share", "sum"), usable=("usable", "all"))
+    sums["overall"] = np.where(sums["usable"], sums["part"] / sums["share"], np.nan)
+    table = sums[["overall", "usable"]].reset_index()
+    return table.astype({name: str for name in names if table[name].dtype == "category"})

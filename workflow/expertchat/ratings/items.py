@@ -1,4 +1,4 @@
-"""What is rated: whole dialogues and single replies, and the ways in which they are presented."""
+"""The items to rate (whole dialogues and single replies), and the labels and codes in their prompts."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from expertchat.seeds import seed_of
 
 @dataclass(frozen=True)
 class Item:
-    """What is rated: the turns up to and including the judged speaker's words."""
+    """One thing to rate: a speaker in a whole dialogue, or that speaker's reply in a context."""
 
     scope: str  # DIALOGUE or REPLY
-    item_id: str
+    item_id: str  # the dialogue's id, or the candidate's
     topic_id: str
     topic: str
     split: str
-    ratee: str  # the seat that is judged
+    ratee: str  # the judged seat
     model: str  # the model in that seat
-    relation: str  # of the rater to it: PARTNER, SELF or THIRD
-    turns: Sequence[tuple[str, str]]  # (seat, text)
+    relation: str  # of the rater to the ratee: PARTNER, SELF or THIRD
+    turns: Sequence[tuple[str, str]]  # (seat, text), up to and including the judged text
+    context_id: str | None = None  # of a reply: the same for all candidates of one context
 
     @property
     def judged(self) -> str:
-        """The judged words alone: the last reply, or all turns of the judged speaker."""
+        """The judged text: the last reply, or all turns of the judged speaker."""
         texts = [text for seat, text in self.turns if seat == self.ratee]
         return texts[-1] if self.scope == REPLY else "\n\n".join(texts)
 
 
 def relation_of(rater: str, ratee: str, models: Mapping[str, str]) -> str:
-    """What `rater`, a model, is to the seat `ratee`; `models` gives the model in each seat.
+    """The relation of `rater`, a model, to the seat `ratee`. `models` maps seats to models.
 
     A model that talks with itself is its own partner: it rates one seat from the other.
     """
@@ -48,26 +49,37 @@ def items_for(
     candidates: Iterable[Mapping[str, Any]],
     self_rating: bool = False,
 ) -> Iterator[Item]:
-    """Whole dialogues, then candidate replies: what others said, and what the rater said itself
-    where `self_rating` is set."""
+    """The items that `rater` has to rate: whole dialogues, then candidate replies.
+
+    What the rater itself said is included only with `self_rating`.
+    """
     by_id = {d["dialogue_id"]: d for d in dialogues}
     for dialogue in dialogues:
-        said = [(t["speaker"], t["text"]) for t in dialogue["turns"]]
-        for ratee in dict.fromkeys(seat for seat, _ in said):
-            item = _item(DIALOGUE, dialogue["dialogue_id"], dialogue, rater, ratee, said)
+        turns = [(t["speaker"], t["text"]) for t in dialogue["turns"]]
+        for ratee in dict.fromkeys(seat for seat, _ in turns):
+            item = _item(DIALOGUE, dialogue["dialogue_id"], dialogue, rater, ratee, turns)
             if item.relation != SELF or self_rating:
                 yield item
     for candidate in candidates:
         dialogue = by_id[candidate["dialogue_id"]]
         before = [(t["speaker"], t["text"]) for t in dialogue["turns"][: candidate["turn"]]]
         ratee = candidate["speaker"]
-        said = [*before, (ratee, candidate["text"])]
-        item = _item(REPLY, candidate["candidate_id"], dialogue, rater, ratee, said)
+        turns = [*before, (ratee, candidate["text"])]
+        context_id = f"{dialogue['dialogue_id']}/t{candidate['turn']}"
+        item = _item(REPLY, candidate["candidate_id"], dialogue, rater, ratee, turns, context_id)
         if item.relation != SELF or self_rating:
             yield item
 
 
-def _item(scope: str, item_id: str, dialogue: Mapping[str, Any], rater: str, ratee: str, turns) -> Item:
+def _item(
+    scope: str,
+    item_id: str,
+    dialogue: Mapping[str, Any],
+    rater: str,
+    ratee: str,
+    turns: Sequence[tuple[str, str]],
+    context_id: str | None = None,
+) -> Item:
     models = dialogue.get("models") or {seat: seat for seat in dialogue["speakers"]}
     return Item(
         scope,
@@ -79,23 +91,27 @@ def _item(scope: str, item_id: str, dialogue: Mapping[str, Any], rater: str, rat
         models[ratee],
         relation_of(rater, ratee, models),
         turns,
+        context_id,
     )
 
 
 def labels_of(turns: Sequence[tuple[str, str]], order: int) -> dict[str, str]:
-    """Neutral labels by seat: A, B ... in the order of speaking; backwards for order 1."""
+    """{seat: neutral label}: A, B, ... in the order of speaking, reversed for order 1."""
     seats = list(dict.fromkeys(seat for seat, _ in turns))
     letters = string.ascii_uppercase[: len(seats)]
     return dict(zip(seats, letters if order == 0 else reversed(letters), strict=True))
 
 
 def fence_of(item: Item, seed: int) -> str:
-    """A code of 8 hexadecimal digits that stands in none of the item's texts.
+    """A code of 8 hexadecimal digits that occurs in none of the item's texts.
 
-    What a model writes cannot foretell it, so it cannot forge the end of the data.
+    The prompt marks the beginning and the end of each text with it. A model cannot predict the code, so
+    the text that it wrote cannot forge the end of the data. The candidate replies of one context share a
+    code, so that their prompts share the context, which an engine then reads once.
     """
+    drawn_for = item.context_id or item.item_id
     for attempt in range(1_000):
-        code = f"{seed_of(seed, 'fence', item.scope, item.item_id, item.ratee, attempt):015x}"[-8:]
+        code = f"{seed_of(seed, 'fence', item.scope, drawn_for, item.ratee, attempt):015x}"[-8:]
         if not any(code in text for text in (item.topic, *(text for _, text in item.turns))):
             return code
-    raise ValueError(f"{item.item_id}: every code that was drawn stands in its text")
+    raise ValueError(f"{item.item_id}: no code was found that does not occur in its text")

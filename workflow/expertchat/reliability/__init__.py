@@ -1,1 +1,1 @@
-"""Stage reliability: how far the ratings can be trusted."""
+"""Stage reliability: how far the ratings of a round can be trusted."""

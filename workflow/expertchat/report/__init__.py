@@ -1,6 +1,6 @@
-"""Stage report: one self-contained page of the experiment's plots, tables and talk.
+"""Stage report: one self-contained HTML page with the experiment's figures, tables and dialogues.
 
 Each section of the page has a module with a function `section` that turns results into blocks; `page`
-puts them together. What models wrote enters the page only through autoescaped templates (see
+renders them. Text written by models enters the page only through autoescaped templates (see
 `wording.visible`).
 """

@@ -1,4 +1,4 @@
-"""What a section is made of; the template blocks.html.jinja draws each kind."""
+"""The blocks that sections consist of; the template blocks.html.jinja renders each kind."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class ModelName:
-    """A model's name, shown beside its colour; `place` is its place among the models."""
+    """A model's name, shown with its colour; `color` is the index of the colour in the palette."""
 
     name: str
-    place: int
+    color: int
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing by `plots.plot`, its title, and what it shows in a sentence."""
+    """A plot made by `plots.plot`, with its title and a note for its caption."""
 
     svg: Markup
     title: str
@@ -37,16 +37,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures side by side where there is room."""
+    """Figures, side by side if the page is wide enough."""
 
     kind: ClassVar[str] = "figures"
     figures: Sequence[Figure]
-    legend: Sequence[tuple[str, str]] = ()  # (mark, meaning); marks are classes of the style sheet
+    legend: Sequence[tuple[str, str]] = ()  # (mark, meaning); a mark is a class of the style sheet
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first `text_columns` columns are words, the others numbers."""
+    """A table; the first `text_columns` columns contain text, the others numbers."""
 
     kind: ClassVar[str] = "table"
     head: Sequence[str]
@@ -57,7 +57,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one model said; `marks` are short remarks beside it, `cut` says that it did not end."""
+    """One model's turn. `cut`: it reached the token limit; `marks`: short remarks shown with it."""
 
     speaker: ModelName
     text: str
@@ -76,7 +76,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Sides on the same matter; `before` is what was said before all of them."""
+    """Alternatives side by side, for example before and after tuning.
+
+    `before`: the turns that precede all of them.
+    """
 
     title: str
     subtitle: str
@@ -86,7 +89,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Comparisons below each other; `note` says how they were chosen."""
+    """Comparisons, one below the other; `note` says how they were selected."""
 
     kind: ClassVar[str] = "comparisons"
     items: Sequence[Comparison]
@@ -95,7 +98,7 @@ class Comparisons:
 
 @dataclass(frozen=True)
 class Pre:
-    """Text in which spaces and lines count."""
+    """Preformatted text."""
 
     kind: ClassVar[str] = "pre"
     text: str
@@ -103,7 +106,7 @@ class Pre:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks behind a title that opens them."""
+    """Blocks that are hidden until the reader opens the title."""
 
     kind: ClassVar[str] = "fold"
     title: str
@@ -112,7 +115,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page, named as its stage."""
+    """A section of the page, named after its stage."""
 
     name: str
     lead: str

@@ -1,22 +1,20 @@
-"""The headline numbers: one panel a model, four figures each with its interval."""
+"""The headline figures: one panel per model, with up to four figures and their intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from expertchat.report.blocks import ModelName
 from expertchat.report.results import Results
+from expertchat.report.summary_mmlu import CHANCE
 from expertchat.report.wording import counted, interval, number, percent, points
-
-CHANCE = 0.25
 
 
 @dataclass(frozen=True)
 class Strip:
-    """An interval drawn on a line from 0 to 1, with its value and what it is compared with."""
+    """A value with its interval and a reference value, drawn on a line from 0 to 1."""
 
     value: float
     low: float
@@ -26,7 +24,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Card:
-    """One headline number."""
+    """One headline figure; `before` is its value before tuning."""
 
     label: str
     value: str
@@ -37,7 +35,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Panel:
-    """One model's cards, or those of the mixture, which has a title of its own."""
+    """The cards of one model, or those of the mixture, which has a title instead."""
 
     model: ModelName | None
     cards: Sequence[Card]
@@ -45,9 +43,10 @@ class Panel:
 
 
 def panels(results: Results) -> list[Panel]:
-    """One panel a model, of the last round; where nothing was tuned, of what it knows."""
+    """One panel per model: of the last round, or of MMLU accuracy if nothing was tuned."""
     if not results.rounds:
-        return [*map(partial(asked_panel, results), results.summary["mmlu"]), *mixture_panels(results)]
+        models = [accuracy_panel(results, row) for row in results.summary["mmlu"]]
+        return [*models, *mixture_panels(results)]
     return [
         Panel(
             results.name(row["model"]),
@@ -63,31 +62,35 @@ def panels(results: Results) -> list[Panel]:
 
 
 def win_card(row: dict[str, Any], checked: bool) -> Card:
-    """How often the oracle prefers tuned to base."""
-    label = "Win rate over base replies"
+    """How often the oracle prefers the tuned reply to the base reply."""
+    label = "Oracle win rate over base"
     if not checked:
-        return Card(label, "not measured", "no demo world, so no truth to judge by")
+        return Card(label, "not measured", "this experiment has no demo world, so no oracle")
     value, bounds = row["oracle_win_rate"], row["oracle_win_rate_interval"]
-    detail = f"{interval(bounds, 0, 100)} %; {row['contexts']} contexts, {row['topics']} held-out topics"
+    detail = (
+        f"95 %: {interval(bounds, 0, 100)} %; {counted(row['contexts'], 'context')}, "
+        f"{counted(row['topics'], 'held-out topic')}"
+    )
     return Card(label, percent(value), detail, Strip(value, *bounds, 0.5))
 
 
 def rating_card(results: Results, row: dict[str, Any]) -> Card:
-    """The other's rating before and after."""
-    label = "Rating by the other, held-out"
+    """The partner's rating before and after."""
+    label = "Rating by the other model"
     if row["rating_before"] is None or row["rating_after"] is None:
-        return Card(label, "unusable", "too little probability fell on valid scores")
+        return Card(label, "unusable", "the rater gave too little probability to valid scores")
     worst, best = results.scale
 
-    def place(value: float) -> float:
+    def fraction(value: float) -> float:
         return (value - worst) / (best - worst)
 
     strip = Strip(
-        *map(place, (row["rating_after"], *row["rating_after_interval"], row["rating_before"]))
+        *map(fraction, (row["rating_after"], *row["rating_after_interval"], row["rating_before"]))
     )
-    detail = f"after: {interval(row['rating_after_interval'])}, of {worst} to {best}"
+    detail = f"after, 95 %: {interval(row['rating_after_interval'])}; scale {worst} to {best}"
     if row["rating_change"] is not None:
-        change = f"{number(row['rating_change'], sign=True)} ({interval(row['rating_change_interval'])})"
+        bounds = interval(row["rating_change_interval"], sign=True)
+        change = f"{number(row['rating_change'], sign=True)} (95 %: {bounds})"
         detail = f"change {change}; scale {worst} to {best}"
     return Card(label, number(row["rating_after"]), detail, strip, number(row["rating_before"]))
 
@@ -96,60 +99,60 @@ def reward_card(row: dict[str, Any]) -> Card:
     """The reward model's accuracy on held-out pairs."""
     value, bounds = row["reward_pair_accuracy"], row["reward_pair_accuracy_interval"]
     detail = (
-        f"{interval(bounds, 0, 100)} %; {row['reward_pairs']} held-out pairs; "
-        f"length alone {percent(row['reward_length_accuracy'])}"
+        f"95 %: {interval(bounds, 0, 100)} %; {counted(row['reward_pairs'], 'held-out pair')}; "
+        f"length baseline {percent(row['reward_length_accuracy'])}"
     )
-    return Card("Reward model's accuracy", percent(value), detail, Strip(value, *bounds, 0.5))
+    return Card("Reward model accuracy", percent(value), detail, Strip(value, *bounds, 0.5))
 
 
 def mmlu_card(row: dict[str, Any]) -> Card:
-    """MMLU before and after."""
-    label = "MMLU"
+    """MMLU accuracy before and after."""
+    label = "MMLU accuracy"
     if row["mmlu_change"] is None:
-        return Card(label, "not measured", "no questions on what it should know")
+        return Card(label, "not measured", "no questions were asked")
     if row["mmlu_subjects"] != row["mmlu_all_subjects"]:
-        label += ", subjects taught"
+        label += ", taught subjects"
     before, after, bounds = row["mmlu_before"], row["mmlu_after"], row["mmlu_change_interval"]
     detail = f"change {points(row['mmlu_change'])}"
-    detail += f" ({interval(bounds, 1, 100, sign=True)})" if bounds else ""
+    detail += f" (95 %: {interval(bounds, 1, 100, sign=True)})" if bounds else ""
     detail += f"; {counted(row['mmlu_questions'], 'question')}"
     around = [min(1, max(0, before + bound)) for bound in bounds or (row["mmlu_change"],) * 2]
     return Card(label, percent(after, 1), detail, Strip(after, *around, before), percent(before, 1))
 
 
-def asked_panel(results: Results, row: dict[str, Any]) -> Panel:
-    """What a model knows, of which nothing else was measured."""
+def accuracy_panel(results: Results, row: dict[str, Any]) -> Panel:
+    """The MMLU accuracy of a model, if nothing was tuned."""
     value, bounds = row["accuracy"], row["interval"]
     overall = f"{counted(row['questions'], 'question')}, {counted(row['subjects'], 'subject')}"
     macro = row["macro_interval"]
     return Panel(
         results.name(row["model"]),
         [
-            accuracy_card("Questions answered correctly", value, bounds, overall),
-            accuracy_card("Mean of subjects", row["macro"], macro, "each subject counts alike"),
+            accuracy_card("MMLU accuracy", value, bounds, overall),
+            accuracy_card("Mean over subjects", row["macro"], macro, "all subjects weighted equally"),
         ],
     )
 
 
 def accuracy_card(label: str, value: float, bounds: Sequence[float] | None, words: str) -> Card:
-    """An accuracy beside guessing."""
-    detail = f"{interval(bounds, 1, 100)} %; {words}" if bounds else words
+    """An accuracy compared with random guessing."""
+    detail = f"95 %: {interval(bounds, 1, 100)} %; {words}" if bounds else words
     return Card(label, percent(value, 1), detail, Strip(value, *(bounds or (value, value)), CHANCE))
 
 
 def mixture_panels(results: Results) -> list[Panel]:
-    """The best fitted mixture of the base models by val; none where nothing was mixed."""
-    found = []
+    """The fitted mixture of the base models that is best on val; empty if there are no mixtures."""
+    panels = []
     for row in results.summary["mixture"][:1]:
         by_name = {method["method"]: method for method in row["methods"]}
         best, oracle = by_name[row["chosen_fitted"]], by_name["oracle"]
         bounds, gain = best["over_best_single_interval"], best["over_best_single"]
-        detail = f"{interval(bounds, 1, 100, sign=True)}; " if bounds else ""
-        detail += f"picking the right model each time: {points(oracle['over_best_single'])}"
-        words = "chosen by val among the fitted ones"
+        detail = f"95 %: {interval(bounds, 1, 100, sign=True)}; " if bounds else ""
+        detail += f"oracle that always picks a right model: {points(oracle['over_best_single'])}"
+        words = "best fitted method on val"
         cards = [
-            accuracy_card("Questions answered correctly", best["accuracy"], best["interval"], words),
-            Card(f"Over {row['best_single']}, the best by val", points(gain), detail),
+            accuracy_card("MMLU accuracy", best["accuracy"], best["interval"], words),
+            Card(f"Gain over {row['best_single']}, the best single model on val", points(gain), detail),
         ]
-        found.append(Panel(None, cards, f"Mixture: {best['title']}"))
-    return found
+        panels.append(Panel(None, cards, f"Mixture: {best['title']}"))
+    return panels

@@ -1,4 +1,4 @@
-"""The cost: seconds and memory."""
+"""The cost: run time and memory of the jobs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from expertchat.report.wording import memory, seconds
 
 
 def section(results: Results) -> Section:
-    """Seconds and peak memory by stage, and each job's."""
+    """Run time and peak memory by stage and by job."""
     spent, peaks = results.summary["seconds"], results.summary["peak_memory_bytes"]
     lead = (
-        f"The jobs took {seconds(sum(spent.values()))} together, each counted from the start of its "
-        "process to its end, whether or not they ran side by side; Snakemake's own time is not in it. "
-        f"The largest held {memory(max(peaks.values()))} of main memory; memory on GPUs is not counted."
+        f"The jobs took {seconds(sum(spent.values()))} in total. This is the sum of their wall-clock "
+        "times, whether or not they ran in parallel, without Snakemake's own time. The largest job used "
+        f"{memory(max(peaks.values()))} of main memory; GPU memory is not included."
     )
     figures = [
-        Figure(bars(spent, "cost seconds", seconds), "Time by stage"),
-        Figure(bars(peaks, "cost memory", memory), "Largest job by stage, peak memory"),
+        Figure(bars(spent, "cost seconds", seconds), "Run time by stage"),
+        Figure(bars(peaks, "cost memory", memory), "Peak memory of the largest job, by stage"),
     ]
     return Section("cost", lead, [Figures(figures), job_table(results)])
 
 
 def bars(values: dict[str, float], name: str, wording):
-    """A bar a stage, labelled with its value."""
+    """One bar per stage, labelled with its value."""
 
     def paint(ax) -> None:
         ax.barh(range(len(values)), list(values.values()), height=0.6, color=MODELS[0], alpha=0.8)
@@ -42,11 +42,11 @@ def bars(values: dict[str, float], name: str, wording):
 
 
 def job_table(results: Results) -> Fold:
-    """One row an artifact."""
+    """One row per job."""
     rows = []
     for folders in results.artifacts.values():
         for folder in folders if isinstance(folders, list) else [folders] if folders else []:
-            found = read_manifest(folder)
-            recipe = found["recipe"]
-            rows.append([recipe["label"], seconds(found["seconds"]), memory(found["peak_memory_bytes"])])
-    return Fold("Each job", [Table(["job", "time", "peak memory"], rows)])
+            manifest = read_manifest(folder)
+            spent, peak = manifest["seconds"], manifest["peak_memory_bytes"]
+            rows.append([manifest["recipe"]["label"], seconds(spent), memory(peak)])
+    return Fold("All jobs", [Table(["job", "run time", "peak memory"], rows)])

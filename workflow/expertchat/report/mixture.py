@@ -1,4 +1,4 @@
-"""The mixtures: do models that answer together know more than the best of them?"""
+"""The mixtures: accuracy of combined answers compared with that of the best single model."""
 
 from __future__ import annotations
 
@@ -16,33 +16,46 @@ from expertchat.report.mixture_plots import (
 )
 from expertchat.report.mixture_weights import weight_blocks
 from expertchat.report.mmlu_subjects import columns, grouped
-from expertchat.report.mmlu_tables import PUBLISHED_NOTE, moment
+from expertchat.report.mmlu_tables import PUBLISHED_NOTE
 from expertchat.report.results import Results
 from expertchat.report.summary_mmlu import read_mixed
-from expertchat.report.wording import ABSENT, counted, interval, number, p_value, percent, scaled
+from expertchat.report.wording import (
+    ABSENT,
+    after_round,
+    counted,
+    interval,
+    number,
+    p_value,
+    percent,
+    scaled,
+)
 
-MARKS = {"chosen_fitted": "★", "chosen": "☆"}  # what val chose
-KINDS = {"member": "model", "oracle": "no method"}
+MARKS = {"chosen_fitted": "★", "chosen": "☆"}  # chosen on val
+KINDS = {"member": "model", "oracle": "upper bound"}
 
 
 def section(results: Results) -> Section:
-    """Every method beside each model, the best single one and the oracle, after the last round."""
+    """All methods compared with the models, the best single one and the oracle, after the last round."""
     folder = results.artifacts["mixture"][results.rounds]
-    found = json.loads((folder / "mixture.json").read_text(encoding="utf-8"))
+    stored = json.loads((folder / "mixture.json").read_text(encoding="utf-8"))
     row = results.summary["mixture"][results.rounds]
     methods = row["methods"]
     figures = [
         Figure(accuracy_plot(results, row), "Accuracy, 95 % intervals"),
         Figure(
             gain_plot(results, row),
-            f"Points over {row['best_single']}, 95 % paired intervals",
-            f"{row['best_single']} had most right answers on val. The oracle is drawn without interval.",
+            f"Gain over {row['best_single']} in points, 95 % paired intervals",
+            f"{row['best_single']} is the best single model on val. The oracle has no interval.",
         ),
     ]
-    legend = [*results.legend(), ("dot-mixture", "best fitted mixture by val"), ("dot-full", "others")]
+    legend = [
+        *results.legend(),
+        ("dot-mixture", "fitted mixture that is best on val"),
+        ("dot-full", "other methods"),
+    ]
     blocks: list[Any] = [Figures(figures, legend), method_table(results, row)]
     if len(results.models) > 2:
-        blocks.append(curve_figure(results, found))
+        blocks.append(curve_figure(results, stored))
     chosen = read_mixed(folder, row["chosen_fitted"])
     title = next(m["title"] for m in methods if m["method"] == row["chosen_fitted"])
     blocks += subject_figures(results, chosen, title)
@@ -52,26 +65,26 @@ def section(results: Results) -> Section:
 
 
 def lead(results: Results, row: Mapping[str, Any]) -> str:
-    """What was fitted on what, and what val chose."""
+    """The data on which the methods were fitted, and the methods chosen on val."""
     by_name = {method["method"]: method for method in row["methods"]}
     fitted, single = by_name[row["chosen_fitted"]], by_name["best_single"]
     words = (
-        f"{counted(len(results.models), 'model')} answer together"
-        f"{', after tuning' if results.rounds else ''}. All that is fitted or chosen is so on "
+        f"The answers of {counted(len(results.models), 'model')} are combined"
+        f"{' after tuning' if results.rounds else ''}. All fitting and selection uses "
         f"{counted(row['val_questions'], 'val question')}"
     )
     if row["val_left_out"]:
-        words += f" ({row['val_left_out']} more are left out, as they stand in the test split too)"
+        words += f" (left out because they are also in the test split: {row['val_left_out']})"
     return (
-        f"{words}; the test answers choose nothing. On val, each question judged by a fit without it, "
-        f"“{fitted['title']}” is the best fitted mixture, with {percent(fitted['val_accuracy'], 1)}, "
-        f"and {row['best_single']} the best single model, with {percent(single['val_accuracy'], 1)}. On "
-        f"test they reach {percent(fitted['accuracy'], 1)} and {percent(single['accuracy'], 1)}."
+        f"{words}; test answers are used only for evaluation. In cross-validation on val, the best "
+        f"fitted mixture is “{fitted['title']}” with {percent(fitted['val_accuracy'], 1)}, and the best "
+        f"single model is {row['best_single']} with {percent(single['val_accuracy'], 1)}. On test they "
+        f"reach {percent(fitted['accuracy'], 1)} and {percent(single['accuracy'], 1)}."
     )
 
 
 def method_table(results: Results, row: Mapping[str, Any]) -> Table:
-    """A row a model and method: on val by folds, on test, and paired with the best single model."""
+    """One row per model and method: accuracy on val (cross-validated) and test, and the paired gain."""
     published = any(method["published"] is not None for method in row["methods"])
     rows = []
     for method in row["methods"]:
@@ -82,13 +95,14 @@ def method_table(results: Results, row: Mapping[str, Any]) -> Table:
         line += [interval(method["over_best_single_interval"], 1, 100, sign=True)]
         line += [ABSENT if method["method"] == "oracle" else p_value(method["p"])]
         rows.append(line + ([number(scaled(method["published"]), 1)] if published else []))
-    head = ["method", "kind", "val, %", "test, %", "95 %", "mean of subjects", "over best", "95 %", "p"]
+    head = ["method", "kind", "val, %", "test, %", "95 % interval", "mean over subjects, %"]
+    head += ["gain", "95 % interval", "p"]
     note = (
-        "★ best fitted method by val; ☆ best of all methods by val, where that is another. "
-        f"Val: by cross-validation, for {row['val_questions']:,} questions. Over best: points "
-        f"over {row['best_single']}, which was chosen on val, paired by question; intervals: bootstrap "
-        "by subject; p: exact McNemar test, which takes questions for independent. The oracle takes the "
-        "right answer wherever any model has it: it reads the solutions and is no method."
+        "★ fitted method that is best on val; ☆ method that is best on val, if it is a different one. "
+        f"Val: cross-validated accuracy on {row['val_questions']:,} questions. Gain: points over "
+        f"{row['best_single']}, the best single model on val, paired by question. Intervals resample "
+        "subjects. p: exact McNemar test; it treats questions as independent. The oracle answers "
+        "correctly if any model does; it needs the solutions, so it is an upper bound, not a method."
     )
     if published:
         head.append("published")
@@ -97,37 +111,37 @@ def method_table(results: Results, row: Mapping[str, Any]) -> Table:
 
 
 def method_name(results: Results, row: Mapping[str, Any], method: Mapping[str, Any]) -> Any:
-    """A model with its colour; a method's title, marked where val chose it."""
+    """A model's name with its colour, or a method's title, marked if it was chosen on val."""
     if method["kind"] == "member":
         return results.name(method["title"])
     chosen = [mark for key, mark in MARKS.items() if method["method"] == row[key]]
     return " ".join([short_title(method), *chosen[:1]])
 
 
-def curve_figure(results: Results, found: Mapping[str, Any]) -> Figures:
+def curve_figure(results: Results, stored: Mapping[str, Any]) -> Figures:
     """Accuracy by number of models."""
-    sampled = any(point["sets"] < point["of"] for point in found["curve"])
-    order = ", ".join(found["curve"][-1]["greedy"]["set"])
+    sampled = any(point["sets"] < point["of"] for point in stored["curve"])
+    order = ", ".join(stored["curve"][-1]["greedy"]["set"])
     note = (
-        f"Points: the mean of {'sampled' if sampled else 'all'} sets of that many models, bars from the "
-        f"worst set to the best. Dashed: models in the order in which val would add them ({order})."
+        f"Markers: mean over {'sampled' if sampled else 'all'} sets of that many models; bars: from the "
+        f"worst to the best set. Dashed: models added greedily by accuracy on val ({order})."
     )
-    figure = Figure(curve_plot(found["curve"]), "Accuracy by number of models", note)
+    figure = Figure(curve_plot(stored["curve"]), "Accuracy by number of models", note)
     return Figures([figure], [("curve-uniform", "uniform"), ("curve-stacking", "stacking")])
 
 
 def subject_figures(results: Results, mixed, title: str) -> list[Any]:
-    """Each model and a mixture by subject."""
+    """The accuracy of each model and of a mixture by subject."""
     scores = results.scores(results.rounds)["models"]
     members = [scores[name]["by_subject"] for name in results.models]
     shares = (mixed["prediction"] == mixed["gold"]).groupby(mixed["subject"]).mean().to_dict()
     groups = grouped(results, list(shares), shares)
     figures = [
         Figure(
-            mixed_subject_plot(members, shares, column, f"mixture subjects {place}"),
-            "Continued" if place else f"Models and mixture by subject: {title}",
+            mixed_subject_plot(members, shares, column, f"mixture subjects {i}"),
+            "Accuracy by subject, continued" if i else f"Accuracy by subject: models and “{title}”",
         )
-        for place, column in enumerate(columns(groups))
+        for i, column in enumerate(columns(groups))
     ]
     return [Figures(figures, [*results.legend(), ("dot-mixture", title)])]
 
@@ -141,7 +155,7 @@ def round_table(results: Results) -> Table:
             method = by_name[name]
             rows.append(
                 [
-                    moment(row["round"]),
+                    after_round(row["round"]),
                     method["title"],
                     percent(method["accuracy"], 1),
                     row["best_single"],
@@ -150,6 +164,14 @@ def round_table(results: Results) -> Table:
                     interval(method["over_best_single_interval"], 1, 100, sign=True),
                 ]
             )
-    head = ["", "mixture", "right", "best single model", "right", "points over it", "95 %"]
-    note = "By round: the uniform mixture, and the fitted one that val chose in that round."
+    head = [
+        "when",
+        "mixture",
+        "accuracy",
+        "best single model",
+        "accuracy",
+        "gain, points",
+        "95 % interval",
+    ]
+    note = "The uniform mixture, and the fitted mixture that is best on val in that round."
     return Table(head, rows, text_columns=2, note=note)

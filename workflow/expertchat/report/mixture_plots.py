@@ -1,4 +1,4 @@
-"""Drawings of the mixtures: accuracies, gains, the curve by number of models, subjects."""
+"""Plots of the mixtures: accuracies, gains, accuracy by number of models, and by subject."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from expertchat.report.mmlu_plots import CHANCE, ROW, draw, rows_of, shift, subject_axis
+from expertchat.report.mmlu_plots import ROW, draw_value, row_offset, rows_of, subject_axis
 from expertchat.report.mmlu_subjects import Group
 from expertchat.report.plots import (
     INK,
@@ -24,34 +24,38 @@ from expertchat.report.plots import (
     rows_axis,
 )
 from expertchat.report.results import Results
+from expertchat.report.summary_mmlu import CHANCE
 
+# by method: (colour, marker, horizontal offset)
 CURVES = {"uniform": (MUTED, "s", -0.08), "stacking": (MIXTURE, "D", 0.08)}
 
 
-def look(results: Results, row: Mapping[str, Any], method: Mapping[str, Any]) -> tuple[str, str, float]:
-    """(colour, marker, size): models in their own, the best fitted mixture in the mixture's."""
+def method_style(
+    results: Results, row: Mapping[str, Any], method: Mapping[str, Any]
+) -> tuple[str, str, float]:
+    """(colour, marker, size) of a method; models and the best fitted mixture have their own colours."""
     if method["kind"] == "member":
-        place = results.models.index(method["title"])
-        return MODELS[place], MARKERS[place], 6
+        model = results.models.index(method["title"])
+        return MODELS[model], MARKERS[model], 6
     if method["method"] == row["chosen_fitted"]:
         return MIXTURE, "D", 7
     return (MUTED, "|", 9) if method["kind"] == "oracle" else (MUTED, "o", 5.5)
 
 
 def short_title(method: Mapping[str, Any]) -> str:
-    """What a row is called: the oracle without its explanation."""
+    """The label of a method's row; the oracle without its explanation."""
     return "oracle" if method["kind"] == "oracle" else method["title"]
 
 
 def method_rows(
     name: str, results: Results, row: Mapping[str, Any], key: str, bounds: str, paint
 ) -> Markup:
-    """A row a method with its value `key` and interval; lines part the kinds."""
+    """One row per method with its value `key` and interval `bounds`; lines separate the kinds."""
     methods = row["methods"]
 
     def draw_all(ax) -> None:
         for y, method in enumerate(methods):
-            color, marker, size = look(results, row, method)
+            color, marker, size = method_style(results, row, method)
             if method[bounds] is not None and method["kind"] != "oracle":
                 ax.plot(
                     method[bounds], [y, y], color=color, linewidth=2, alpha=0.45, solid_capstyle="round"
@@ -69,7 +73,7 @@ def method_rows(
 
 
 def accuracy_plot(results: Results, row: Mapping[str, Any]) -> Markup:
-    """Accuracies on test."""
+    """Accuracy of every method on test."""
 
     def paint(ax) -> None:
         percent_axis(ax.xaxis)
@@ -78,7 +82,7 @@ def accuracy_plot(results: Results, row: Mapping[str, Any]) -> Markup:
 
 
 def gain_plot(results: Results, row: Mapping[str, Any]) -> Markup:
-    """Paired differences to the best single model."""
+    """Paired gain of every method over the best single model."""
 
     def paint(ax) -> None:
         reference_line(ax, 0)
@@ -89,21 +93,21 @@ def gain_plot(results: Results, row: Mapping[str, Any]) -> Markup:
 
 
 def curve_plot(curve: Sequence[Mapping[str, Any]]) -> Markup:
-    """Accuracy by number of models: the mean and range over sets, and the greedy order."""
+    """Accuracy by number of models: mean and range over sets of models, and the greedy order."""
     sizes = [point["models"] for point in curve]
 
     def paint(ax) -> None:
-        for name, (color, marker, aside) in CURVES.items():
-            places = [size + aside for size in sizes]
-            for x, point in zip(places, curve, strict=True):
+        for name, (color, marker, offset) in CURVES.items():
+            xs = [size + offset for size in sizes]
+            for x, point in zip(xs, curve, strict=True):
                 ends = [point[name]["least"], point[name]["greatest"]]
                 ax.plot([x, x], ends, color=color, linewidth=2, alpha=0.4, solid_capstyle="round")
             means = [point[name]["mean"] for point in curve]
-            ax.plot(places, means, marker + "-", color=color, markersize=6, markeredgecolor=PAPER)
+            ax.plot(xs, means, marker + "-", color=color, markersize=6, markeredgecolor=PAPER)
             greedy = [point["greedy"][name] for point in curve]
-            ax.plot(places, greedy, color=color, linewidth=1.2, linestyle=(0, (4, 3)))
+            ax.plot(xs, greedy, color=color, linewidth=1.2, linestyle=(0, (4, 3)))
         ax.set_xticks(sizes)
-        ax.set_xlabel("models")
+        ax.set_xlabel("number of models")
         percent_axis(ax.yaxis)
 
     return plot("mixture curve", 2.4, paint)
@@ -112,8 +116,10 @@ def curve_plot(curve: Sequence[Mapping[str, Any]]) -> Markup:
 def mixed_subject_plot(
     members: Sequence[Mapping[str, Any]], mixed: Mapping[str, float], groups: Sequence[Group], name: str
 ) -> Markup:
-    """Each model and a mixture, a row a subject. `members`: by model, then by subject, {accuracy};
-    `mixed`: accuracy by subject."""
+    """The accuracies of each model and of a mixture, one row per subject.
+
+    `members`: by model, then by subject, {accuracy}; `mixed`: the mixture's accuracy by subject.
+    """
     rows = rows_of(groups)
 
     def paint(ax) -> None:
@@ -121,11 +127,12 @@ def mixed_subject_plot(
         for y, (_, subject) in enumerate(rows):
             if subject is None:
                 continue
-            values = [found[subject]["accuracy"] for found in members]
+            values = [own[subject]["accuracy"] for own in members]
             ends = [min(values), max(*values, mixed[subject])]
             ax.plot(ends, [y, y], color=MUTED, linewidth=1, alpha=0.35, zorder=1)
-            for place, value in enumerate(values):
-                draw(ax, y + 0.5 * shift(place, len(values)), place, value, None, 4.5)
+            for model, value in enumerate(values):
+                offset = 0.5 * row_offset(model, len(values))
+                draw_value(ax, y + offset, model, value, None, 4.5)
             ax.plot([mixed[subject]], [y], "D", color=MIXTURE, markeredgecolor=PAPER, markersize=6)
         subject_axis(ax, rows)
 

@@ -1,4 +1,4 @@
-"""MMLU: what each model knows, and whether tuning kept it."""
+"""MMLU: the accuracy of each model, and its change by tuning."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from expertchat.report.results import Results
 from expertchat.report.wording import counted, percent
 
 STYLES = {
-    "harness": "lm-evaluation-harness's",
-    "hendrycks": "the original code's (Hendrycks et al. 2021)",
-    "chat": "solved questions as turns of a chat",
+    "harness": "those of lm-evaluation-harness",
+    "hendrycks": "those of the original code (Hendrycks et al. 2021)",
+    "chat": "chats with the solved questions as turns",
 }
-METRICS = {"none": "acc", "characters": "acc_norm"}  # the harness's, by normalization
+METRICS = {"none": "acc", "characters": "acc_norm"}  # of lm-evaluation-harness, by normalization
 NORMALIZATIONS = {
-    "none": "as it is",
-    "characters": "a character",
-    "tokens": "a token",
-    "unconditional": "over that without the question",
+    "none": "",
+    "characters": " per character",
+    "tokens": " per token",
+    "unconditional": " relative to that without the question",
 }
 
 
 def section(results: Results) -> Section:
-    """How the questions were asked, accuracies, and what tuning changed."""
+    """How the questions were asked, accuracies, and changes by tuning."""
     scores = results.scores(results.rounds)
     subjects = list(scores["models"][results.models[0]]["by_subject"])
-    found = [scores["models"][name]["by_subject"] for name in results.models]
-    means = {s: sum(own[s]["accuracy"] for own in found) / len(found) for s in subjects}
+    by_model = [scores["models"][name]["by_subject"] for name in results.models]
+    means = {s: sum(own[s]["accuracy"] for own in by_model) / len(by_model) for s in subjects}
     groups = grouped(results, subjects, means)
     blocks: list[Any] = [Text(remarks(scores))]
     blocks += accuracy_blocks(results, scores, groups)
@@ -51,72 +51,82 @@ def section(results: Results) -> Section:
 
 
 def lead(results: Results) -> str:
-    """What was asked, and how."""
-    asked, row = results.stage_settings("mmlu"), results.summary["mmlu"][0]
-    limited = f", at most the first {asked['limit']} of each" if asked["limit"] else ""
-    shots = asked["shots"]
-    shown = f"{counted(shots, 'solved question')} before each" if shots else "none solved before them"
+    """Which questions were asked, and how."""
+    mmlu, row = results.stage_settings("mmlu"), results.summary["mmlu"][0]
+    limited = f" (at most the first {mmlu['limit']} of each)" if mmlu["limit"] else ""
+    shots = mmlu["shots"]
+    shown = (
+        f"{counted(shots, 'solved question')} before each"
+        if shots
+        else "no solved questions before them"
+    )
     words = (
         f"{counted(row['questions'], 'question')} on {counted(row['subjects'], 'subject')}{limited}, "
-        f"{shown}. Style {asked['style']} (prompts are {STYLES[asked['style']]}), formulation "
-        f"{asked['formulation']}: {counts_as(asked)}. Guessing is right in 25 % of the questions, and "
-        f"the best letter, always given, in {percent(row['always'], 1)}."
+        f"with {shown}. Style {mmlu['style']}: the prompts are {STYLES[mmlu['style']]}. Formulation "
+        f"{mmlu['formulation']}: {answer_rule(mmlu)}. Random guessing reaches 25 %; always giving the "
+        f"best letter reaches {percent(row['always'], 1)}."
     )
     if len(results.models) > len(COLORS):
-        words += f" Colours and marks come again after {len(COLORS)} models."
+        words += f" Colours and markers repeat after {len(COLORS)} models."
     if results.rounds:
-        words += " Before: the base model; after: with the last round's adapter."
+        words += " Before: the base model. After: the model with the last round's adapter."
     if results.rounds and taught(results):
-        words += " A demo model was taught some subjects well; its headline accuracy is over those."
+        words += (
+            " Each demo model was trained to know some subjects; its headline accuracy is over those."
+        )
     return words
 
 
-def counts_as(asked: Mapping[str, Any]) -> str:
-    """Which answer is the model's."""
-    if asked["formulation"] == "letter":
-        return "the likeliest of the letters A to D counts"
-    return f"the text that is likeliest, {NORMALIZATIONS[asked['normalization']]}, counts"
+def answer_rule(mmlu: Mapping[str, Any]) -> str:
+    """How the model's answer is chosen. `mmlu`: that section of the settings."""
+    if mmlu["formulation"] == "letter":
+        return "a model's answer is the letter from A to D with the highest probability"
+    by = NORMALIZATIONS[mmlu["normalization"]]
+    return f"a model's answer is the answer text with the highest log-probability{by}"
 
 
 def remarks(scores: Mapping[str, Any]) -> str:
-    """Whether the figures are lm-evaluation-harness's, and why not."""
+    """Whether the figures are those of lm-evaluation-harness, and if not, why."""
     by_reason: dict[str, list[str]] = {}
     for name, reasons in scores["deviations"].items():
         for reason in reasons:
             by_reason.setdefault(reason, []).append(name)
     if not any(found["categories"]["harness"] for found in scores["models"].values()):
-        return "None of these questions is MMLU's own: no figure compares with published ones."
+        return (
+            "None of these questions is from MMLU: the figures are not comparable with published ones."
+        )
     if not by_reason:
         return harness_words(scores["settings"])
-    everyone = len(scores["deviations"])
+    count = len(scores["deviations"])
     words = [
-        reason if len(names) == everyone else f"{reason} ({', '.join(names)})"
+        reason if len(names) == count else f"{reason} ({', '.join(names)})"
         for reason, names in by_reason.items()
     ]
-    return f"These are not lm-evaluation-harness's figures: {'; '.join(words)}."
+    return f"These figures differ from those of lm-evaluation-harness: {'; '.join(words)}."
 
 
-def harness_words(asked: Mapping[str, Any]) -> str:
-    """Which of the harness's figures these are, where all was asked as it asks."""
-    if asked["formulation"] == "letter":
-        return "These are the figures that lm-evaluation-harness 0.4.13 gives, to the digit."
-    metric = METRICS.get(asked["normalization"])
+def harness_words(mmlu: Mapping[str, Any]) -> str:
+    """The metric of lm-evaluation-harness that these figures equal, if nothing deviates from it."""
+    if mmlu["formulation"] == "letter":
+        return "These figures equal those of lm-evaluation-harness 0.4.13 to the digit."
+    metric = METRICS.get(mmlu["normalization"])
     if metric is None:
-        return "lm-evaluation-harness has no such score; its own are in results-<model>.json."
-    return f"These are what lm-evaluation-harness 0.4.13 calls {metric}, to the digit."
+        return "lm-evaluation-harness has no such score; those that it has are in results-<model>.json."
+    return f"These figures equal {metric} of lm-evaluation-harness 0.4.13 to the digit."
 
 
 def accuracy_blocks(results: Results, scores: Mapping[str, Any], groups: Sequence[Group]) -> list[Any]:
     """Accuracies overall, by category and by subject, after the last round."""
-    found, parts = [scores["models"][name]["by_subject"] for name in results.models], columns(groups)
-    moment = ", after tuning" if results.rounds else ""
-    overview = Figure(overview_plot(results, scores), f"Accuracy{moment}, 95 % intervals")
+    by_model = [scores["models"][name]["by_subject"] for name in results.models]
+    parts = columns(groups)
+    when = " after tuning" if results.rounds else ""
+    overview = Figure(overview_plot(results, scores), f"Accuracy{when}, 95 % intervals")
     figures = [
         Figure(
-            subject_plot(found, column, f"mmlu subjects {place}"),
+            subject_plot(by_model, column, f"mmlu subjects {i}"),
             subject_title(results, column, len(parts) == 1),
         )
-        for place, column in enumerate(parts)
+        for i, column in enumerate(parts)
     ]
     legend = [*results.legend(), ("line-dashed", "guessing")]
     own = [overview, *figures] if len(figures) == 1 else [overview]
@@ -126,19 +136,19 @@ def accuracy_blocks(results: Results, scores: Mapping[str, Any], groups: Sequenc
     return [*blocks, subject_fold(results, scores, groups)]
 
 
-def subject_title(results: Results, column: Sequence[Group], whole: bool) -> str:
-    """What a drawing of some groups, or of all, shows."""
+def subject_title(results: Results, column: Sequence[Group], complete: bool) -> str:
+    """The title of a plot of some groups of subjects, or of all (`complete`)."""
     names = " and ".join(name for name, _ in column)
-    title = "By subject, after tuning" if results.rounds else "Accuracy by subject"
-    return title if whole or not names else f"{title}: {names}"
+    title = "Accuracy by subject after tuning" if results.rounds else "Accuracy by subject"
+    return title if complete or not names else f"{title}: {names}"
 
 
 def change_blocks(results: Results, scores: Mapping[str, Any], groups: Sequence[Group]) -> list[Any]:
-    """What changed from the base models to the last round."""
+    """The changes from the base models to the last round."""
     changes = Figure(
         change_plot(results, scores),
         "Change of accuracy by tuning, 95 % intervals",
-        "Paired by question. Right of the dashed line the tuned model is better.",
+        "Paired by question. To the right of the dashed line, the tuned model is better.",
     )
     figures = [
         Figure(

@@ -1,4 +1,4 @@
-"""Drawings of accuracies: overall and by category, by subject, and what tuning changed."""
+"""Plots of accuracies: overall and by category, by subject, and changes by tuning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from expertchat.report.cards import CHANCE
 from expertchat.report.mmlu_subjects import Group, category_title, held_out_subjects, short_title
 from expertchat.report.plots import (
     INK,
@@ -23,56 +22,62 @@ from expertchat.report.plots import (
     rows_axis,
 )
 from expertchat.report.results import Results
+from expertchat.report.summary_mmlu import CHANCE
 
-ROW = 0.185  # inches of a subject's row
-SHARED = 0.62  # of a row's height, that several models share
+ROW = 0.185  # inches per row of a subject
+SPREAD = 0.62  # of a row's height, over which its models are spread
 
 
-def parts(found: Mapping[str, Any], overall: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """(title, figures) of a model's results or of two models' differences: over all questions, as the
-    mean of subjects, and by category where subjects are MMLU's. `overall`: the key of the first."""
-    rows = [("all questions", found[overall]), ("mean of subjects", found["macro"])]
-    rows += [(category_title(name), row) for name, row in found["categories"]["harness"].items()]
-    if len(rows) > 2 and found["uncategorised"]:
-        rows.append(("not MMLU's", found["uncategorised"]))
+def overview_rows(scores: Mapping[str, Any], overall: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """(title, figures) of a model's scores or of a difference: over all questions, as the mean over
+    subjects, and by category if subjects are from MMLU. `overall`: the key of the first row."""
+    rows = [("all questions", scores[overall]), ("mean over subjects", scores["macro"])]
+    rows += [(category_title(name), row) for name, row in scores["categories"]["harness"].items()]
+    if len(rows) > 2 and scores["uncategorised"]:
+        rows.append(("not from MMLU", scores["uncategorised"]))
     return rows
 
 
-def shift(place: int, count: int) -> float:
-    """How far from its row's middle a model is drawn."""
-    return (place - (count - 1) / 2) * SHARED / count
+def row_offset(model: int, count: int) -> float:
+    """The vertical offset of a model's marker from the middle of its row."""
+    return (model - (count - 1) / 2) * SPREAD / count
 
 
-def draw(ax, y: float, place: int, value: float, bounds: Sequence[float] | None, size: float) -> None:
-    """A model's value with its interval."""
+def draw_value(
+    ax, y: float, model: int, value: float, bounds: Sequence[float] | None, size: float
+) -> None:
+    """A model's value with its interval, at height `y`."""
     if bounds is not None:
-        ax.plot(bounds, [y, y], color=MODELS[place], linewidth=2, alpha=0.45, solid_capstyle="round")
-    marker = MARKERS[place]
-    size *= 1.5 if marker == "*" else 1  # which has the least ink
-    ax.plot([value], [y], marker, color=MODELS[place], markersize=size, markeredgewidth=0)
+        ax.plot(bounds, [y, y], color=MODELS[model], linewidth=2, alpha=0.45, solid_capstyle="round")
+    marker = MARKERS[model]
+    size *= 1.5 if marker == "*" else 1  # a star has the smallest area
+    ax.plot([value], [y], marker, color=MODELS[model], markersize=size, markeredgewidth=0)
 
 
-def forest(
-    name: str, rows: Sequence[str], found: Sequence[Sequence[Mapping[str, Any]]], key: str, paint
-):
-    """A row a part, in it each model's value `key` and interval; `found` are by model, then by row."""
+def forest_plot(
+    name: str, rows: Sequence[str], by_model: Sequence[Sequence[Mapping[str, Any]]], key: str, paint
+) -> Markup:
+    """A forest plot: in each row every model's value `key` with its interval.
+
+    `by_model`: figures by model, then by row.
+    """
 
     def draw_all(ax) -> None:
-        for place, figures in enumerate(found):
+        for model, figures in enumerate(by_model):
             for y, figure in enumerate(figures):
-                at = y + shift(place, len(found))
-                draw(ax, at, place, figure[key], figure["interval"], 6)
+                at = y + row_offset(model, len(by_model))
+                draw_value(ax, at, model, figure[key], figure["interval"], 6)
         rows_axis(ax, rows)
         if len(rows) > 2:
             ax.axhline(1.5, color=LINE, linewidth=0.8)
         paint(ax)
 
-    return plot(name, 0.55 + len(rows) * max(0.22, 0.13 * len(found)), draw_all)
+    return plot(name, 0.55 + len(rows) * max(0.22, 0.13 * len(by_model)), draw_all)
 
 
 def overview_plot(results: Results, scores: Mapping[str, Any]) -> Markup:
-    """Each model's accuracy: overall, as the mean of subjects, and by category."""
-    found = [parts(scores["models"][name], "micro") for name in results.models]
+    """Each model's accuracy: overall, as the mean over subjects, and by category."""
+    by_model = [overview_rows(scores["models"][name], "micro") for name in results.models]
 
     def paint(ax) -> None:
         reference_line(ax, CHANCE, "guessing")
@@ -80,33 +85,37 @@ def overview_plot(results: Results, scores: Mapping[str, Any]) -> Markup:
         ax.set_xlim(max(-0.02, min(low, 0.22)), min(1.02, max(high, 0.35)))
         percent_axis(ax.xaxis)
 
-    rows = [name for name, _ in found[0]]
-    return forest("mmlu overview", rows, [[row for _, row in p] for p in found], "accuracy", paint)
+    rows = [name for name, _ in by_model[0]]
+    return forest_plot(
+        "mmlu overview", rows, [[row for _, row in own] for own in by_model], "accuracy", paint
+    )
 
 
 def change_plot(results: Results, scores: Mapping[str, Any]) -> Markup:
-    """What tuning changed of each model's accuracy."""
-    found = [parts(scores["changes"][name], "overall") for name in results.models]
+    """The change of each model's accuracy by tuning."""
+    by_model = [overview_rows(scores["changes"][name], "overall") for name in results.models]
 
     def paint(ax) -> None:
         reference_line(ax, 0, "no change")
         points_axis(ax.xaxis)
 
-    rows = [name for name, _ in found[0]]
-    return forest("mmlu changes", rows, [[row for _, row in p] for p in found], "difference", paint)
+    rows = [name for name, _ in by_model[0]]
+    return forest_plot(
+        "mmlu changes", rows, [[row for _, row in own] for own in by_model], "difference", paint
+    )
 
 
 def rows_of(groups: Sequence[Group]) -> list[tuple[str, str | None]]:
-    """(label, subject) by row; a group's title has no subject."""
-    found: list[tuple[str, str | None]] = []
+    """(label, subject) by row; the row of a group's title has no subject."""
+    rows: list[tuple[str, str | None]] = []
     for name, subjects in groups:
-        found += [(name, None)] if name else []
-        found += [(short_title(subject), subject) for subject in subjects]
-    return found
+        rows += [(name, None)] if name else []
+        rows += [(short_title(subject), subject) for subject in subjects]
+    return rows
 
 
 def subject_axis(ax, rows: Sequence[tuple[str, str | None]]) -> None:
-    """A row a subject, titles of groups apart."""
+    """Axes with one row per subject, and lines above the titles of groups."""
     rows_axis(ax, [label for label, _ in rows])
     for text, (_, subject) in zip(ax.get_yticklabels(), rows, strict=True):
         text.set_fontsize(8)
@@ -120,9 +129,9 @@ def subject_axis(ax, rows: Sequence[tuple[str, str | None]]) -> None:
 
 
 def subject_plot(by_model: Sequence[Mapping[str, Any]], groups: Sequence[Group], name: str) -> Markup:
-    """Each model's accuracy, a row a subject; intervals only where they do not cover one another.
+    """Each model's accuracy, one row per subject; with intervals only if there is a single model.
 
-    `by_model`: by model, then by subject, {accuracy, interval}; `name`: of the drawing.
+    `by_model`: by model, then by subject, {accuracy, interval}; `name`: the name of the plot.
     """
     rows, count = rows_of(groups), len(by_model)
 
@@ -131,12 +140,12 @@ def subject_plot(by_model: Sequence[Mapping[str, Any]], groups: Sequence[Group],
         for y, (_, subject) in enumerate(rows):
             if subject is None:
                 continue
-            values = [found[subject]["accuracy"] for found in by_model]
+            values = [own[subject]["accuracy"] for own in by_model]
             ax.plot([min(values), max(values)], [y, y], color=MUTED, linewidth=1, alpha=0.35, zorder=1)
-            for place, found in enumerate(by_model):
-                bounds = found[subject]["interval"] if count == 1 else None
-                aside = 0.5 * shift(place, count)  # so that equal ones are all seen
-                draw(ax, y + aside, place, values[place], bounds, 5.5 if count < 4 else 4.5)
+            for model, own in enumerate(by_model):
+                bounds = own[subject]["interval"] if count == 1 else None
+                offset = 0.5 * row_offset(model, count)  # keeps equal values visible
+                draw_value(ax, y + offset, model, values[model], bounds, 5.5 if count < 4 else 4.5)
         subject_axis(ax, rows)
 
     return plot(name, 0.5 + ROW * len(rows), paint)
@@ -145,9 +154,9 @@ def subject_plot(by_model: Sequence[Mapping[str, Any]], groups: Sequence[Group],
 def subject_change_plot(
     results: Results, scores: Mapping[str, Any], name: str, groups: Sequence[Group]
 ) -> Markup:
-    """A model's accuracy before and after, a row a subject, marked where its topics were held out."""
-    place, rows = results.models.index(name), rows_of(groups)
-    before, after = (scores[moment][name]["by_subject"] for moment in ("before", "models"))
+    """A model's accuracy before and after, one row per subject; held-out subjects are labelled."""
+    model, rows = results.models.index(name), rows_of(groups)
+    before, after = (scores[key][name]["by_subject"] for key in ("before", "models"))
     held_out = held_out_subjects(results)
 
     def paint(ax) -> None:
@@ -156,7 +165,7 @@ def subject_change_plot(
             if subject is None:
                 continue
             values = before[subject]["accuracy"], after[subject]["accuracy"]
-            dumbbell(ax, y, *values, MODELS[place], MARKERS[place])
+            dumbbell(ax, y, *values, MODELS[model], MARKERS[model])
             if subject in held_out:
                 ax.annotate(
                     "held out",
@@ -168,4 +177,4 @@ def subject_change_plot(
                 )
         subject_axis(ax, rows)
 
-    return plot(f"mmlu {place}", 0.5 + ROW * len(rows), paint)
+    return plot(f"mmlu {model}", 0.5 + ROW * len(rows), paint)

@@ -1,4 +1,4 @@
-"""Subjects in the order in which a reader finds them: in groups, and within a group by accuracy."""
+"""The order of subjects on the page: in groups, and within a group by accuracy."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from expertchat.records import read_records
 from expertchat.report.results import Results
 from expertchat.splits import HELD_OUT
 
-MOST_ROWS = 30  # of one drawing; more are two side by side
+MAX_ROWS = 30  # of one plot; more rows are split into two plots
 
-Group = tuple[str, list[str]]  # title, "" for all there are; subjects
+Group = tuple[str, list[str]]  # title ("" if there is only one group), subjects
 
 
 def title(subject: str) -> str:
-    """A subject as people write it."""
+    """A subject's name for display."""
     return subject.replace("_", " ")
 
 
 def short_title(subject: str) -> str:
-    """As `title`, for drawings: MMLU's 14 high school subjects are the longest."""
+    """As `title`, shortened for plots: the names of MMLU's 14 high school subjects are the longest."""
     return title(subject).replace("high school ", "HS ") if subject in HARNESS else title(subject)
 
 
 def category_title(category: str) -> str:
-    """A category of MMLU as people write it."""
+    """An MMLU category's name for display."""
     return "STEM" if category == "stem" else title(category)
 
 
 def taught(results: Results) -> dict[str, set[str]]:
-    """The subjects asked about that demo models were taught, by model; only models that know any."""
+    """The subjects asked about that each demo model was taught; models without any are left out."""
     knows = results.settings["knows"]
     asked = set(results.scores(0)["models"][results.models[0]]["by_subject"])
-    found = {name: {s.replace(" ", "_") for s in knows.get(name) or []} for name in results.models}
-    return {name: subjects & asked for name, subjects in found.items() if subjects & asked}
+    by_model = {name: {s.replace(" ", "_") for s in knows.get(name) or []} for name in results.models}
+    return {name: subjects & asked for name, subjects in by_model.items() if subjects & asked}
 
 
 def grouped(results: Results, subjects: Sequence[str], accuracy: Mapping[str, float]) -> list[Group]:
-    """The subjects, the best first in each group: MMLU's by category, others by who was taught them."""
+    """The subjects in groups, in each the best first: MMLU's by category, others by model taught."""
     known = taught(results)
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for subject in sorted(subjects, key=lambda s: (-accuracy[s], s)):
-        found.setdefault(_group(subject, known), []).append(subject)
+        groups.setdefault(_group(subject, known), []).append(subject)
     order = [*map(category_title, CATEGORIES), *(f"taught to {name}" for name in results.models)]
-    places = {name: place for place, name in enumerate(order)}
-    return sorted(found.items(), key=lambda group: places.get(group[0], len(order)))
+    ranks = {name: rank for rank, name in enumerate(order)}
+    return sorted(groups.items(), key=lambda group: ranks.get(group[0], len(order)))
 
 
 def _group(subject: str, known: Mapping[str, Collection[str]]) -> str:
@@ -54,13 +54,13 @@ def _group(subject: str, known: Mapping[str, Collection[str]]) -> str:
     if not known:
         return ""
     names = [name for name, subjects in known.items() if subject in subjects]
-    return f"taught to {' and '.join(names)}" if names else "taught to none"
+    return f"taught to {' and '.join(names)}" if names else "taught to no model"
 
 
 def columns(groups: Sequence[Group]) -> list[list[Group]]:
-    """The groups in one column or, where they are long, in two that are about as long."""
+    """The groups in one column or, if they are long, in two columns of similar length."""
     sizes = [len(subjects) + 1 for _, subjects in groups]
-    if sum(sizes) <= MOST_ROWS or len(groups) < 2:
+    if sum(sizes) <= MAX_ROWS or len(groups) < 2:
         return [list(groups)]
     cuts = range(1, len(groups))
     cut = min(cuts, key=lambda k: max(sum(sizes[:k]), sum(sizes[k:])))

@@ -1,4 +1,4 @@
-"""The page: sections in the order in which data meets them, put into the template."""
+"""Renders the page: the sections in the order of the stages."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def write_report(
     artifacts: Mapping[str, Path | list[Path] | None],
     path: Path,
 ) -> None:
-    """Writes the page to `path`: one HTML file that needs no other.
+    """Writes the page to `path` as one HTML file that refers to no other file.
 
-    `summary` is what `summary.summarise` returns, `settings` those of stage report, `artifacts` folders
-    by input name in the plan's order; `oracle` may be None. Equal input gives equal bytes.
+    `summary`: the result of `summary.summarise`; `settings`: those of stage report; `artifacts`: folders
+    by input name, in the plan's order; `oracle` may be None. Equal input gives equal bytes.
     """
     results = Results(summary, settings, artifacts)
     page = environment().get_template("page.html.jinja")
@@ -56,11 +56,11 @@ def write_report(
 
 
 def subtitle(results: Results) -> str:
-    """What kind of experiment it was."""
+    """The size of the experiment, in a few words."""
     if results.rounds:
         return counted(results.rounds, "round")
     if results.artifacts["dialogues"]:
-        return "nothing tuned"
+        return "no tuning"
     return counted(results.summary["mmlu"][0]["questions"], "question")
 
 
@@ -78,15 +78,15 @@ STAGES = (
 
 
 def sections(results: Results) -> list[Section]:
-    """The sections of all stages that took part; that of the rounds only where there are several."""
-    played = [rounds] if results.rounds > 1 else []
+    """One section per stage that ran; a section on the rounds if there are several."""
+    by_round = [rounds] if results.rounds > 1 else []
     stages = [module for module in STAGES if results.artifacts[module.__name__.rpartition(".")[2]]]
-    truth = [oracle] if results.rounds else []
-    return [module.section(results) for module in (*played, *stages, *truth, cost, provenance)]
+    tuned = [oracle] if results.rounds else []
+    return [module.section(results) for module in (*by_round, *stages, *tuned, cost, provenance)]
 
 
 def environment() -> Environment:
-    """Templates that escape whatever they print, and spell out what cannot be seen."""
+    """Templates that escape all values and replace invisible characters by their code points."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -1,7 +1,7 @@
-"""How every plot is drawn: one style, one palette, inline SVG that follows the page's theme.
+"""Plots: one style and one palette, as inline SVG that follows the page's theme.
 
-Colours are drawn as placeholders and then become the page's CSS variables, so that one drawing serves
-light and dark. Text stays text: readable, searchable, escaped by matplotlib.
+matplotlib draws with placeholder colours, which are then replaced by the page's CSS variables, so that
+one SVG works in light and dark mode. Text stays text: searchable, and escaped by matplotlib.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ VARIABLES = {
     **{color: f"model-{i}" for i, color in enumerate(COLORS)},
 }
 SHAPES = ("o", "s", "^", "*", "v", "P", "X", "p")
-# a model is known by its shape as well as by its colour; with more models both come again
+# a model has a colour and a marker shape; with more than eight models both repeat
 MODELS, MARKERS = COLORS * 8, SHAPES * 8
-WIDTH = 4.4  # inches: what a phone shows in one column
+WIDTH = 4.4  # inches; fits one column on a phone
 
 STYLE = {
     "font.family": "sans-serif",
@@ -61,9 +61,9 @@ STYLE = {
 
 
 def plot(name: str, height: float, paint: Callable, rows: int = 1, width: float = WIDTH) -> Markup:
-    """An SVG of `height` inches. `paint` draws on the axes that it is given, a list where `rows` > 1.
+    """An SVG of `height` inches. `paint` draws on the axes that it receives, an array if `rows` > 1.
 
-    `name` seeds the SVG's ids: unlike names never share one, and one name always gives one drawing.
+    `name` seeds the SVG's ids: plots with different names share no ids, and equal input gives equal SVG.
     """
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -75,20 +75,20 @@ def plot(name: str, height: float, paint: Callable, rows: int = 1, width: float 
 
 
 def themed(svg: str) -> Markup:
-    """matplotlib's SVG as part of the page: its colours, its font, no ids but those referred to."""
+    """matplotlib's SVG with the page's colours and font, without ids that nothing refers to."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for placeholder, variable in VARIABLES.items():
         svg = svg.replace(placeholder, f"var(--{variable})")
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # HTML knows them
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # not needed in HTML
     svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
     svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img"', svg, count=1)
     return Markup(visible(re.sub(r"\n\s*", "\n", svg)))
 
 
 def rows_axis(ax, labels: Sequence[str], *, gap: float = 0.6) -> None:
-    """A vertical axis with one named row an item, the first on top."""
+    """A vertical axis with one labelled row per item, the first on top."""
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 1 + gap, -gap)
     ax.tick_params(axis="y", labelcolor=INK)
@@ -97,12 +97,12 @@ def rows_axis(ax, labels: Sequence[str], *, gap: float = 0.6) -> None:
 
 
 def percent_axis(axis) -> None:
-    """Shares as per cent."""
+    """Formats shares as percentages."""
     axis.set_major_formatter(lambda value, _: f"{round(100 * value, 1):g} %")
 
 
 def points_axis(axis) -> None:
-    """Differences of shares as percentage points."""
+    """Formats differences of shares as percentage points."""
 
     def text(value: float, _) -> str:
         rounded = round(100 * value, 1)
@@ -112,27 +112,27 @@ def points_axis(axis) -> None:
 
 
 def reference_line(ax, at: float, label: str = "", *, horizontal: bool = False) -> None:
-    """A dashed line at a value that others are compared with."""
+    """A dashed line at a reference value."""
     style = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 1}
     if horizontal:
         ax.axhline(at, **style)
-        place = {"xy": (1, at), "xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        position = {"xy": (1, at), "xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
         shift = (0, 2)
     else:
         ax.axvline(at, **style)
-        place = {"xy": (at, 1), "xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
+        position = {"xy": (at, 1), "xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
         shift = (0, 1)
     if label:
-        ax.annotate(label, xytext=shift, textcoords="offset points", color=MUTED, fontsize=8, **place)
+        ax.annotate(label, xytext=shift, textcoords="offset points", color=MUTED, fontsize=8, **position)
 
 
-def interval_row(ax, y: float, value, bounds, place: int, text: str = "") -> None:
-    """A value with its interval on row `y`, in the colour and shape of the model `place`."""
+def interval_row(ax, y: float, value, bounds, model: int, text: str = "") -> None:
+    """A value with its interval on row `y`, in the colour and marker of the model with index `model`."""
     if value is None:
         return
     if bounds is not None:
-        ax.plot(bounds, [y, y], color=MODELS[place], linewidth=2.4, alpha=0.55, solid_capstyle="round")
-    ax.plot([value], [y], MARKERS[place], color=MODELS[place], markersize=7)
+        ax.plot(bounds, [y, y], color=MODELS[model], linewidth=2.4, alpha=0.55, solid_capstyle="round")
+    ax.plot([value], [y], MARKERS[model], color=MODELS[model], markersize=7)
     if text:
         ax.annotate(
             text, (1, y), (4, 0), ("axes fraction", "data"), "offset points", va="center", color=INK
@@ -140,7 +140,7 @@ def interval_row(ax, y: float, value, bounds, place: int, text: str = "") -> Non
 
 
 def dumbbell(ax, y: float, before: float, after: float, color: str, marker: str) -> None:
-    """Two values on row `y`: hollow before, filled after, and the way between."""
+    """Two values on row `y`, before (hollow) and after (filled), joined by a line."""
     ax.plot([before, after], [y, y], color=color, linewidth=1.6, alpha=0.5, zorder=2)
     ax.plot([before], [y], marker, color=color, markerfacecolor=PAPER, markersize=6, zorder=3)
     ax.plot([after], [y], marker, color=color, markersize=6, zorder=4)

@@ -1,4 +1,4 @@
-"""The policies: how PPO went, step by step."""
+"""The policies: the course of PPO, step by step."""
 
 from __future__ import annotations
 
@@ -11,32 +11,36 @@ from expertchat.report.results import Results
 from expertchat.report.summary import ends
 from expertchat.report.wording import number, percent, seconds
 
-MOST_POINTS = 300
+MAX_POINTS = 300  # of one curve
 
 CURVES = (  # (column, title, note)
     (
         "score",
         "Score",
-        "The reward model's mean score of the step's replies, less the base replies' mean.",
+        "Mean reward model score of the replies of a step, minus the mean over base replies.",
     ),
-    ("kl", "KL to the base model, nats a reply", "Dashed: the target that the penalty is steered to."),
+    (
+        "kl",
+        "KL to the base model, nats per reply",
+        "Dashed line: the target of the adaptive KL penalty.",
+    ),
     ("reply_tokens", "Reply length, tokens", ""),
     (
         "ended",
-        "Share of replies that ended",
-        "The others reached the token limit and got a fixed low score.",
+        "Share of complete replies",
+        "The other replies reached the token limit and received a fixed low score.",
     ),
 )
 
 
 def section(results: Results) -> Section:
-    """Curves of both models over all rounds, and their ends as numbers."""
+    """Curves of all models over all rounds, and the first and last values as numbers."""
     tables = [model_steps(results, i) for i in range(len(results.models))]
     ppo = results.stage_settings("ppo")
     lead = (
         f"PPO tuned each model's adapter for {ppo['steps']} steps of {ppo['batch_size']} replies"
-        f"{'' if results.rounds == 1 else ' a round'}. The score is what it was trained on: that it "
-        "rises says that the training worked, not that the replies got better."
+        f"{'' if results.rounds == 1 else ' per round'}. The score is the training objective: a rising "
+        "score shows that the optimization works, not that the replies improve."
     )
     figures = [
         Figure(curve(column, tables, ppo["kl_target"] if column == "kl" else None), title, note)
@@ -47,30 +51,29 @@ def section(results: Results) -> Section:
 
 
 def model_steps(results: Results, i: int) -> pd.DataFrame:
-    """The steps of one model over all rounds, numbered from 1, with their round."""
+    """The PPO steps of the model with index `i` over all rounds, numbered from 1, with their round."""
     parts = []
-    for played in range(results.rounds):
-        part = results.table("policies", played, i, "steps.parquet").assign(round=played)
+    for place in range(results.rounds):
+        part = results.table("policies", place, i, "steps.parquet").assign(round=place)
         parts.append(part)
     steps = pd.concat(parts, ignore_index=True)
     return steps.assign(step=range(1, len(steps) + 1))
 
 
 def thinned(steps: pd.DataFrame) -> pd.DataFrame:
-    """At most `MOST_POINTS` rows, each the mean of neighbours of one round."""
-    width = -(-len(steps) // MOST_POINTS)
+    """About `MAX_POINTS` rows, each the mean of neighbouring steps of one round."""
+    width = -(-len(steps) // MAX_POINTS)
     return steps.groupby(["round", steps.index // width], as_index=False).mean()
 
 
 def curve(column: str, tables: list[pd.DataFrame], target: float | None):
-    """One column of both models over the steps."""
+    """One column of all models over the steps."""
 
     def paint(ax) -> None:
-        for place, steps in enumerate(tables):
+        for model, steps in enumerate(tables):
             line = thinned(steps)
-            ax.plot(
-                line["step"], line[column], color=MODELS[place], linestyle=("-", (0, (5, 1)))[place % 2]
-            )
+            style = ("-", (0, (5, 1)))[model % 2]
+            ax.plot(line["step"], line[column], color=MODELS[model], linestyle=style)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         starts = tables[0].groupby("round")["step"].min()
         for start in starts[1:]:
@@ -81,13 +84,13 @@ def curve(column: str, tables: list[pd.DataFrame], target: float | None):
         if column == "ended":
             ax.set_ylim(-0.02, 1.05)
             percent_axis(ax.yaxis)
-        ax.set_xlabel("step" if len(starts) == 1 else "step; upright lines: a new round begins")
+        ax.set_xlabel("step" if len(starts) == 1 else "step (vertical lines: start of a round)")
 
     return plot(f"policies {column}", 2.0, paint)
 
 
 def ends_table(results: Results) -> Table:
-    """The first and the last tenth of the steps."""
+    """Means over the first and the last tenth of the steps."""
     rows = []
     for row in results.rows:
         steps = results.table(
@@ -110,7 +113,10 @@ def ends_table(results: Results) -> Table:
             ]
         )
     head = ["model", "round", "steps", "score, first", "score, last", "KL, last"]
-    head += ["tokens, first", "tokens, last", "ended, last", "tokens/s", "time"]
+    head += ["tokens, first", "tokens, last", "complete, last", "tokens/s", "time"]
     return Table(
-        head, rows, note="First and last: means over the first and the last tenth of the steps."
+        head,
+        rows,
+        note="First and last: means over the first and the last tenth of the steps. KL is in nats per "
+        "reply; tokens are per reply.",
     )

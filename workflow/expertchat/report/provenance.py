@@ -1,4 +1,4 @@
-"""Provenance: the settings, versions and artifacts that the page was made from."""
+"""Provenance: the settings, software versions and artifacts behind the page."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from expertchat.report.results import Results
 
 def manifests(results: Results) -> list[dict[str, Any]]:
     """The manifests of all artifacts, in the order of the artifacts."""
-    found = []
+    read = []
     for value in results.artifacts.values():
         folders: list[Path] = value if isinstance(value, list) else [value] if value else []
-        found += [read_manifest(folder) for folder in folders]
-    return found
+        read += [read_manifest(folder) for folder in folders]
+    return read
 
 
 def section(results: Results) -> Section:
-    """Settings, versions, machines and artifact ids, folded."""
-    found = manifests(results)
+    """Settings, versions, machines and artifact ids, each in a fold."""
+    jobs = manifests(results)
     shown = yaml.safe_dump(results.settings["experiment"], sort_keys=False, allow_unicode=True)
     artifacts = [
         [
@@ -33,36 +33,36 @@ def section(results: Results) -> Section:
             m["recipe"]["code"],
             m["finished"],
         ]
-        for m in found
+        for m in jobs
     ]
-    lead = "Everything above follows from these settings, and was made by these artifacts."
+    lead = "The settings of this experiment, and the artifacts from which this page was made."
     blocks = [
         Fold("Settings", [Pre(shown)]),
-        Fold("Versions and machines", [version_table(found), machine_table(found)]),
+        Fold("Software versions and machines", [version_table(jobs), machine_table(jobs)]),
         Fold(
-            f"{len(found)} artifacts",
+            f"{len(jobs)} artifacts",
             [Table(["stage", "artifact", "id", "code", "finished"], artifacts, text_columns=5)],
         ),
     ]
     return Section("provenance", lead, blocks)
 
 
-def version_table(found: list[dict[str, Any]]) -> Table:
-    """Every version that any job ran with; several where jobs differ."""
+def version_table(jobs: list[dict[str, Any]]) -> Table:
+    """The package versions that the jobs ran with; several per package if jobs differ."""
     versions: dict[str, dict[str, None]] = {}
-    for manifest in found:
+    for manifest in jobs:
         for name, version in manifest["versions"].items():
             versions.setdefault(name, {})[version] = None
     rows = [[name, ", ".join(seen)] for name, seen in sorted(versions.items())]
     return Table(["package", "version"], rows, text_columns=2)
 
 
-def machine_table(found: list[dict[str, Any]]) -> Table:
-    """The kinds of machine that jobs ran on, without their names."""
+def machine_table(jobs: list[dict[str, Any]]) -> Table:
+    """The kinds of machine that the jobs ran on, without host names."""
     counts: dict[tuple, int] = {}
-    for manifest in found:
+    for manifest in jobs:
         machine = manifest["machine"]
         key = (machine["platform"], machine["cpus"], ", ".join(machine["gpus"]) or "none")
         counts[key] = counts.get(key, 0) + 1
-    rows = [[platform, gpus, cpus, jobs] for (platform, cpus, gpus), jobs in counts.items()]
+    rows = [[platform, gpus, cpus, count] for (platform, cpus, gpus), count in counts.items()]
     return Table(["platform", "GPUs", "CPUs", "jobs"], rows, text_columns=2)

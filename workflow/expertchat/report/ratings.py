@@ -1,4 +1,4 @@
-"""The ratings: how each model rated the other, by category, before and after."""
+"""The ratings that the models gave each other, by category, before and after tuning."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from expertchat.report.blocks import (
     Section,
     Side,
     Table,
-    Turn,
 )
 from expertchat.report.plots import INK, MODELS, MUTED, plot
 from expertchat.report.results import Results, spread
 from expertchat.report.summary import with_interval
-from expertchat.report.wording import counted, interval, number, percent
+from expertchat.report.turns import dialogue_blocks, turn_block
+from expertchat.report.wording import after_round, counted, interval, number, percent
 from expertchat.splits import HELD_OUT
 
-CONTEXTS_SHOWN = 2  # a model, of its best and worst candidate replies
+CONTEXTS_SHOWN = 2  # contexts per model with their best and worst candidate replies
 
 
 def section(results: Results) -> Section:
@@ -33,21 +33,25 @@ def section(results: Results) -> Section:
     before = held_out(results, 0) if tuned else after.iloc[:0]
     (worst, best), settings = results.scale, results.stage_settings("ratings")
     lead = (
-        f"Each model rates the other from {worst} to {best} in a clean context. A "
-        "rating is the expected score under the rater's probabilities. Shown: whole dialogues on "
+        f"Each model rates the other from {worst} to {best}, in a new context that contains only the "
+        "text to be rated. A rating is the expected score under the rater's probabilities. Shown: "
+        "ratings of whole dialogues on "
         + counted(after["topic_id"].nunique(), "held-out topic" if tuned else "topic")
-        + (", base models and last round." if tuned else ".")
+        + (", by the base models and after the last round." if tuned else ".")
     )
     if settings["tuned_raters"] and results.rounds > 1:
-        lead += " From round 2 on the raters have the last round's adapters: their scale may have moved."
+        lead += (
+            " From round 2 on, the raters use the previous round's adapters, so their use of the scale "
+            "may have changed."
+        )
     bins = np.linspace(worst, best, 19)
     figures = [
         Figure(
-            histograms(results, place, before, after, bins),
-            f"Ratings of {name}",
+            histograms(results, model, before, after, bins),
+            f"Ratings received by {name}",
             model=results.name(name),
         )
-        for place, name in enumerate(results.models)
+        for model, name in enumerate(results.models)
     ]
     legend = [("bar-muted", "before"), ("bar-models", "after")] if tuned else []
     table = category_table(results, before, after) if tuned else category_means(results, after)
@@ -55,16 +59,18 @@ def section(results: Results) -> Section:
     samples = candidate_samples(results)
     if samples:
         note = (
-            "The highest and the lowest rated of the candidate replies to one held-out context of the "
-            "base models; the contexts are taken at even distances."
+            "The candidate replies with the highest and the lowest rating, for held-out contexts of the "
+            "base models' dialogues taken at equal intervals from the list."
         )
         blocks.append(Fold("Best and worst rated candidate replies", [Comparisons(samples, note)]))
     return Section("ratings", lead, blocks)
 
 
 def held_out(results: Results, number: int) -> pd.DataFrame:
-    """Usable ratings of whole dialogues on held-out topics {item_id, topic_id, ratee, model, category,
-    score}, means over raters, orders and repeats; on all topics where nothing is tuned."""
+    """Usable ratings of whole dialogues on held-out topics, or on all topics if nothing is tuned.
+
+    Columns: item_id, topic_id, ratee, model, category, score (mean over raters, orders and repeats).
+    """
     splits = {"split": HELD_OUT} if results.rounds else {}
     table = results.ratings(number, scope=DIALOGUE, **splits)
     keys = ["item_id", "topic_id", "ratee", "model", "category"]
@@ -73,14 +79,14 @@ def held_out(results: Results, number: int) -> pd.DataFrame:
 
 
 def histograms(
-    results: Results, place: int, before: pd.DataFrame, after: pd.DataFrame, bins: np.ndarray
+    results: Results, model: int, before: pd.DataFrame, after: pd.DataFrame, bins: np.ndarray
 ):
-    """A row a category: the ratings that a model got, before in grey and after in its colour."""
-    name, categories = results.models[place], list(results.settings["weights"])
+    """One row per category: the ratings of a model, before in grey and after in the model's colour."""
+    name, categories = results.models[model], list(results.settings["weights"])
 
     def paint(axes) -> None:
         for ax, category in zip(np.atleast_1d(axes), categories, strict=True):
-            for table, color, alpha in ((before, MUTED, 0.45), (after, MODELS[place], 0.6)):
+            for table, color, alpha in ((before, MUTED, 0.45), (after, MODELS[model], 0.6)):
                 scores = table[(table["model"] == name) & (table["category"] == category)]["score"]
                 ax.hist(scores, bins, color=color, alpha=alpha)
                 if len(scores):
@@ -90,13 +96,13 @@ def histograms(
             ax.spines["left"].set_visible(False)
             ax.set_title(category, loc="left", fontsize=8.5, color=INK, pad=2)
         ax.set_xlim(bins[0], bins[-1])
-        ax.set_xlabel("rating; lines are means")
+        ax.set_xlabel("rating (vertical lines: means)")
 
-    return plot(f"ratings {place}", 0.5 + 0.52 * len(categories), paint, rows=len(categories))
+    return plot(f"ratings {model}", 0.5 + 0.52 * len(categories), paint, rows=len(categories))
 
 
 def category_table(results: Results, before: pd.DataFrame, after: pd.DataFrame) -> Table:
-    """Mean rating by category and model, and its change on the same dialogues with an interval."""
+    """Mean rating by category and model before and after, and the paired change with its interval."""
     rows = []
     keys = ["item_id", "topic_id", "category", "ratee", "model"]
     both = before.merge(after, on=keys, suffixes=("_before", "_after"))
@@ -117,7 +123,10 @@ def category_table(results: Results, before: pd.DataFrame, after: pd.DataFrame) 
                     len(own),
                 ]
             )
-    note = "Held-out dialogues, paired by topic and seed; intervals: 95 % bootstrap by topic."
+    note = (
+        "Held-out dialogues, paired by topic and seed. Interval: of the change, 95 %, bootstrap that "
+        "resamples topics."
+    )
     head = ["model", "category", "before", "after", "change", "interval", "dialogues"]
     return Table(head, rows, text_columns=2, note=note)
 
@@ -131,32 +140,35 @@ def category_means(results: Results, ratings: pd.DataFrame) -> Table:
             mean = with_interval("mean", own["score"].to_numpy(), own["topic_id"])
             bounds = interval(mean["mean_interval"])
             rows.append([results.name(name), category, number(mean["mean"]), bounds, len(own)])
-    note = "Whole dialogues; intervals: 95 % bootstrap by topic."
+    note = "Whole dialogues. Interval: 95 %, bootstrap that resamples topics."
     return Table(["model", "category", "mean", "interval", "ratings"], rows, text_columns=2, note=note)
 
 
 def usable_table(results: Results) -> Table:
-    """How sure the raters were, and how many ratings could not be used."""
+    """The raters' uncertainty, and the share of unusable ratings."""
     rows = []
-    for played in range(results.rounds + 1):
-        for rater, table in results.ratings(played).groupby("rater", sort=False, observed=True):
+    for round_number in range(results.rounds + 1):
+        for rater, table in results.ratings(round_number).groupby("rater", sort=False, observed=True):
             rows.append(
                 [
                     results.name(rater),
-                    "base" if played == 0 else f"after round {played}",
+                    after_round(round_number),
                     f"{len(table):,}",
                     percent(1 - table["usable"].mean(), 1),
                     percent(table["valid_mass"].mean(), 1),
                     number(table["entropy"].mean()),
                 ]
             )
-    head = ["rater", "dialogues of", "ratings", "unusable", "mass on scores", "entropy, nats"]
-    note = "Mass on scores: the mean probability that the rater gave to valid scores at all."
+    head = ["rater", "when", "ratings", "unusable", "mass on scores", "entropy, nats"]
+    note = (
+        "Mass on scores: the mean total probability that the rater gave to valid scores. Unusable: "
+        "ratings whose mass is too low. Entropy: of the distribution over valid scores."
+    )
     return Table(head, rows, text_columns=2, note=note)
 
 
 def candidate_samples(results: Results) -> list[Comparison]:
-    """For each model, contexts with the reply rated best and the one rated worst."""
+    """For some contexts of each model, the replies with the highest and the lowest rating."""
     candidates = pd.DataFrame(results.candidates(0))
     scores = overall(results.ratings(0, scope=REPLY), results.settings["weights"])
     scores = scores[scores["usable"]]
@@ -164,26 +176,21 @@ def candidate_samples(results: Results) -> list[Comparison]:
         return []
     scores = scores.rename(columns={"item_id": "candidate_id"})[["candidate_id", "overall"]]
     rated = candidates[candidates["split"] == HELD_OUT].merge(scores, on="candidate_id")
-    said = {d["dialogue_id"]: d for d in results.dialogues(0)}
-    found = []
+    by_id = {d["dialogue_id"]: d for d in results.dialogues(0)}
+    comparisons = []
     for name in results.models:
         groups = list(rated[rated["model"] == name].groupby("context_id", sort=False))
         for _, group in spread(groups, CONTEXTS_SHOWN):
             group = group.sort_values("overall", ascending=False)
-            found.append(best_and_worst(results, said[group["dialogue_id"].iloc[0]], group))
-    return found
+            comparisons.append(best_and_worst(results, by_id[group["dialogue_id"].iloc[0]], group))
+    return comparisons
 
 
 def best_and_worst(results: Results, dialogue: dict, group: pd.DataFrame) -> Comparison:
-    """The first and the last of a context's candidates, below what was said before."""
+    """The first and the last of a context's candidates, below the turns of the context."""
     sides = []
-    for title, row in (("rated best", group.iloc[0]), ("rated worst", group.iloc[-1])):
-        cut = row["finish_reason"] == "length"
-        turn = Turn(results.name(row["model"]), row["text"], cut, [f"rating {number(row['overall'])}"])
+    for title, row in (("highest rating", group.iloc[0]), ("lowest rating", group.iloc[-1])):
+        turn = turn_block(results, row["model"], row, [f"rating {number(row['overall'])}"])
         sides.append(Side(f"{title} of {len(group)}", [turn]))
-    turns = dialogue["turns"][: group["turn"].iloc[0]]
-    before = [
-        Turn(results.name(dialogue["models"][t["speaker"]]), t["text"], t["finish_reason"] == "length")
-        for t in turns
-    ]
+    before = dialogue_blocks(results, dialogue, group["turn"].iloc[0])
     return Comparison(dialogue["topic"], dialogue["subject"], sides, before)

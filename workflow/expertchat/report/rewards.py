@@ -1,4 +1,4 @@
-"""The reward models: do they tell the better reply, and are they as sure as they should be?"""
+"""The reward models: accuracy and calibration on held-out pairs, and how the pairs were selected."""
 
 from __future__ import annotations
 
@@ -18,59 +18,53 @@ from expertchat.report.plots import (
     rows_axis,
 )
 from expertchat.report.results import Results
-from expertchat.report.wording import interval, number, percent
+from expertchat.report.wording import interval, number, percent, round_label
 from expertchat.splits import HELD_OUT
 
-BINS = 5
+BINS = 5  # of the calibration plot
 SCORES = ["chosen_score", "rejected_score"]
 
 
 def section(results: Results) -> Section:
-    """Accuracy beside the length baseline, calibration, and the fates of the pairs."""
+    """Accuracy compared with the length baseline, calibration, and counts of used and dropped pairs."""
     lead = (
-        "A reward model learns from the ratings which of two replies to one context is the better one. "
-        "Its accuracy is its agreement with the ratings on held-out topics, not with any truth."
+        "A reward model learns from the ratings which of two replies to the same context is better. Its "
+        "accuracy is its agreement with the ratings on held-out topics, not with the facts."
     )
     if results.summary["control"] == "shuffled":
-        lead += (
-            " In this control run it learned from shuffled ratings; the held-out pairs are not shuffled."
-        )
+        lead += " In this control run only the training ratings are shuffled, not the held-out ones."
     title = "Accuracy on held-out pairs, 95 % interval"
     figures = [
-        Figure(accuracy_plot(results), title, "Crosses: what the reply's length alone would reach.")
+        Figure(accuracy_plot(results), title, "Crosses: the accuracy of choosing by reply length alone.")
     ]
     blocks: list = []
     tables = pair_tables(results)
     if tables:
         title = "Calibration on held-out pairs, last round"
         note = (
-            "How often the reward model was right, by how sure it was; on the diagonal it is calibrated."
+            "The share of pairs in which the reward model agrees with the ratings, against its "
+            "confidence. On the diagonal it is calibrated."
         )
         figures.append(Figure(calibration_plot(tables), title, note))
-    blocks.append(Figures(figures))
+    blocks.append(Figures(figures, results.legend()))
     if not tables:
         blocks.append(
-            Text("These reward models were stored without their pairs' scores: no calibration plot.")
+            Text("There is no calibration plot: the reward models were stored without scores of pairs.")
         )
     return Section("rewards", lead, [*blocks, accuracy_table(results), fate_table(results)])
 
 
-def row_label(results: Results, row: dict) -> str:
-    """The model, and its round where there are several."""
-    return row["model"] if results.rounds == 1 else f"{row['model']}, round {row['round']}"
-
-
 def accuracy_plot(results: Results):
-    """A row a round and model: accuracy with its interval, the length baseline, and chance."""
+    """One row per round and model: accuracy with its interval, the length baseline, and chance."""
 
     def paint(ax) -> None:
         for y, row in enumerate(results.rows):
-            place = results.models.index(row["model"])
+            model = results.models.index(row["model"])
             accuracy = row["reward_pair_accuracy"]
-            interval_row(ax, y, accuracy, row["reward_pair_accuracy_interval"], place, percent(accuracy))
+            interval_row(ax, y, accuracy, row["reward_pair_accuracy_interval"], model, percent(accuracy))
             ax.plot([row["reward_length_accuracy"]], [y], "x", color=MUTED, markersize=6)
         reference_line(ax, 0.5, "chance")
-        rows_axis(ax, [row_label(results, row) for row in results.rows])
+        rows_axis(ax, [round_label(row["model"], row["round"], results.rounds) for row in results.rows])
         ax.set_xlim(0.38, 1.02)
         percent_axis(ax.xaxis)
 
@@ -78,7 +72,7 @@ def accuracy_plot(results: Results):
 
 
 def pair_tables(results: Results) -> list[pd.DataFrame]:
-    """Held-out pairs of the last round's reward models, empty where their scores were not kept."""
+    """Held-out pairs of the last round's reward models; empty if their scores were not stored."""
     tables = []
     for i in range(len(results.models)):
         pairs = results.table("rewards", results.rounds - 1, i, "pairs.parquet")
@@ -86,31 +80,31 @@ def pair_tables(results: Results) -> list[pd.DataFrame]:
     return tables if all(set(SCORES) <= set(table.columns) for table in tables) else []
 
 
-def reliability(pairs: pd.DataFrame) -> pd.DataFrame:
-    """{sure, right, count} by bins of how sure the reward model was, from 0.5 to 1."""
+def calibration_bins(pairs: pd.DataFrame) -> pd.DataFrame:
+    """{confidence, accuracy, count} by bins of confidence, the probability of the preferred reply."""
     gap = pairs["chosen_score"] - pairs["rejected_score"]
-    sure = 1 / (1 + np.exp(-gap.abs()))
-    place = np.minimum(((sure - 0.5) * 2 * BINS).astype(int), BINS - 1)
-    table = pd.DataFrame({"sure": sure, "right": (gap > 0) + 0.5 * (gap == 0), "count": 1})
-    return table.groupby(place).agg({"sure": "mean", "right": "mean", "count": "sum"})
+    confidence = 1 / (1 + np.exp(-gap.abs()))
+    index = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    correct = (gap > 0) + 0.5 * (gap == 0)
+    table = pd.DataFrame({"confidence": confidence, "accuracy": correct, "count": 1})
+    return table.groupby(index).agg({"confidence": "mean", "accuracy": "mean", "count": "sum"})
 
 
 def calibration_plot(tables: list[pd.DataFrame]):
-    """Share right against mean confidence; a mark's area grows with its number of pairs."""
+    """Accuracy against mean confidence; a marker's area grows with its number of pairs."""
 
     def paint(ax) -> None:
         ax.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        for place, pairs in enumerate(tables):
-            bins = reliability(pairs)
-            ax.plot(bins["sure"], bins["right"], color=MODELS[place], alpha=0.5)
+        for model, pairs in enumerate(tables):
+            bins = calibration_bins(pairs)
+            x, y = bins["confidence"], bins["accuracy"]
+            ax.plot(x, y, color=MODELS[model], alpha=0.5)
             area = 20 + 120 * bins["count"] / bins["count"].sum()
-            ax.scatter(
-                bins["sure"], bins["right"], area, MODELS[place], marker=MARKERS[place], alpha=0.85
-            )
+            ax.scatter(x, y, area, MODELS[model], marker=MARKERS[model], alpha=0.85)
         ax.set(
             xlim=(0.48, 1.02),
-            xlabel="mean probability given to the reply preferred",
-            ylabel="share right",
+            xlabel="confidence: mean probability of the preferred reply",
+            ylabel="accuracy",
         )
         ax.set_ylim(bottom=min(0.48, ax.get_ylim()[0]), top=1.04)
         percent_axis(ax.xaxis)
@@ -121,7 +115,7 @@ def calibration_plot(tables: list[pd.DataFrame]):
 
 
 def accuracy_table(results: Results) -> Table:
-    """The exact figures."""
+    """Accuracy, calibration and scale as numbers."""
     rows = []
     for row in results.rows:
         i = results.models.index(row["model"])
@@ -145,35 +139,36 @@ def accuracy_table(results: Results) -> Table:
         "round",
         "pairs",
         "accuracy",
-        "interval, %",
-        "length alone",
+        "95 % interval",
+        "length baseline",
         "on training pairs",
         "scale",
     ]
     head += ["calibration error", "log loss"]
     note = (
-        "Interval: 95 % bootstrap by topic. Length alone: the better of “longer wins” and “shorter "
-        "wins”. Calibration error: expected, ten bins. Log loss of a coin: 0.693. "
-        "Scale: how far training topics that were kept back support the scores, which are multiplied "
-        "by it."
+        "Interval: bootstrap that resamples topics. Length baseline: the better of “longer wins” and "
+        "“shorter wins”. Scale: factor by which the scores are multiplied, from 0 to 1, fitted on "
+        "training topics that the reward model was not trained on. Calibration error: expected "
+        "calibration error, ten bins. A random guess has a log loss of 0.693."
     )
     return Table(head, rows, note=note)
 
 
 def fate_table(results: Results) -> Table:
-    """How many pairs were kept and why others were dropped, by split."""
-    found = {}
+    """How many pairs were used and why others were dropped, by split."""
+    counts_by_row = {}
     for row in results.rows:
         metrics = results.metrics(row["round"] - 1, results.models.index(row["model"]))
         for split in ("training", "held_out"):
-            found[row["round"], row["model"], split] = metrics[split]["fates"]
-    fates = list(dict.fromkeys(fate for counts in found.values() for fate in counts))
+            counts_by_row[row["round"], row["model"], split] = metrics[split]["fates"]
+    fates = list(dict.fromkeys(fate for counts in counts_by_row.values() for fate in counts))
     rows = [
-        [results.name(name), split.replace("_", "-"), played, *(f"{counts.get(f, 0):,}" for f in fates)]
-        for (played, name, split), counts in found.items()
+        [results.name(name), split.replace("_", "-"), number, *(f"{counts.get(f, 0):,}" for f in fates)]
+        for (number, name, split), counts in counts_by_row.items()
     ]
     note = (
-        "Pairs of candidate replies to one context. Tie: ratings closer than the least margin. Surplus: "
-        "over the most pairs a context, narrowest margins first."
+        "Pairs of candidate replies to the same context. Kept: used. Tie: dropped, because the ratings "
+        "differ by less than the minimum margin. Surplus: dropped, because the context has more than "
+        "the maximum number of pairs; the pairs with the smallest margins are dropped first."
     )
     return Table(["model", "pairs", "round", *fates], rows, text_columns=2, note=note)

@@ -1,4 +1,4 @@
-"""The rounds: how the headline numbers moved from round to round."""
+"""The rounds: the headline figures by round."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ Point = tuple[int, float | None, list[float] | None]
 
 
 def section(results: Results) -> Section:
-    """A curve a headline number, round by round, and the numbers."""
+    """One curve per headline figure, and a table of the values."""
     curves = [
-        ("Rating by the other, held-out dialogues", rating_points, None, False),
-        ("Reward model's accuracy", lambda rows: points_of(rows, "reward_pair_accuracy"), 0.5, True),
+        ("Rating by the other model, held-out dialogues", rating_points, None, False),
+        ("Reward model accuracy", lambda rows: points_of(rows, "reward_pair_accuracy"), 0.5, True),
     ]
     if results.artifacts["mmlu"]:
-        curves.append(("MMLU", mmlu_points, None, True))
+        curves.append(("MMLU accuracy", mmlu_points, None, True))
     if results.checked:
-        wins = ("Win rate over base replies", lambda rows: points_of(rows, "oracle_win_rate"), 0.5, True)
+        wins = (
+            "Win rate over base replies (oracle)",
+            lambda rows: points_of(rows, "oracle_win_rate"),
+            0.5,
+            True,
+        )
         curves.insert(0, wins)
     figures = [
         Figure(curve(results, title, read, reference, share), title)
@@ -29,49 +34,52 @@ def section(results: Results) -> Section:
     ]
     legend = results.legend()
     lead = (
-        f"{results.rounds} rounds, each from the adapters of the last. Round 0 is the base; bars are "
-        "95 % intervals."
+        f"{results.rounds} rounds, each starting from the adapters of the previous one. Round 0 is the "
+        "base model; vertical bars are 95 % intervals."
     )
     return Section("rounds", lead, [Figures(figures, legend), table(results)])
 
 
 def points_of(rows: list[dict[str, Any]], key: str) -> list[Point]:
-    """(round, value, interval) of one number."""
+    """(round, value, interval) of one figure."""
     return [(row["round"], row[key], row[f"{key}_interval"]) for row in rows]
 
 
 def rating_points(rows: list[dict[str, Any]]) -> list[Point]:
-    """The rating of the base models, then after each round."""
+    """The rating of the base model, then after each round."""
     first = (0, rows[0]["rating_before"], rows[0]["rating_before_interval"])
     return [first, *points_of(rows, "rating_after")] if "rating_after" in rows[0] else [first]
 
 
 def mmlu_points(rows: list[dict[str, Any]]) -> list[Point]:
-    """MMLU of the base, then after each round with its change's interval about the base."""
+    """MMLU accuracy of the base model, then after each round.
+
+    The interval of a round is that of the change, added to the base model's accuracy.
+    """
     base = rows[0]["mmlu_before"]
-    found: list[Point] = [(0, base, None)]
+    values: list[Point] = [(0, base, None)]
     for row in rows:
         bounds = row["mmlu_change_interval"]
         around = bounds and [min(1, max(0, base + bound)) for bound in bounds]
-        found.append((row["round"], row["mmlu_after"], around))
-    return found
+        values.append((row["round"], row["mmlu_after"], around))
+    return values
 
 
 def curve(results: Results, title: str, read, reference: float | None, share: bool):
-    """One number of all models by round."""
+    """One figure of all models by round."""
 
     def paint(ax) -> None:
-        for place, name in enumerate(results.models):
-            found = [
-                p for p in read([r for r in results.rows if r["model"] == name]) if p[1] is not None
-            ]
-            if not found:
+        for model, name in enumerate(results.models):
+            points = read([row for row in results.rows if row["model"] == name])
+            points = [point for point in points if point[1] is not None]
+            if not points:
                 continue
-            xs = [number + 0.06 * (place - (len(results.models) - 1) / 2) for number, _, _ in found]
-            ax.plot(xs, [value for _, value, _ in found], MARKERS[place] + "-", color=MODELS[place])
-            for x, (_, _, bounds) in zip(xs, found, strict=True):
+            offset = 0.06 * (model - (len(results.models) - 1) / 2)
+            xs = [number + offset for number, _, _ in points]
+            ax.plot(xs, [value for _, value, _ in points], MARKERS[model] + "-", color=MODELS[model])
+            for x, (_, _, bounds) in zip(xs, points, strict=True):
                 if bounds:
-                    ax.plot([x, x], bounds, color=MODELS[place], alpha=0.5, linewidth=2.4)
+                    ax.plot([x, x], bounds, color=MODELS[model], alpha=0.5, linewidth=2.4)
         if reference is not None:
             reference_line(ax, reference, horizontal=True)
         if share:
@@ -83,7 +91,7 @@ def curve(results: Results, title: str, read, reference: float | None, share: bo
 
 
 def table(results: Results) -> Table:
-    """The curves' numbers."""
+    """The values of the curves."""
     rows = []
     for row in results.rows:
         line = [results.name(row["model"]), row["round"]]
@@ -96,6 +104,6 @@ def table(results: Results) -> Table:
         line += [interval(row["rating_change_interval"], sign=True)]
         line += [percent(row["reward_pair_accuracy"], 1), percent(row["mmlu_after"], 1)]
         rows.append(line)
-    head = ["model", "round", *(["win rate", "interval, %"] if results.checked else [])]
-    head += ["rating before", "after", "interval of the change", "reward accuracy", "MMLU after"]
+    head = ["model", "round", *(["win rate", "95 % interval"] if results.checked else [])]
+    head += ["rating before", "rating after", "95 % interval of change", "reward accuracy", "MMLU after"]
     return Table(head, rows)

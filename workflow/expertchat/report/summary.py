@@ -1,4 +1,4 @@
-"""The experiment's numbers, gathered from its artifacts: summary.json (schema in docs/summary.md)."""
+"""summary.json: the experiment's figures, read from its artifacts (schema in docs/summary.md)."""
 
 from __future__ import annotations
 
@@ -32,16 +32,19 @@ def _json(path: Path) -> Any:
 
 
 def summarise(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> dict[str, Any]:
-    """All figures of the experiment. `artifacts`: folders by input name, in the plan's order."""
+    """All figures of the experiment.
+
+    `settings`: those of stage report; `artifacts`: folders by input name, in the plan's order.
+    """
     rows = [
-        round_row(settings, artifacts, number, i)
+        round_row(settings, artifacts, number, model)
         for number in range(settings["rounds"])
-        for i in range(len(settings["models"]))
+        for model in range(len(settings["models"]))
     ]
     answered, mixed = mmlu_rows(settings, artifacts), mixture_rows(settings, artifacts)
     talked = bool(artifacts["dialogues"])
-    told = [] if rows else mmlu_verdict(answered) + mixture_verdict(mixed)
-    found = {
+    untuned_verdict = [] if rows else mmlu_verdict(answered) + mixture_verdict(mixed)
+    summary = {
         "schema": SCHEMA,
         "name": settings["name"],
         "control": settings["control"],
@@ -53,20 +56,20 @@ def summarise(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> dict
         "mixture": mixed,
         "seconds": costs(artifacts, "seconds", sum),
         "peak_memory_bytes": costs(artifacts, "peak_memory_bytes", max),
-        "verdict": verdict(rows, settings["control"], talked) + told,
+        "verdict": verdict(rows, settings["control"], talked) + untuned_verdict,
     }
-    return without_nan(found)
+    return without_nan(summary)
 
 
 def round_row(
-    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, i: int
+    settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, model: int
 ) -> dict[str, Any]:
-    """The figures of one model in one round; `number` and `i` count from 0."""
+    """The figures of one model in one round. `number`: the round, from 0; `model`: the model's index."""
     models = settings["models"]
-    place = number * len(models) + i
-    name = models[i]
+    index = number * len(models) + model  # of the artifact, in the plan's order
+    name = models[model]
     row: dict[str, Any] = {"round": number + 1, "model": name}
-    trained = _json(artifacts["rewards"][place] / "metrics.json")
+    trained = _json(artifacts["rewards"][index] / "metrics.json")
     metrics = trained["held_out"]
     row["reward_scale"] = trained["scale"]
     row["reward_pair_accuracy"] = metrics["accuracy"]
@@ -74,25 +77,25 @@ def round_row(
     row["reward_calibration_error"] = metrics["calibration_error"]
     row["reward_length_accuracy"] = metrics["length_accuracy"]
     row["reward_pairs"] = metrics["pairs"]
-    steps = pd.read_parquet(artifacts["policies"][place] / "steps.parquet")
+    steps = pd.read_parquet(artifacts["policies"][index] / "steps.parquet")
     row["ppo_score_first"], row["ppo_score_last"] = ends(steps["score"])
     row["ppo_kl_last"] = ends(steps["kl"])[1]
     row |= rating_change(settings, artifacts, number, name)
     row |= mmlu_change(settings, artifacts, number + 1, name)
     if artifacts["oracle"] is not None:
-        checked = _json(artifacts["oracle"] / "oracle.json")[place]
-        row |= {key: value for key, value in checked.items() if key not in row}
+        measured = _json(artifacts["oracle"] / "oracle.json")[index]
+        row |= {key: value for key, value in measured.items() if key not in row}
     return row
 
 
 def ends(values: pd.Series, share: float = 0.1) -> tuple[float, float]:
-    """Means of the first and of the last tenth of a series."""
+    """Means over the first and the last tenth of a series."""
     count = max(1, round(len(values) * share))
     return float(values[:count].mean()), float(values[-count:].mean())
 
 
 def with_interval(name: str, values: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
-    """{name, name_interval}: mean and 95 % bootstrap interval by cluster; null without values."""
+    """{name, name_interval}: mean and 95 % cluster bootstrap interval; None if there are no values."""
     if not len(values):
         return {name: None, f"{name}_interval": None}
     mean, low, high = cluster_bootstrap(values, clusters)
@@ -102,7 +105,7 @@ def with_interval(name: str, values: Sequence[float], clusters: Sequence[str]) -
 def held_out_ratings(
     settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
 ) -> pd.DataFrame:
-    """One row a held-out dialogue after `number` rounds (0: base): the overall rating of `name`."""
+    """One row per held-out dialogue after `number` rounds (0: base): the overall rating of `name`."""
     folders = of_round(artifacts["ratings"], settings["rounds"] + 1, number)
     table = read_ratings(folders, OVERALL_COLUMNS, scope=DIALOGUE, split=HELD_OUT, model=name)
     return overall(table, settings["weights"])
@@ -111,57 +114,59 @@ def held_out_ratings(
 def rating_change(
     settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
 ) -> dict[str, Any]:
-    """Rating that `name` got in held-out dialogues before and after the round, by the other.
+    """The partner's ratings of `name` in held-out dialogues, before and after the round.
 
-    Unusable ratings are left out and their share told. A change, in the round and from the base models,
-    pairs dialogues of one topic and seed. All intervals are bootstraps by topic.
+    Unusable ratings are left out; the share of usable ones is reported. Changes, in the round and from
+    the base models, are paired by topic and seed. Intervals resample topics.
     """
-    got, found = {}, {}
+    usable, row = {}, {}
     for moment, round_number in (("base", 0), ("before", number), ("after", number + 1)):
         table = held_out_ratings(settings, artifacts, round_number, name)
-        got[moment] = table[table["usable"]]
+        usable[moment] = table[table["usable"]]
         if moment != "base":
-            values = got[moment]["overall"].to_numpy()
-            found |= with_interval(f"rating_{moment}", values, got[moment]["topic_id"])
-            found[f"rating_usable_{moment}"] = float(table["usable"].mean())
+            values = usable[moment]["overall"].to_numpy()
+            row |= with_interval(f"rating_{moment}", values, usable[moment]["topic_id"])
+            row[f"rating_usable_{moment}"] = float(table["usable"].mean())
     for key, start in (("rating_change", "before"), ("rating_change_from_base", "base")):
-        pairs = got[start].merge(
-            got["after"], on=["item_id", "topic_id", "ratee"], suffixes=("", "_after")
+        pairs = usable[start].merge(
+            usable["after"], on=["item_id", "topic_id", "ratee"], suffixes=("", "_after")
         )
         change = (pairs["overall_after"] - pairs["overall"]).to_numpy()
-        found |= with_interval(key, change, pairs["topic_id"])
-    return found
+        row |= with_interval(key, change, pairs["topic_id"])
+    return row
 
 
 def topic_counts(folder: Path) -> dict[str, Any]:
-    """Topics kept by split, rejected by reason, and how diverse the kept ones are."""
+    """Accepted topics by split, rejected topics by reason, and the diversity of the accepted ones."""
     diversity = _json(folder / DIVERSITY)
     topics = pd.DataFrame(read_records(folder / "topics.jsonl"))
     rejected = pd.DataFrame(read_records(folder / "rejected.jsonl"), columns=["reason"])
     counts = {"kept": topics["split"], "rejected": rejected["reason"]}
-    found = {
+    by_value = {
         name: {str(k): int(v) for k, v in column.value_counts().items()}
         for name, column in counts.items()
     }
-    return found | {"diversity": {key: diversity[key] for key in MEASURES}}
+    return by_value | {"diversity": {key: diversity[key] for key in MEASURES}}
 
 
 def costs(artifacts: Mapping[str, Any], key: str, combine) -> dict[str, float]:
-    """`key` of the manifests of all artifacts, combined by stage."""
-    found = {}
+    """`key` of all artifacts' manifests, combined by stage."""
+    combined = {}
     for stage, folders in artifacts.items():
         listed = folders if isinstance(folders, list) else [folders] if folders else []
         values = [read_manifest(folder)[key] for folder in listed]
         if values:
-            found[stage] = combine(values)
-    return found
+            combined[stage] = combine(values)
+    return combined
 
 
 def verdict(rows: list[dict[str, Any]], control: str, talked: bool = True) -> list[str]:
-    """What the loop showed after its last round, a sentence or two a model; nothing of models that only
-    answered questions."""
+    """The outcome after the last round, one or two sentences per model.
+
+    Empty if the models neither talked nor were tuned.
+    """
     if not rows:
-        return ["Nothing was tuned: the models talked and rated each other."] if talked else []
+        return ["No model was tuned: the models only talked and rated each other."] if talked else []
     last = max(row["round"] for row in rows)
     sentences = []
     for row in rows:
@@ -173,18 +178,21 @@ def verdict(rows: list[dict[str, Any]], control: str, talked: bool = True) -> li
             words += " " + oracle_words(row)
         sentences.append(words)
     if all("oracle_win_rate" not in row for row in rows):
-        sentences.append("No truth is known to check against: a rating is the other model's opinion.")
+        sentences.append(
+            "There is no oracle to compare with: a rating is only the other model's opinion."
+        )
     if control == "shuffled":
-        sentences.append("This is the control run: its ratings were shuffled before reward training.")
+        sentences.append("This is a control run: the ratings were shuffled before reward training.")
     return sentences
 
 
 def rating_words(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
-    """How the rating by the other moved, from the base models to the last round."""
+    """The change of the partner's rating from the base models to the last round."""
     if first["rating_before"] is None or last["rating_after"] is None:
-        return "its rating by the other is unusable"
+        return "its ratings by the other model are unusable"
     words = (
-        f"its rating by the other went from {first['rating_before']:.2f} to {last['rating_after']:.2f}"
+        f"its rating by the other model went from {first['rating_before']:.2f} to "
+        f"{last['rating_after']:.2f}"
     )
     if last["rating_change_from_base"] is not None:
         low, high = last["rating_change_from_base_interval"]
@@ -193,14 +201,14 @@ def rating_words(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
 
 
 def oracle_words(row: Mapping[str, Any]) -> str:
-    """What the world's truth says of the tuned replies."""
+    """The oracle's comparison of tuned with base replies."""
     low, high = row["oracle_win_rate_interval"]
     if low > 0.5:
         meaning = "better than base"
     else:
-        meaning = "worse than base" if high < 0.5 else "no difference from base is shown"
+        meaning = "worse than base" if high < 0.5 else "no significant difference from base"
     return (
-        f"By the world's truth its tuned replies win {100 * row['oracle_win_rate']:.0f} % of "
+        f"By the oracle, its tuned replies win {100 * row['oracle_win_rate']:.0f} % of "
         f"comparisons with its base replies (95 % interval {100 * low:.0f} to {100 * high:.0f} %): "
         f"{meaning}."
     )

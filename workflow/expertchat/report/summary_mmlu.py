@@ -1,4 +1,4 @@
-"""The figures of the multiple-choice questions, for summary.json: models, tuning, mixtures, in words."""
+"""The MMLU part of summary.json: models, changes by tuning, mixtures, and their verdict sentences."""
 
 from __future__ import annotations
 
@@ -13,32 +13,36 @@ from expertchat.answers.artifact import ANSWERS, read_by_model
 from expertchat.mmlu.scores import differences
 from expertchat.pipeline.store import of_round
 from expertchat.questions.artifact import LETTERS
+from expertchat.settings.mmlu import Asking
+
+CHANCE = 1 / len(LETTERS)  # accuracy of random guessing
 
 MEASURED = ("before", "after", "change", "change_interval", "gained", "lost", "p")
 MEASURED += ("questions", "subjects")
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
-    """scores.json of an artifact of stage mmlu."""
+    """scores.json of an mmlu artifact."""
     return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
 
 
 def test_answers(
     settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int
 ) -> dict[str, pd.DataFrame]:
-    """Each model's answers to the test split after `number` rounds (0: base), by its name."""
+    """Each model's answers to the test split after `number` rounds (0: base), by model name."""
     rounds = settings["rounds"] + 1
     names = of_round(settings["answers"], rounds, number)
-    return read_by_model(names, of_round(artifacts["answers"], rounds, number))
+    asking = Asking.from_section(settings["experiment"]["mmlu"])
+    return read_by_model(names, of_round(artifacts["answers"], rounds, number), asking)
 
 
 def mmlu_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The accuracy of each model, by round (0: base), then by model."""
     rows = []
     for number, folder in enumerate(artifacts["mmlu"]):
-        found = read_scores(folder)["models"]
+        by_model = read_scores(folder)["models"]
         for name, answers in test_answers(settings, artifacts, number).items():
-            scores = found[name]
+            scores = by_model[name]
             given = answers["prediction"].value_counts(normalize=True)
             rows.append(
                 {
@@ -63,7 +67,7 @@ def mmlu_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> list
 
 
 def published(settings: Mapping[str, Any]) -> dict[str, float]:
-    """Accuracies that were published elsewhere, by model or mixture, as shares."""
+    """Published accuracies from `mmlu.published`, by model or mixture method, as shares."""
     section = settings["experiment"]["mmlu"]
     return {name: percent / 100 for name, percent in section["published"].items()} if section else {}
 
@@ -71,26 +75,29 @@ def published(settings: Mapping[str, Any]) -> dict[str, float]:
 def mmlu_change(
     settings: Mapping[str, Any], artifacts: Mapping[str, Any], number: int, name: str
 ) -> dict[str, Any]:
-    """Accuracy of the base model and after round `number` (from 1): over the subjects that a demo model
-    was taught, or all where these were not asked about, and over all. Null where nothing was asked."""
-    found: dict[str, Any] = {f"{key}_{what}": None for key in ("mmlu", "mmlu_all") for what in MEASURED}
+    """Accuracy of the base model and after round `number` (from 1), in two scopes.
+
+    Keys `mmlu_all_*`: all subjects. Keys `mmlu_*`: the subjects that a demo model was taught, or all if
+    none of these was asked about. None if no questions were asked.
+    """
+    row: dict[str, Any] = {f"{key}_{what}": None for key in ("mmlu", "mmlu_all") for what in MEASURED}
     if not artifacts["mmlu"]:
-        return found
+        return row
     scores = read_scores(artifacts["mmlu"][number])
     before, after = scores["before"][name]["micro"], scores["models"][name]["micro"]
-    found |= _change("mmlu_all", before["accuracy"], after["accuracy"], scores["changes"][name])
+    row |= _change("mmlu_all", before["accuracy"], after["accuracy"], scores["changes"][name])
     asked = set(scores["models"][name]["by_subject"])
     knows = asked & {s.replace(" ", "_") for s in settings["knows"].get(name) or []}
     if not knows:
-        return found | {f"mmlu_{what}": found[f"mmlu_all_{what}"] for what in MEASURED}
+        return row | {f"mmlu_{what}": row[f"mmlu_all_{what}"] for what in MEASURED}
     tables = [test_answers(settings, artifacts, n)[name] for n in (0, number)]
     taught = [table[table["subject"].isin(knows)] for table in tables]
     shares = [float((table["prediction"] == table["gold"]).mean()) for table in taught]
-    return found | _change("mmlu", *shares, differences(*taught))
+    return row | _change("mmlu", *shares, differences(*taught))
 
 
-def _change(key: str, before: float, after: float, found: Mapping[str, Any]) -> dict[str, Any]:
-    overall = found["overall"]
+def _change(key: str, before: float, after: float, paired: Mapping[str, Any]) -> dict[str, Any]:
+    overall = paired["overall"]
     return {
         f"{key}_before": before,
         f"{key}_after": after,
@@ -105,13 +112,14 @@ def _change(key: str, before: float, after: float, found: Mapping[str, Any]) -> 
 
 
 def mixture_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The models' mixtures, by round (0: base): each method, the one chosen on val, and the uniform one
-    beside its members."""
-    rows, theirs = [], published(settings)
+    """The mixtures, by round (0: base): every method, the methods chosen on val, and the uniform mixture
+    compared with its members."""
+    rows, published_accuracy = [], published(settings)
     for number, folder in enumerate(artifacts["mixture"]):
         found = json.loads((folder / "mixture.json").read_text(encoding="utf-8"))
         methods = [
-            _method(row, None if number else theirs.get(row_name(row))) for row in found["methods"]
+            _method(row, None if number else published_accuracy.get(row_name(row)))
+            for row in found["methods"]
         ]
         by_name = {row["method"]: row for row in methods}
         members = {row["title"]: row["accuracy"] for row in methods if row["kind"] == "member"}
@@ -139,42 +147,50 @@ def mixture_rows(settings: Mapping[str, Any], artifacts: Mapping[str, Any]) -> l
 
 
 def row_name(row: Mapping[str, Any]) -> str:
-    """What a row of mixture.json is called in the settings: a model's name or a method's."""
+    """The name of a row of mixture.json in the settings: that of the model or the method."""
     return row["title"] if row["kind"] == "member" else row["method"]
 
 
 def read_mixed(folder: Path, method: str) -> pd.DataFrame:
-    """The answers of one method of an artifact of stage mixture."""
+    """The answers of one method of a mixture artifact."""
     mixed = pd.read_parquet(folder / ANSWERS, filters=[("method", "==", method)])
     return mixed.drop(columns="method").reset_index(drop=True)
 
 
 def _method(row: Mapping[str, Any], published: float | None) -> dict[str, Any]:
-    kept = ("method", "title", "kind", "accuracy", "macro", "over_best_single")
-    found = {key: row[key] for key in kept}
+    copied = ("method", "title", "kind", "accuracy", "macro", "over_best_single")
+    method = {key: row[key] for key in copied}
     for key in ("interval", "macro_interval", "over_best_single_interval"):
-        found[key] = None if None in row[key] else row[key]  # of a single subject there is none
+        method[key] = None if None in row[key] else row[key]  # a single subject has no interval
     optional = {key: row.get(key) for key in ("val_accuracy", "share_of_oracle")}
-    return found | {"p": row["mcnemar"]} | optional | {"published": published}
+    return method | {"p": row["mcnemar"]} | optional | {"published": published}
 
 
 def mmlu_words(row: Mapping[str, Any]) -> str:
-    """How MMLU moved, in points."""
+    """The change of MMLU accuracy, in percentage points."""
     if row["mmlu_change"] is None:
-        return "MMLU is unmeasured"
-    words = f"MMLU changed by {100 * row['mmlu_change']:+.1f} points"
+        return "MMLU was not measured"
+    taught = " on the subjects that it was taught"
+    scope = taught if row["mmlu_subjects"] != row["mmlu_all_subjects"] else ""
+    words = f"its MMLU accuracy{scope} changed by {_scaled(row['mmlu_change'], sign=True)} points"
     return words + _interval_words(row["mmlu_change_interval"], sign=True)
 
 
 def _interval_words(bounds: Sequence[float] | None, unit: str = "", sign: bool = False) -> str:
     if bounds is None:
         return ""
-    low, high = (f"{100 * bound:{'+' if sign else ''}.1f}" for bound in bounds)
+    low, high = (_scaled(bound, sign) for bound in bounds)
     return f" (95 % interval {low} to {high}{unit})"
 
 
+def _scaled(share: float, sign: bool = False) -> str:
+    """A share times 100 with one digit; 0.0 has no sign."""
+    value = round(100 * share, 1) + 0.0  # avoids -0.0
+    return f"{value:{'+' if sign and value else ''}.1f}"
+
+
 def mmlu_verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How many questions each base model answers correctly, a sentence a model."""
+    """The accuracy of each base model, one sentence per model."""
     return [
         f"{row['model']} answers {100 * row['accuracy']:.1f} % of {row['questions']:,} questions "
         f"correctly{_interval_words(row['interval'], ' %')}."
@@ -184,29 +200,29 @@ def mmlu_verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def mixture_verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What mixing the base models gains over the best of them, both chosen on val."""
+    """The gain of the best fitted mixture of base models over the best model, both chosen on val."""
     if not rows:
         return []
     row = rows[0]
     methods = {method["method"]: method for method in row["methods"]}
     fitted, oracle = methods[row["chosen_fitted"]], methods["oracle"]
-    found = [
-        f"The best fitted mixture by val, {_mixture_words(fitted)} over {row['best_single']}, the best "
-        f"single model by val{_meaning(fitted)}. Picking the right model each time would gain "
-        f"{100 * oracle['over_best_single']:.1f} points."
+    sentences = [
+        f"The fitted mixture that is best on val, {_mixture_words(fitted)} over {row['best_single']}, "
+        f"the best single model on val{_meaning(fitted)}. An oracle that always picks a model with the "
+        f"right answer would gain {100 * oracle['over_best_single']:.1f} points."
     ]
     if row["chosen"] == "best_single":
-        found.append(f"By val, no mixture is better than {row['best_single']} alone.")
+        sentences.append(f"On val, no mixture is better than {row['best_single']} alone.")
     elif row["chosen"] != row["chosen_fitted"]:
         other = methods[row["chosen"]]
-        found.append(f"The best by val of all methods is {_mixture_words(other)}{_meaning(other)}.")
-    return found
+        sentences.append(f"The method that is best on val is {_mixture_words(other)}{_meaning(other)}.")
+    return sentences
 
 
 def _mixture_words(row: Mapping[str, Any]) -> str:
     return (
-        f"“{row['title']}”, answers {100 * row['accuracy']:.1f} % correctly: "
-        f"{100 * row['over_best_single']:+.1f} points"
+        f"“{row['title']}”, answers {100 * row['accuracy']:.1f} % of the questions correctly: "
+        f"{_scaled(row['over_best_single'], sign=True)} points"
         + _interval_words(row["over_best_single_interval"], sign=True)
     )
 
@@ -214,4 +230,4 @@ def _mixture_words(row: Mapping[str, Any]) -> str:
 def _meaning(row: Mapping[str, Any]) -> str:
     bounds = row["over_best_single_interval"]
     unclear = bounds is None or bounds[0] <= 0 <= bounds[1]
-    return "; no difference is shown" if unclear else ""
+    return "; the difference is not significant" if unclear else ""

@@ -1,4 +1,4 @@
-"""The topics: how many were kept, how they spread and differ, and why others were not kept."""
+"""The topics: counts, coverage, diversity, and why others were rejected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from expertchat.report.wording import ABSENT, counted, number
 from expertchat.splits import HELD_OUT
 from expertchat.topics.artifact import DIVERSITY, FILE, MEASURES, REJECTED, TOPICS
 
-LISTED = 100
+MAX_LISTED = 100  # rows of a list
 
 
 def section(results: Results) -> Section:
@@ -39,30 +39,30 @@ def section(results: Results) -> Section:
 
 
 def lead(topics: pd.DataFrame, counts: Mapping[str, Mapping[str, int]], tuned: bool) -> str:
-    """Where the topics come from, and which are held out."""
+    """The origin of the topics, and which of them are held out."""
     kept, rejected = sum(counts["kept"].values()), sum(counts["rejected"].values())
     authors = set(topics["author"])
     if authors == {FILE}:
-        origin = f"The user's file brought {counted(kept + rejected, 'topic')}"
+        origin = f"The user's file contains {counted(kept + rejected, 'topic')}"
     elif FILE in authors:
-        origin = f"The user's file and the models, taking turns, brought {kept + rejected:,} topics"
+        origin = f"The user's file and the models, which took turns, provided {kept + rejected:,} topics"
     else:
-        origin = f"Taking turns, the models wrote {counted(kept + rejected, 'topic')}"
+        origin = f"The models took turns and wrote {counted(kept + rejected, 'topic')}"
     held_out = topics[topics["split"] == HELD_OUT]
     subjects = ", ".join(held_out["subject"].unique())
-    brought = f"{origin}; {kept:,} were kept and {rejected:,} rejected."
+    counted_topics = f"{origin}; {kept:,} were accepted and {rejected:,} rejected."
     if not tuned:
-        return brought
+        return counted_topics
     return (
-        f"{brought} {counted(len(held_out), 'topic')} of "
-        f"{counted(held_out['subject'].nunique(), 'subject')} ({subjects}) are held out: nothing trains "
-        "on them, and what is called held-out below is measured on them."
+        f"{counted_topics} Held out: {counted(len(held_out), 'topic')} of "
+        f"{counted(held_out['subject'].nunique(), 'subject')} ({subjects}). Nothing is trained on "
+        "these; results that are called held-out below are measured on them."
     )
 
 
 def outcomes_plot(counts: Mapping[str, Mapping[str, int]]):
-    """Bars of topics kept by split and rejected by reason."""
-    names = {"train": "kept, to train on", HELD_OUT: "kept, held out"}
+    """Bars: accepted topics by split, rejected topics by reason."""
+    names = {"train": "accepted, training", HELD_OUT: "accepted, held out"}
     bars = [(names.get(key, key), value, MODELS[0]) for key, value in counts["kept"].items()]
     bars += [(f"rejected: {key}", value, MUTED) for key, value in counts["rejected"].items()]
 
@@ -85,16 +85,16 @@ def diversity_table(diversity: Mapping[str, Any]) -> Table:
     """The measures of diversity."""
     row = [f"{diversity['topics']:,}", *(number(diversity[key], 3) for key in MEASURES)]
     note = (
-        "Over the kept topics, words in lower case. Distinct-n: unique n-grams by all n-grams; it falls "
-        "as topics become more. Self-BLEU: mean BLEU-4 of a topic with all others as references; lower "
-        "is more diverse. Nearest: mean ROUGE-L of a topic with the one most like it."
+        "Over the accepted topics, in lower case. Distinct-n: unique n-grams divided by all n-grams; it "
+        "decreases with the number of topics. Self-BLEU: mean BLEU-4 of a topic with all others as "
+        "references; lower is more diverse. Nearest: mean ROUGE-L of a topic with the most similar one."
     )
     head = ["topics", "distinct-1", "distinct-2", "self-BLEU", "nearest"]
     return Table(head, [row], text_columns=0, note=note)
 
 
 def rejection_table(rejected: Mapping[str, Mapping[str, int]]) -> Table:
-    """Rejections by reason and author."""
+    """Rejected topics by reason and author."""
     authors = sorted({author for by_author in rejected.values() for author in by_author})
     rows = [
         [reason, *(f"{by_author.get(author, 0):,}" for author in authors)]
@@ -104,12 +104,12 @@ def rejection_table(rejected: Mapping[str, Mapping[str, int]]) -> Table:
 
 
 def author_name(author: str) -> str:
-    """The author as a reader knows it."""
+    """The name of a topic's author on the page."""
     return "the user's file" if author == FILE else author
 
 
 def coverage_tables(coverage: Mapping[str, Mapping[str, int]]) -> list[Fold | Table]:
-    """Topics a group, audience and kind where there are several, and a subject behind a fold."""
+    """Topics per group, audience and kind if there are several; topics per subject in a fold."""
     named = {key: {k or ABSENT: v for k, v in coverage[key].items()} for key in coverage}
     rows = [
         [key, name, f"{count:,}"]
@@ -117,42 +117,40 @@ def coverage_tables(coverage: Mapping[str, Mapping[str, int]]) -> list[Fold | Ta
         for name, count in named[key].items()
         if len(named[key]) > 1
     ]
-    tables: list[Fold | Table] = (
-        [Table(["", "coverage", "topics"], rows, text_columns=2)] if rows else []
-    )
+    tables: list[Fold | Table] = [Table(["by", "value", "topics"], rows, text_columns=2)] if rows else []
     subjects = [[subject, f"{count:,}"] for subject, count in named["subject"].items()]
-    title = f"Topics of each of {counted(len(subjects), 'subject')}"
+    title = f"Topics per subject ({counted(len(subjects), 'subject')})"
     return [*tables, Fold(title, [Table(["subject", "topics"], subjects)])]
 
 
 def topic_list(topics: pd.DataFrame) -> Fold:
-    """The topics, or a spread of them, as a table."""
-    shown = spread(topics.to_dict("records"), LISTED)
+    """The topics, or a sample at equal intervals, as a table."""
+    shown = spread(topics.to_dict("records"), MAX_LISTED)
     keys = ["subject", *(key for key in ("audience", "kind") if topics[key].any()), "topic"]
     rows = [
         [*(t[key] or ABSENT for key in keys), author_name(t["author"]), split_name(t["split"])]
         for t in shown
     ]
-    title = f"All {len(topics)} topics"
+    title = f"All topics ({len(topics):,})"
     if len(shown) < len(topics):
-        title = f"{len(shown)} of {len(topics):,} topics, at even distances"
+        title = f"{len(shown)} of {len(topics):,} topics, at equal intervals"
     return Fold(title, [Table([*keys, "author", "split"], rows, text_columns=len(keys) + 2)])
 
 
 def split_name(split: str) -> str:
-    """A split as a reader knows it."""
-    return "held out" if split == HELD_OUT else "train"
+    """The name of a split on the page."""
+    return "held out" if split == HELD_OUT else "training"
 
 
 def rejected_list(rejected: list[dict[str, Any]]) -> Fold:
-    """Rejected topics, or a spread of them, each with what it is too like."""
-    shown = spread(rejected, LISTED)
+    """Rejected topics, or a sample at equal intervals, each with the text that it is too similar to."""
+    shown = spread(rejected, MAX_LISTED)
     rows = [
         [r["reason"], r["topic"] or ABSENT, r["like"] or ABSENT, number(r["similarity"])] for r in shown
     ]
-    title = f"All {len(rejected)} rejected topics"
+    title = f"All rejected topics ({len(rejected):,})"
     if len(shown) < len(rejected):
-        title = f"{len(shown)} of {len(rejected):,} rejected topics, at even distances"
-    head = ["reason", "topic", "too like", "similarity"]
-    note = "Similarity: ROUGE-L of near-duplicates, cosine of same meanings."
+        title = f"{len(shown)} of {len(rejected):,} rejected topics, at equal intervals"
+    head = ["reason", "topic", "too similar to", "similarity"]
+    note = "Similarity: ROUGE-L for near-duplicates, cosine for topics of the same meaning."
     return Fold(title, [Table(head, rows, text_columns=3, note=note)])

@@ -1,4 +1,4 @@
-"""Numbers and foreign text as a reader sees them."""
+"""How numbers, and text from models or users, appear on the page."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from markupsafe import Markup
 
 ABSENT = "–"
 
-# Marks that turn the direction of what follows, and so can make a text read as another.
+# Characters that change the text direction, and so can make a text read as another.
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def visible(value: object) -> object:
-    """Strings with control characters, lone surrogates and changes of direction spelled out.
+    """Replaces control characters, lone surrogates and direction marks in a string by ⟨U+XXXX⟩.
 
-    Other values, and markup made by this package, pass unchanged.
+    Other values, and markup made by this package, are returned unchanged.
     """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
@@ -30,25 +30,25 @@ def _hidden(character: str) -> bool:
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
-    """A number with a true minus sign; a dash where there is none."""
+    """A number with a typographic minus sign; a dash if it is missing or not a number."""
     if value is None or value != value:
         return ABSENT
-    rounded = round(value, digits) + 0.0  # no minus zero
+    rounded = round(value, digits) + 0.0  # avoids −0.0
     return f"{rounded:{'+' if sign and rounded else ''},.{digits}f}".replace("-", "−")
 
 
 def percent(value: float | None, digits: int = 0, sign: bool = False) -> str:
-    """A share as per cent."""
+    """A share as a percentage."""
     return ABSENT if value is None or value != value else f"{number(100 * value, digits, sign)} %"
 
 
 def scaled(value: float | None) -> float | None:
-    """A share in points; None stays None."""
+    """A share in percentage points; None stays None."""
     return None if value is None else 100 * value
 
 
 def p_value(value: float | None) -> str:
-    """A p value; small ones are told to be small."""
+    """A p-value; very small ones are shown as "< 0.0001"."""
     if value is None or value != value:
         return ABSENT
     return "< 0.0001" if value < 0.0001 else number(value, 4 if value < 0.01 else 3)
@@ -62,7 +62,7 @@ def points(value: float | None) -> str:
 def interval(
     bounds: Sequence[float] | None, digits: int = 2, scale: float = 1, sign: bool = False
 ) -> str:
-    """An interval as "low to high"; a dash where there is none."""
+    """An interval as "low to high"; a dash if there is none."""
     if bounds is None:
         return ABSENT
     low, high = (number(scale * bound, digits, sign) for bound in bounds)
@@ -70,7 +70,7 @@ def interval(
 
 
 def seconds(value: float) -> str:
-    """A duration in the unit that reads best."""
+    """A duration in seconds, minutes or hours, whichever suits its size."""
     if value < 100:
         return f"{value:.{0 if value >= 10 else 1}f} s"
     if value < 100 * 60:
@@ -87,3 +87,13 @@ def memory(value: float) -> str:
 def counted(count: int, word: str) -> str:
     """ "1 topic", "2,000 topics"."""
     return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def after_round(round_number: int) -> str:
+    """ "base" for 0, else for example "after round 2"."""
+    return f"after round {round_number}" if round_number else "base"
+
+
+def round_label(model: str, round_number: int, rounds: int) -> str:
+    """The label of a model's row in a plot: its name, and the round if there are several."""
+    return model if rounds == 1 else f"{model}, round {round_number}"

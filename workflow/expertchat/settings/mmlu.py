@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -38,12 +39,26 @@ class Asking(Section):
             raise ValueError("formulation: 'cloze'; must be 'letter' if style is 'hendrycks'")
         return self
 
+    @staticmethod
+    def from_section(section: Mapping[str, Any]) -> Asking:
+        """An `Asking` from a dump of it, or of section `mmlu`, whose other keys are ignored."""
+        return Asking(**{key: value for key, value in section.items() if key in Asking.model_fields})
+
     def recipe_settings(self) -> dict:
-        """The keys that change answers, for recipes: `normalization` only matters in cloze."""
-        letter = self.formulation == "letter"
-        return self.model_dump(
-            include=set(Asking.model_fields) - ({"normalization"} if letter else set())
-        )
+        """The part of the settings that changes what the models are asked, for stage answers.
+
+        Answers are stored as raw log-likelihoods, so `normalization` belongs to it only if it needs a
+        further pass of the model: `unconditional`, in cloze.
+        """
+        pass_of_its_own = self.formulation == "cloze" and self.normalization == "unconditional"
+        ignored = set() if pass_of_its_own else {"normalization"}
+        return self.model_dump(include=set(Asking.model_fields) - ignored)
+
+    def scored(self) -> dict:
+        """The part of the settings that changes how stored answers are scored, for stages that read
+        them: `normalization` has an effect in cloze only."""
+        keys = {"formulation", "normalization"} if self.formulation == "cloze" else {"formulation"}
+        return self.model_dump(include=keys)
 
 
 class MMLU(Asking):

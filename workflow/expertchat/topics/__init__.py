@@ -1,1 +1,1 @@
-"""Stage topics: what the models will talk about."""
+"""Stage topics: the topics that the models will discuss."""

@@ -1,10 +1,15 @@
-"""Which topics give away questions that the models are tested on.
+"""Detection of topics that leak questions of the test set (contamination).
 
-A topic is contaminated by a question where it shares a run of words with the question and its right
-answer, holds a shorter question whole, or is nearly the question by ROUGE-L. Overlap of word runs is
-how GPT-3's test sets were checked (Brown et al. 2020, appendix C: runs of 8 to 13 words). "Which of
-the following is true?" is asked of everything: a shared run must hold a distinctive word, one that few
-questions hold, and nearly the question is only what holds most of its distinctive words.
+A topic is contaminated by a question if one of the following holds:
+
+- It shares a run of consecutive words with the question followed by its right answer. GPT-3's test sets
+  were checked in this way (Brown et al. 2020, appendix C: runs of 8 to 13 words).
+- It contains a complete question that is shorter than such a run.
+- It is nearly the question by ROUGE-L.
+
+Phrases such as "Which of the following is true?" occur in many questions. Therefore a shared run must
+contain a distinctive word, which is one that few questions contain, and a near match must contain most
+of the question's distinctive words.
 """
 
 from __future__ import annotations
@@ -17,13 +22,13 @@ from expertchat.questions.artifact import MultipleChoice, list_subjects, questio
 from expertchat.splits import SPLITS
 from expertchat.topics.similarity import TextIndex, rouge_l, words
 
-SHORTEST = 4  # words of a question that counts where a topic holds it whole; shorter ones are phrases
-DISTINCTIVE = 0.01  # a distinctive word stands in at most this share of the questions,
-FEW = 10  # or in so many of them
+SHORTEST = 4  # words; shorter questions are common phrases, and containing one does not count
+DISTINCTIVE = 0.01  # a word is distinctive if it occurs in at most this share of the questions,
+FEW = 10  # or in at most this number of them
 
 
 def all_questions(folder: Path) -> list[MultipleChoice]:
-    """Every question of all splits of an artifact of stage questions."""
+    """All questions of all splits in an artifact of stage questions."""
     paths = [
         question_path(folder, split, subject) for subject in list_subjects(folder) for split in SPLITS
     ]
@@ -31,37 +36,40 @@ def all_questions(folder: Path) -> list[MultipleChoice]:
 
 
 class QuestionGuard:
-    """The questions, indexed so that a topic is compared with the few that can match it.
+    """Finds the question that contaminates a topic.
 
-    `run` is the number of consecutive words that count as shared, `limit` the ROUGE-L above which a
-    topic is nearly the question.
+    The questions are indexed, so that a topic is compared only with those that can match it. `run` is
+    the number of consecutive words that count as a shared run; above a ROUGE-L of `limit`, a topic is
+    nearly the question.
     """
 
     def __init__(self, questions: Iterable[MultipleChoice], run: int, limit: float) -> None:
         self.run, self.limit = run, limit
         self.questions = list(questions)
-        asked = [words(question.question) for question in self.questions]
+        texts = [words(question.question) for question in self.questions]
         answered = [
             text + words(question.answers[question.gold])
-            for text, question in zip(asked, self.questions, strict=True)
+            for text, question in zip(texts, self.questions, strict=True)
         ]
-        self._answered = TextIndex(answered)
-        self._most = max(FEW, int(DISTINCTIVE * len(asked)))
-        self._asked = asked
-        self._telling: list[int] = []  # distinctive words of each question
-        self._by_word: dict[str, list[int]] = {}
-        self._short: dict[tuple[str, ...], int] = {}
-        for number, text in enumerate(asked):
-            telling = {word for word in text if self._answered.frequency(word) <= self._most}
-            self._telling.append(len(telling))
-            for word in telling:
+        self._answered = TextIndex(answered)  # question and right answer
+        self._rare = max(
+            FEW, int(DISTINCTIVE * len(texts))
+        )  # most questions that may contain a distinctive word
+        self._texts = texts
+        self._distinctive: list[int] = []  # number of distinctive words in each question
+        self._by_word: dict[str, list[int]] = {}  # distinctive word -> numbers of its questions
+        self._short: dict[tuple[str, ...], int] = {}  # words of a short question -> its number
+        for number, text in enumerate(texts):
+            distinctive = {word for word in text if self._answered.frequency(word) <= self._rare}
+            self._distinctive.append(len(distinctive))
+            for word in distinctive:
                 self._by_word.setdefault(word, []).append(number)
-            if telling and SHORTEST <= len(text) < run:
+            if distinctive and SHORTEST <= len(text) < run:
                 self._short.setdefault(tuple(text), number)
 
     def match(self, topic: Sequence[str]) -> str | None:
-        """The question that contaminates a topic, given by its words; None where none does."""
-        number = self._answered.holding_run(topic, self.run, self._most)
+        """The question that contaminates a topic, given as its words; None if none does."""
+        number = self._answered.find_shared_run(topic, self.run, self._rare)
         if number is None:
             number = self._short_question(topic)
         if number is None:
@@ -69,6 +77,7 @@ class QuestionGuard:
         return None if number is None else self.questions[number].question
 
     def _short_question(self, topic: Sequence[str]) -> int | None:
+        """The first short question that the topic contains."""
         for length in range(SHORTEST, self.run):
             for start in range(len(topic) - length + 1):
                 number = self._short.get(tuple(topic[start : start + length]))
@@ -77,10 +86,10 @@ class QuestionGuard:
         return None
 
     def _near_question(self, topic: Sequence[str]) -> int | None:
-        """The first question over the limit of which the topic holds most distinctive words."""
+        """The first question above the limit that has most of its distinctive words in the topic."""
         shared = Counter(number for word in set(topic) for number in self._by_word.get(word, ()))
         for number in sorted(shared):
-            most = 2 * shared[number] > self._telling[number]
-            if most and rouge_l(topic, self._asked[number]) > self.limit:
+            majority = 2 * shared[number] > self._distinctive[number]
+            if majority and rouge_l(topic, self._texts[number]) > self.limit:
                 return number
         return None

@@ -1,4 +1,7 @@
-"""How diverse a set of short texts is: distinct-n, self-BLEU, and how close each text's nearest is."""
+"""Diversity of a set of short texts: distinct-n, self-BLEU, and ROUGE-L with the most similar text.
+
+Texts are lists of words.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,33 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
-from expertchat.topics.similarity import common_length, word_places
+from expertchat.topics.similarity import common_length, word_positions
 
-ORDER = 4  # longest n-grams of BLEU
-ROWS = 256  # texts whose shared words with all others are held at once
+ORDER = 4  # words in the longest n-grams of BLEU
+ROWS = 256  # texts that are compared with all others at once, which bounds memory
 
 
 def ngrams(text: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    """The runs of `n` words of a text."""
+    """The n-grams of a text: all runs of `n` words."""
     return zip(*(text[start:] for start in range(n)), strict=False)
 
 
 def distinct(texts: Sequence[Sequence[str]], n: int) -> float:
-    """Unique n-grams by all n-grams (Li et al. 2016); nan where there are none. It falls with length."""
-    found = Counter(gram for text in texts for gram in ngrams(text, n))
-    return len(found) / found.total() if found else math.nan
+    """Number of different n-grams divided by the number of all n-grams (Li et al. 2016).
+
+    It decreases with the total length of the texts. NaN if there are no n-grams.
+    """
+    counts = Counter(gram for text in texts for gram in ngrams(text, n))
+    return len(counts) / counts.total() if counts else math.nan
 
 
 def self_bleu(texts: Sequence[Sequence[str]]) -> float:
-    """Mean BLEU-4 of each text with all the others as its references (Zhu et al. 2018), in [0, 1].
+    """Mean BLEU-4 of each text with all other texts as references (Zhu et al. 2018), in [0, 1].
 
-    Each text's score is sacrebleu's `sentence_bleu` (exponential smoothing, effective order), which
-    reads every reference for every text. Here a clipped count needs only the largest count of an
-    n-gram among the other texts, so the work grows with the words and not with pairs. nan below two
-    texts; texts without words are left out.
+    Each text's score equals sacrebleu's `sentence_bleu` (exponential smoothing, effective order), which
+    reads every reference for every text. A clipped count needs only the largest count of an n-gram among
+    the other texts, so the work here grows with the number of words, not of pairs. Texts without words
+    are left out. NaN for fewer than two texts.
     """
     counts = [[Counter(ngrams(text, n)) for n in range(1, ORDER + 1)] for text in texts if len(text) > 0]
     if len(counts) < 2:
@@ -45,7 +51,7 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float:
 
 
 def _two_largest(counts) -> dict[tuple[str, ...], tuple[int, int, int]]:
-    """(largest count, its text's number, next largest count) of each n-gram over the texts."""
+    """{n-gram: (largest count in any text, number of that text, second largest count)}."""
     largest: dict[tuple[str, ...], tuple[int, int, int]] = {}
     for number, by_order in enumerate(counts):
         for grams in by_order:
@@ -59,7 +65,10 @@ def _two_largest(counts) -> dict[tuple[str, ...], tuple[int, int, int]]:
 
 
 def _bleu(number: int, by_order, largest, lengths: Counter[int]) -> float:
-    """BLEU of one text against all others."""
+    """BLEU of text `number`, with the n-gram counts `by_order`, against all other texts.
+
+    `lengths` counts the texts of each length.
+    """
     logs, halving = [], 1.0
     for grams in by_order:
         total = grams.total()
@@ -81,10 +90,11 @@ def _bleu(number: int, by_order, largest, lengths: Counter[int]) -> float:
 
 
 def nearest_rouge_l(texts: Sequence[Sequence[str]]) -> np.ndarray:
-    """ROUGE-L of each text with the one most similar to it, [texts]; 0 where it shares no word.
+    """ROUGE-L of each text with the text most similar to it, [texts]; 0 if it shares no word with any.
 
-    Exact without comparing all pairs: twice the number of shared words by the sum of lengths bounds
-    ROUGE-L from above, so that each text is compared in the order of its bounds until none can win.
+    The result is exact, but not all pairs are compared: twice the number of shared words divided by the
+    sum of lengths is an upper bound of ROUGE-L. Each text is compared with the others by descending
+    bound, until no remaining bound is above the best value.
     """
     nearest = np.zeros(len(texts))
     if len(texts) < 2 or not any(texts):
@@ -97,26 +107,27 @@ def nearest_rouge_l(texts: Sequence[Sequence[str]]) -> np.ndarray:
         bounds = 2 * shared / totals
         bounds[np.arange(len(bounds)), np.arange(start, start + len(bounds))] = 0
         for row, bound in enumerate(bounds, start):
-            nearest[row] = _best(texts, row, bound)
+            nearest[row] = _highest_rouge_l(texts, row, bound)
     return nearest
 
 
 def _word_table(texts: Sequence[Sequence[str]]) -> csr_array:
-    """[texts, words] of ones; the k-th time that a word stands in a text is a word of its own."""
+    """A table [texts, words] of ones. The k-th occurrence of a word in a text has its own column."""
     columns: dict[tuple[str, int], int] = {}
-    rows, places = [], []
+    rows, column_of = [], []
     for number, text in enumerate(texts):
         seen: Counter[str] = Counter()
         for word in text:
             rows.append(number)
-            places.append(columns.setdefault((word, seen[word]), len(columns)))
+            column_of.append(columns.setdefault((word, seen[word]), len(columns)))
             seen[word] += 1
     ones = np.ones(len(rows), dtype=np.int32)
-    return csr_array((ones, (rows, places)), shape=(len(texts), len(columns)))
+    return csr_array((ones, (rows, column_of)), shape=(len(texts), len(columns)))
 
 
-def _best(texts: Sequence[Sequence[str]], row: int, bound: np.ndarray) -> float:
-    masks, length, best = word_places(texts[row]), len(texts[row]), 0.0
+def _highest_rouge_l(texts: Sequence[Sequence[str]], row: int, bound: np.ndarray) -> float:
+    """The highest ROUGE-L of text `row` with another text; `bound` [texts] holds upper bounds."""
+    masks, length, best = word_positions(texts[row]), len(texts[row]), 0.0
     for other in np.argsort(-bound, kind="stable"):
         if bound[other] <= best:
             break

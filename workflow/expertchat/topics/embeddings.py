@@ -1,4 +1,4 @@
-"""Sentence embeddings of short texts, by any encoder in the Hugging Face layout."""
+"""Sentence embeddings of short texts by an encoder in the Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from expertchat.errors import UserError
 
-LONGEST = 128  # tokens read of a text
+LONGEST = 128  # tokens; the rest of a longer text is ignored
 
 
 class Encoder:
     """An encoder whose last hidden states are averaged over a text's tokens and scaled to length 1.
 
-    That is how sentence encoders such as the all-* family of sentence-transformers are trained to be
-    used (Reimers and Gurevych 2019). It runs on the CPU in float32, one text at a time: no padding,
-    so that a text's embedding never depends on its neighbours.
+    Sentence encoders such as the all-* family of sentence-transformers are trained for this use
+    (Reimers and Gurevych 2019). The model runs on the CPU in float32, on one text at a time. Without
+    padding, the embedding of a text does not depend on other texts in a batch.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,11 +32,11 @@ class Encoder:
             ).eval()
         except (OSError, ValueError, KeyError) as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]
-            raise UserError(f"topics.embeddings.path: {folder} is no encoder: {reason}") from None
+            raise UserError(f"topics.embeddings.path: {folder} is not an encoder: {reason}") from None
 
     @torch.inference_mode()
     def embed(self, text: str) -> np.ndarray:
-        """The text's embedding, [width], float32, of length 1."""
+        """The embedding of a text: [width], float32, of length 1."""
         longest = min(LONGEST, self._tokenizer.model_max_length)
         tokens = self._tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
         states = self._model(

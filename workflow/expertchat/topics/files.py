@@ -1,4 +1,5 @@
-"""The user's own topics: .txt (a topic a line), .csv (with a header) or .jsonl (an object a line)."""
+"""Files with the user's own topics: .txt (one topic per line), .csv (with a header) or .jsonl (one
+object per line)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ COLUMNS = ("topic", "subject", "audience", "kind", "split")
 
 @dataclass(frozen=True)
 class FileTopic:
-    """A topic of a user's file; what the file leaves out is empty. `line` counts from 1."""
+    """A topic of a user's file. Fields that the file does not give are empty; `line` counts from 1."""
 
     line: int
     topic: str
@@ -31,20 +32,20 @@ class FileTopic:
 def read_topic_file(path: Path) -> list[FileTopic]:
     """All topics of a file, in its order.
 
-    Raises UserError with file and line for anything that cannot be read as a topic.
+    Raises UserError with file and line if something cannot be read as a topic.
     """
     readers = {".txt": _text_rows, ".csv": _csv_rows, ".jsonl": _json_rows}
     if path.suffix not in readers:
-        raise UserError(f"{path}: topics are read from {', '.join(readers)} only")
+        raise UserError(f"{path}: unknown file type; topics are read from {', '.join(readers)}")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             topics = [_file_topic(line, row, path) for line, row in readers[path.suffix](file, path)]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error})") from None
+        raise UserError(f"{path}: not valid UTF-8 ({error})") from None
     if not topics:
-        raise UserError(f"{path}: it holds no topic")
+        raise UserError(f"{path}: the file contains no topic")
     return topics
 
 
@@ -59,10 +60,10 @@ def _csv_rows(file, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         for row in reader:
             if None in row:
-                raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
+                raise UserError(f"{path}, line {reader.line_num}: more cells than the header")
             yield reader.line_num, {key: value or "" for key, value in row.items()}
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+        raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
 
 
 def _json_rows(file, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -72,33 +73,35 @@ def _json_rows(file, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(text)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {line}: not JSON ({error})") from None
+            raise UserError(f"{path}, line {line}: not valid JSON ({error})") from None
         if not isinstance(row, dict):
-            raise UserError(f'{path}, line {line}: an object such as {{"topic": "..."}} is needed')
+            raise UserError(f'{path}, line {line}: expected an object such as {{"topic": "..."}}')
         yield line, row
 
 
 def _file_topic(line: int, row: Mapping[str, Any], path: Path) -> FileTopic:
-    place = f"{path}, line {line}"
+    where = f"{path}, line {line}"
     for key, value in row.items():
         if key not in COLUMNS:
-            raise UserError(f"{place}: unknown column {key!r}; known are {', '.join(COLUMNS)}")
+            raise UserError(f"{where}: unknown column {key!r}; known: {', '.join(COLUMNS)}")
         if not isinstance(value, str):
-            raise UserError(f"{place}: {key} is {value!r}, where a text is needed")
-    found = FileTopic(line, **{"topic": "", **{key: " ".join(row[key].split()) for key in row}})
-    if not found.topic:
-        raise UserError(f"{place}: there is no topic")
-    if found.split not in ("", TRAIN, HELD_OUT):
-        raise UserError(f"{place}: split is {found.split!r}, where {TRAIN} or {HELD_OUT} is needed")
-    return found
+            raise UserError(f"{where}: {key} is {value!r}; it must be a string")
+    topic = FileTopic(line, **{"topic": "", **{key: " ".join(row[key].split()) for key in row}})
+    if not topic.topic:
+        raise UserError(f"{where}: the topic is missing")
+    if topic.split not in ("", TRAIN, HELD_OUT):
+        raise UserError(f"{where}: split is {topic.split!r}; it must be {TRAIN} or {HELD_OUT}")
+    return topic
 
 
 def file_splits(topics: Sequence[FileTopic], held_out: Sequence[str], settings: TopicFile) -> list[str]:
-    """The split of each topic: its own; else its subject's; else, at even distances, a share held out.
+    """The split of each topic.
 
-    `held_out` are the held-out subjects.
+    This is the split that the file gives, or else the split of the topic's subject (`held_out` are the
+    held-out subjects). Of the topics with neither split nor subject, the share `held_out_share` is held
+    out, evenly spaced.
     """
-    splits, loose = [], 0
+    splits, loose = [], 0  # loose: topics so far with neither split nor subject
     for topic in topics:
         if topic.split:
             splits.append(topic.split)

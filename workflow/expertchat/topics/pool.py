@@ -1,4 +1,4 @@
-"""The topics taken so far, and why a further one is not taken beside them."""
+"""The pool of accepted topics, and the reasons for rejecting a further one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ REASONS = (EMPTY, UNFINISHED, DUPLICATE, NEAR_DUPLICATE, CONTAMINATED, SAME_MEAN
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a topic is not taken; `like`: the topic or question that it is too like, where that is why.
+    """Why a topic is rejected.
 
-    `similarity` is ROUGE-L for near-duplicates and the cosine for same meanings.
+    `like` is the topic or question that it is too similar to, if that is the reason. `similarity` is the
+    ROUGE-L of near-duplicates and the cosine of topics with the same meaning.
     """
 
     reason: str
@@ -29,10 +30,11 @@ class Rejection:
 
 
 class TopicPool:
-    """Topics that were taken. Texts come tidied; the first of two that are alike stays.
+    """Accepted topics. Of two similar topics, the first is kept. Texts must be tidied before.
 
-    `limit` is a ROUGE-L, `max_cosine` the limit of an `encoder` (see embeddings.Encoder) where there is
-    one; `guard` knows the questions that no topic may give away.
+    `limit` is the highest ROUGE-L allowed between two topics, `max_cosine` the highest cosine between
+    their embeddings by `encoder` (see embeddings.Encoder), if there is one. `guard` finds topics that
+    leak test questions.
     """
 
     def __init__(
@@ -44,11 +46,14 @@ class TopicPool:
         self._index = TextIndex()
         self._exact: dict[tuple[str, ...], str] = {}
         self._embeddings: list[np.ndarray] = []
-        self._last: tuple[str, np.ndarray] | None = None  # what is tested is then often added
+        self._last: tuple[str, np.ndarray] | None = None  # a tested topic is often added next
 
     @classmethod
     def open(cls, settings: Topics, questions: Path | None, encoder: Path | None) -> TopicPool:
-        """An empty pool by the settings: `questions` and `encoder` are folders, or None."""
+        """An empty pool as the settings define it.
+
+        `questions` (an artifact of stage questions) and `encoder` are folders; None leaves out the test.
+        """
         guard = None
         if questions is not None:
             run, limit = settings.contamination_words, settings.max_similarity
@@ -61,7 +66,7 @@ class TopicPool:
         return cls(settings.max_similarity, guard, Encoder(encoder), max_cosine)
 
     def add(self, topic: str) -> None:
-        """Takes a topic."""
+        """Adds an accepted topic."""
         self.topics.append(topic)
         self._index.add(words(topic))
         self._exact.setdefault(tuple(words(topic)), topic)
@@ -69,23 +74,27 @@ class TopicPool:
             self._embeddings.append(self._embedding(topic))
 
     def rejection(self, topic: str, finished: bool = True) -> Rejection | None:
-        """The first reason against a topic, in the order of REASONS; None where there is none."""
-        said = words(topic)
-        if not said:
+        """The first reason to reject a topic, in the order of REASONS; None if it is acceptable.
+
+        `finished` is False if the topic was cut off by the token limit.
+        """
+        topic_words = words(topic)
+        if not topic_words:
             return Rejection(EMPTY)
         if not finished:
             return Rejection(UNFINISHED)
-        if tuple(said) in self._exact:
-            return Rejection(DUPLICATE, self._exact[tuple(said)], 1.0)
-        closest = self._index.closest(said, self.limit)
+        if tuple(topic_words) in self._exact:
+            return Rejection(DUPLICATE, self._exact[tuple(topic_words)], 1.0)
+        closest = self._index.closest(topic_words, self.limit)
         if closest is not None:
             return Rejection(NEAR_DUPLICATE, self.topics[closest[0]], closest[1])
-        question = self.guard.match(said) if self.guard is not None else None
+        question = self.guard.match(topic_words) if self.guard is not None else None
         if question is not None:
             return Rejection(CONTAMINATED, question)
         return self._same_meaning(topic)
 
     def _same_meaning(self, topic: str) -> Rejection | None:
+        """A rejection if the closest embedding is above `max_cosine`."""
         if self.encoder is None or not self._embeddings:
             return None
         cosines = np.stack(self._embeddings) @ self._embedding(topic)

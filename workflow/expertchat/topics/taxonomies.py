@@ -1,7 +1,7 @@
-"""Taxonomies: the subjects, audiences and kinds of question from which topics are made.
+"""Taxonomies: the subjects, audiences and kinds of question that topics are combined from.
 
-A taxonomy is a list in the settings or a YAML file with the key `subjects` (a list, or lists by group)
-and, where wanted, `audiences` and `kinds` (lists).
+A taxonomy is a list of subjects in the settings, or a YAML file with the key `subjects` (a list, or a
+mapping of groups to lists) and the optional keys `audiences` and `kinds` (lists).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ KEYS = ("subjects", "audiences", "kinds")
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """What topics are made of. `groups`: subject -> its group, "" where there are none.
+    """What topics are combined from. `groups` maps each subject to its group, "" if there are no groups.
 
-    `audiences` and `kinds` hold one empty text where none is named.
+    `audiences` and `kinds` are [""] if none are named. `held_out` are the held-out subjects.
     """
 
     groups: dict[str, str]
@@ -35,104 +35,104 @@ class Taxonomy:
 
     @property
     def subjects(self) -> list[str]:
-        """All subjects, in order."""
+        """All subjects, in their order."""
         return list(self.groups)
 
 
 def choose_taxonomy(settings: Topics, root: Path) -> Taxonomy:
-    """The taxonomy that the settings ask for; relative paths count from `root`.
+    """The taxonomy that the settings name; relative paths start at `root`.
 
-    The user's own file of topics is read too, whole, so that its faults show before any job starts.
-    Raises UserError with the key, or with file and line, for what is missing or malformed.
+    The user's own topic file is read as well, so that errors in it are found before any job starts.
+    Raises UserError with the key, or with file and line, if something is missing or malformed.
     """
     if settings.file is not None:
         topics = read_topic_file(root / settings.file.path)
         if settings.file.mode == "replace":
             return file_taxonomy(topics, settings)
     if isinstance(settings.subjects, str):
-        found = read_taxonomy(_place(settings.subjects, root))
+        content = read_taxonomy(_taxonomy_path(settings.subjects, root))
     else:
-        found = {"subjects": settings.subjects}
-    groups = _groups(found["subjects"], "topics.subjects")
+        content = {"subjects": settings.subjects}
+    groups = _groups(content["subjects"], "topics.subjects")
     if not groups:
-        raise UserError("topics.subjects: it is empty; name subjects, or a taxonomy such as mmlu")
+        raise UserError("topics.subjects: the list is empty; name subjects, or a taxonomy such as mmlu")
     return Taxonomy(
         groups,
-        settings.audiences or found.get("audiences") or [""],
-        settings.kinds or found.get("kinds") or [""],
+        settings.audiences or content.get("audiences") or [""],
+        settings.kinds or content.get("kinds") or [""],
         held_out_subjects(groups, settings.held_out_subjects),
     )
 
 
-def _place(name: str, root: Path) -> Path:
-    """The file of a taxonomy that is given by its name or its path."""
-    given = Path(name).suffix in (".yaml", ".yml")
-    path = root / (name if given else f"{FOLDER}/{name}.yaml")
+def _taxonomy_path(name: str, root: Path) -> Path:
+    """The file of a taxonomy that is given by its name or by its path."""
+    is_path = Path(name).suffix in (".yaml", ".yml")
+    path = root / (name if is_path else f"{FOLDER}/{name}.yaml")
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in (root / FOLDER).glob("*.yaml")))
-        raise UserError(f"topics.subjects: {name}; no such file, and the taxonomies are {known}")
+        raise UserError(f"topics.subjects: {name}; no such file; known taxonomies: {known}")
     return path
 
 
 def read_taxonomy(path: Path) -> dict[str, Any]:
-    """The keys of a taxonomy's file. Raises UserError for anything that is not as it should be."""
-    found = read_yaml(path)
-    if not found.get("subjects"):
-        raise UserError(f"{path}: it names no subjects; see {FOLDER}/mmlu.yaml for an example")
-    for key in found:
+    """The content of a taxonomy file. Raises UserError with file and key if it is malformed."""
+    content = read_yaml(path)
+    if not content.get("subjects"):
+        raise UserError(f"{path}: the key subjects is missing or empty; see {FOLDER}/mmlu.yaml")
+    for key in content:
         if key not in KEYS:
-            raise UserError(f"{path}: {key}: unknown key; known are {', '.join(KEYS)}")
+            raise UserError(f"{path}: {key}: unknown key; known: {', '.join(KEYS)}")
     for key in ("audiences", "kinds"):
-        _check_texts(found.get(key, []), f"{path}: {key}")
-    _groups(found["subjects"], f"{path}: subjects")
-    return found
+        _check_texts(content.get(key, []), f"{path}: {key}")
+    _groups(content["subjects"], f"{path}: subjects")
+    return content
 
 
-def _groups(subjects: Any, place: str) -> dict[str, str]:
-    """subject -> group."""
+def _groups(subjects: Any, where: str) -> dict[str, str]:
+    """{subject: group}, with the group "" for a plain list of subjects."""
     by_group = subjects if isinstance(subjects, Mapping) else {"": subjects}
-    found: dict[str, str] = {}
+    groups: dict[str, str] = {}
     for group, members in by_group.items():
-        _check_texts(members, f"{place}: {group}" if group else place)
+        _check_texts(members, f"{where}: {group}" if group else where)
         for subject in members:
-            if subject in found:
-                raise UserError(f"{place}: {subject!r} stands twice")
-            found[subject] = str(group)
-    return found
+            if subject in groups:
+                raise UserError(f"{where}: {subject!r} is listed twice")
+            groups[subject] = str(group)
+    return groups
 
 
-def _check_texts(values: Any, place: str) -> None:
+def _check_texts(values: Any, where: str) -> None:
     if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
-        raise UserError(f"{place}: a list of texts is needed")
+        raise UserError(f"{where}: must be a list of non-empty strings")
 
 
 def held_out_subjects(groups: Mapping[str, str], count: int) -> list[str]:
-    """`count` subjects to be held out: the last of each group in turn, the first group first.
+    """The `count` subjects to hold out, in the order of `groups`.
 
-    Without groups these are the last ones. In the order of `groups`. Raises UserError where none would
-    be left to train on.
+    Groups take turns, beginning with the first, and each gives its last remaining subject. Without
+    groups, the last subjects are held out. Raises UserError if none would be left to train on.
     """
     if count >= len(groups):
         raise UserError(
             f"topics.held_out_subjects: {count}; must be less than the number of "
-            f"subjects, {len(groups)}, so that some are left to train on"
+            f"subjects ({len(groups)}), so that some are left to train on"
         )
-    left: dict[str, list[str]] = {}
+    remaining: dict[str, list[str]] = {}
     for subject, group in groups.items():
-        left.setdefault(group, []).append(subject)
+        remaining.setdefault(group, []).append(subject)
     chosen: set[str] = set()
     while len(chosen) < count:
-        for members in left.values():
+        for members in remaining.values():
             if members and len(chosen) < count:
                 chosen.add(members.pop())
     return [subject for subject in groups if subject in chosen]
 
 
 def file_taxonomy(topics: Sequence[FileTopic], settings: Topics) -> Taxonomy:
-    """The taxonomy of a file that replaces all topics: its own subjects, in their order.
+    """The taxonomy of a topic file with mode `replace`: its own subjects, in their order.
 
-    Of the subjects of topics that name no split the last ones are held out. Raises UserError where no
-    topic would be held out, or none left to train on.
+    Of the subjects of topics without a split of their own, the last are held out. Raises UserError if no
+    topic would be held out, or none would be left to train on.
     """
     groups = {topic.subject or settings.file.subject: "" for topic in topics}
     undecided = {topic.subject: "" for topic in topics if topic.subject and not topic.split}
@@ -140,7 +140,7 @@ def file_taxonomy(topics: Sequence[FileTopic], settings: Topics) -> Taxonomy:
     missing = {TRAIN, HELD_OUT} - set(file_splits(topics, held_out, settings.file))
     if missing:
         raise UserError(
-            f"topics.file.path: {settings.file.path}; none of its {len(topics)} topics is "
-            f"{min(missing)}; give it a column split, or more topics"
+            f"topics.file.path: {settings.file.path}; none of its {len(topics)} topics has the split "
+            f"{min(missing)}; add a column split, or more topics"
         )
     return Taxonomy(groups, [""], [""], held_out)

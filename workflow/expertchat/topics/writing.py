@@ -1,13 +1,12 @@
-"""Stage topics: what will be talked about, written by the models in turns or brought by the user.
+"""Stage topics: models take turns to write the topics of the dialogues; the user may provide others.
 
-Each subject's topics are spread evenly over audiences and kinds of question. Topics that are like
-another or like a question of the test are rejected and counted (see topic_pool). Some subjects are
-held out: no later stage trains on their topics.
+The topics of each subject are spread evenly over audiences and kinds of question. Topics that are too
+similar to another, or that leak test questions, are rejected and counted (see topics.pool). Some
+subjects are held out: no later stage trains on their topics.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
@@ -21,7 +20,7 @@ from expertchat import prompts
 from expertchat.console import progress_bar, rate
 from expertchat.engine.interface import Engine, Request
 from expertchat.errors import UserError
-from expertchat.records import read_records, write_records
+from expertchat.records import read_records, write_json, write_records
 from expertchat.seeds import seed_of
 from expertchat.settings.topics import Topics
 from expertchat.splits import HELD_OUT, TRAIN
@@ -32,14 +31,16 @@ from expertchat.topics.pool import TopicPool
 from expertchat.topics.similarity import words
 from expertchat.topics.taxonomies import Taxonomy
 
-OUTCOMES = "outcomes.jsonl"
-TAKEN = 30  # most topics of its subject that a prompt may name as taken, the newest
+OUTCOMES = "outcomes.jsonl"  # the checkpoint: the outcomes of all finished rounds
+TAKEN = 30  # a prompt lists at most this number of the subject's topics as taken, the newest ones
 
-Outcome = dict[str, Any]  # a topic with its subject, audience, kind, author, and the reason against it
+# A topic with its subject, audience, kind and author. `reason` says why it was rejected; None if it was
+# accepted.
+Outcome = dict[str, Any]
 
 
 def tidy(text: str) -> str:
-    """A topic as one line without list marks, quotes or final stop."""
+    """The first line of a reply as a topic, without list markers, quotes or final full stop."""
     line = text.strip().split("\n")[0]
     return re.sub(r"^\W*(?:\d+[.)])?\W*|[\s\"'.*]+$", "", line)
 
@@ -55,15 +56,16 @@ def write_topics(
     checkpoints: Path,
     out: Path,
 ) -> None:
-    """Writes topics.jsonl, rejected.jsonl with reasons, and diversity.json; goes on from the last round.
+    """Writes topics.jsonl, rejected.jsonl (with reasons) and diversity.json. Resumes after the last
+    finished round.
 
-    `engines` are the authors, none where the `given` topics of the user's file are all. `pool` comes
-    empty. Raises UserError where a subject stays short of topics after `tries_per_topic` tries for
-    each, or where no topic of a split is left.
+    `engines` are the authors by name; there are none if the topics of the user's file, `given`, replace
+    all others. `pool` must be empty. Raises UserError if a subject has too few topics after
+    `tries_per_topic` tries for each, or if a split has no topic.
     """
     outcomes = _resume(checkpoints, pool)
     if outcomes is None:
-        outcomes = judge_given(given, settings, taxonomy, pool)
+        outcomes = screen_file_topics(given, settings, taxonomy, pool)
     progress = progress_bar(
         len(taxonomy.subjects) * settings.per_subject * bool(engines), "topics", "topics"
     )
@@ -73,9 +75,9 @@ def write_topics(
         progress.set_postfix_str(rate(tokens, seconds, "tokens"))
 
     while wanted := next_tries(outcomes, settings, taxonomy, seed, list(engines)):
-        for asked, reply in _ask(engines, wanted, outcomes, settings, template, seed, report):
+        for attempt, reply in _ask(engines, wanted, outcomes, settings, template, seed, report):
             finished = reply.finish_reason != "length"
-            outcome = _judged({"topic": tidy(reply.text), **asked}, pool, finished)
+            outcome = _screen({"topic": tidy(reply.text), **attempt}, pool, finished)
             outcomes.append(outcome)
             progress.update(not outcome["reason"])
         write_records(checkpoints / OUTCOMES, outcomes)
@@ -85,24 +87,32 @@ def write_topics(
     topics = list(_numbered(outcomes, taxonomy))
     for split in (TRAIN, HELD_OUT):
         if not any(topic["split"] == split for topic in topics):
-            raise UserError(f"topics.file: no topic of the split {split} is left after rejections")
+            raise UserError(
+                f"topics.file: no topic of the split {split} is left after rejections; add topics to it"
+            )
     rejected = [{k: v for k, v in o.items() if k != "split"} for o in outcomes if o["reason"]]
     write_records(out / TOPICS, topics)
     write_records(out / REJECTED, rejected)
-    (out / DIVERSITY).write_text(json.dumps(figures(topics, rejected), indent=2), encoding="utf-8")
+    write_json(out / DIVERSITY, diversity_summary(topics, rejected))
 
 
-def _judged(topic: dict[str, Any], pool: TopicPool, finished: bool = True) -> Outcome:
-    """The topic with the reason against it, None where it is taken into the pool."""
-    found = pool.rejection(topic["topic"], finished)
-    if found is None:
+def _screen(topic: dict[str, Any], pool: TopicPool, finished: bool = True) -> Outcome:
+    """The outcome of a topic, which is added to the pool if there is no reason to reject it."""
+    rejection = pool.rejection(topic["topic"], finished)
+    if rejection is None:
         pool.add(topic["topic"])
         return {**topic, "reason": None}
-    return {**topic, "reason": found.reason, "like": found.like, "similarity": found.similarity}
+    return {
+        **topic,
+        "reason": rejection.reason,
+        "like": rejection.like,
+        "similarity": rejection.similarity,
+    }
 
 
 def _resume(checkpoints: Path, pool: TopicPool) -> list[Outcome] | None:
-    """The outcomes up to the last finished round, their topics in the pool; None at the start."""
+    """The outcomes of all finished rounds, with accepted topics added to the pool; None if there is no
+    checkpoint."""
     if not (checkpoints / OUTCOMES).exists():
         return None
     outcomes = read_records(checkpoints / OUTCOMES)
@@ -112,15 +122,15 @@ def _resume(checkpoints: Path, pool: TopicPool) -> list[Outcome] | None:
     return outcomes
 
 
-def judge_given(
+def screen_file_topics(
     given: Sequence[FileTopic], settings: Topics, taxonomy: Taxonomy, pool: TopicPool
 ) -> list[Outcome]:
-    """The outcomes of the user's own topics, which pass the same tests as all others."""
+    """The outcomes of the user's own topics, which have to pass the same tests as all others."""
     if not given:
         return []
     splits = file_splits(given, taxonomy.held_out, settings.file)
     return [
-        _judged(
+        _screen(
             {
                 "topic": topic.topic,
                 "subject": topic.subject or settings.file.subject,
@@ -136,25 +146,28 @@ def judge_given(
 
 
 def subject_slots(taxonomy: Taxonomy, per_subject: int, seed: int) -> dict[str, list[tuple[str, str]]]:
-    """(audience, kind) of each topic that a subject is to get.
+    """{subject: (audience, kind) of each topic to be written}.
 
-    The combinations are dealt out in turn over all subjects, so that their numbers differ by one at
-    most, within a subject and in all. Each subject's are then shuffled: authors take turns, and no
-    author is to get the same combinations everywhere.
+    The combinations are assigned in turn over all subjects, so their counts differ by at most one,
+    within a subject and in total. They are then shuffled within each subject: authors take turns, and no
+    author should get the same combinations in every subject.
     """
     combinations = list(product(taxonomy.audiences, taxonomy.kinds))
-    found = {}
-    for place, subject in enumerate(taxonomy.subjects):
-        numbers = range(place * per_subject, (place + 1) * per_subject)
-        found[subject] = [combinations[number % len(combinations)] for number in numbers]
-        random.Random(seed_of(seed, "slots", subject)).shuffle(found[subject])
-    return found
+    slots = {}
+    for position, subject in enumerate(taxonomy.subjects):
+        numbers = range(position * per_subject, (position + 1) * per_subject)
+        slots[subject] = [combinations[number % len(combinations)] for number in numbers]
+        random.Random(seed_of(seed, "slots", subject)).shuffle(slots[subject])
+    return slots
 
 
 def next_tries(
     outcomes: Sequence[Outcome], settings: Topics, taxonomy: Taxonomy, seed: int, authors: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """{subject, audience, kind, author, try} for each topic that is still wanted; authors take turns."""
+    """{subject, audience, kind, author, try} for each topic that is still missing; authors take turns.
+
+    The list is empty when all topics are written, or when all tries are used up.
+    """
     if not authors:
         return []
     written = [outcome for outcome in outcomes if outcome["author"] != FILE]
@@ -175,55 +188,57 @@ def next_tries(
 
 
 def _ask(engines, wanted, outcomes, settings: Topics, template: str, seed: int, report):
-    """(what was asked, reply) for each wanted topic, in the order of `wanted`."""
+    """(try, reply) for each of the `wanted` tries, in their order."""
     taken: dict[str, list[str]] = {}
     for outcome in outcomes:
         if not outcome["reason"]:
             taken.setdefault(outcome["subject"], []).append(outcome["topic"])
     replies: dict[tuple[str, int], Any] = {}
     for author, engine in engines.items():
-        mine = [asked for asked in wanted if asked["author"] == author]
+        own = [attempt for attempt in wanted if attempt["author"] == author]
         requests = [
             Request(
-                [{"role": "user", "content": topic_prompt(template, asked, taken)}],
-                seed_of(seed, "topic", asked["subject"], asked["try"]),
+                [{"role": "user", "content": topic_prompt(template, attempt, taken)}],
+                seed_of(seed, "topic", attempt["subject"], attempt["try"]),
             )
-            for asked in mine
+            for attempt in own
         ]
         drawn = engine.generate(requests, settings.decoding, report)
-        for asked, reply in zip(mine, drawn, strict=True):
-            replies[asked["subject"], asked["try"]] = reply
-    return [(asked, replies[asked["subject"], asked["try"]]) for asked in wanted]
+        for attempt, reply in zip(own, drawn, strict=True):
+            replies[attempt["subject"], attempt["try"]] = reply
+    return [(attempt, replies[attempt["subject"], attempt["try"]]) for attempt in wanted]
 
 
-def topic_prompt(template: str, asked: Mapping[str, Any], taken: Mapping[str, Sequence[str]]) -> str:
-    """What an author is asked. `taken`: the topics that each subject has already."""
-    values = {key: asked[key] for key in ("subject", "audience", "kind")}
-    return prompts.fill(template, **values, taken=taken.get(asked["subject"], [])[-TAKEN:])
+def topic_prompt(template: str, attempt: Mapping[str, Any], taken: Mapping[str, Sequence[str]]) -> str:
+    """The prompt of an author for one try. `taken` are the accepted topics by subject."""
+    values = {key: attempt[key] for key in ("subject", "audience", "kind")}
+    return prompts.fill(template, **values, taken=taken.get(attempt["subject"], [])[-TAKEN:])
 
 
 def _check_enough(outcomes: Sequence[Outcome], settings: Topics, taxonomy: Taxonomy) -> None:
+    """Raises UserError if a subject has fewer topics than `per_subject`."""
     written = [outcome for outcome in outcomes if outcome["author"] != FILE]
     tries = Counter(outcome["subject"] for outcome in written)
-    kept = Counter(outcome["subject"] for outcome in written if not outcome["reason"])
+    accepted = Counter(outcome["subject"] for outcome in written if not outcome["reason"])
     for subject in taxonomy.subjects:
-        if kept[subject] < settings.per_subject:
+        if accepted[subject] < settings.per_subject:
             raise UserError(
-                f"topics.per_subject: {settings.per_subject}; only {kept[subject]} different topics "
-                f"came for {subject} in {tries[subject]} tries; ask for fewer, or raise max_similarity"
+                f"topics.per_subject: {settings.per_subject}; only {accepted[subject]} different topics "
+                f"were written for {subject} in {tries[subject]} tries; set a lower per_subject, or a "
+                "higher max_similarity"
             )
 
 
 def _numbered(outcomes: Iterable[Outcome], taxonomy: Taxonomy):
-    """The records of the topics that were taken, subject by subject."""
-    kept: dict[str, list[Outcome]] = {subject: [] for subject in taxonomy.subjects}
+    """The records of the accepted topics, subject by subject."""
+    accepted: dict[str, list[Outcome]] = {subject: [] for subject in taxonomy.subjects}
     for outcome in outcomes:
         if not outcome["reason"]:
-            kept.setdefault(outcome["subject"], []).append(outcome)
+            accepted.setdefault(outcome["subject"], []).append(outcome)
     slugs: set[str] = set()
-    for subject, topics in kept.items():
+    for subject, topics in accepted.items():
         slug = "-".join(words(subject)) or "subject"
-        while slug in slugs:  # "C" and "C++" are two subjects
+        while slug in slugs:  # different subjects, such as "C" and "C++", can have the same slug
             slug += "-again"
         slugs.add(slug)
         for number, topic in enumerate(topics):
@@ -238,12 +253,12 @@ def _numbered(outcomes: Iterable[Outcome], taxonomy: Taxonomy):
             }
 
 
-def figures(
+def diversity_summary(
     topics: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """What diversity.json holds: coverage, rejections by reason and author, and measures of diversity.
+    """The content of diversity.json: coverage, rejections by reason and author, measures of diversity.
 
-    The measures are those of module diversity on words in lower case; null where they have no value.
+    The measures are those of topics.diversity on words in lower case; None if they are undefined.
     """
     texts = [words(topic["topic"]) for topic in topics]
     by_reason: dict[str, Counter[str]] = {}

@@ -242,7 +242,7 @@ class ServerEngine:
         return None if self.tokenizer is None else chat.render(self.tokenizer, question.prompt)
 
     def _prepare(self, conversations: Sequence[Sequence[chat.Message]]) -> list[list[chat.Message]]:
-        """Conversations that the server's chat template accepts, with special tokens made harmless."""
+        """Conversations that the server's chat template accepts, without special tokens in their text."""
         accepted = conversations
         if any(message["role"] == "system" for messages in conversations for message in messages):
             if self._system is None:
@@ -251,7 +251,7 @@ class ServerEngine:
                 accepted = [chat.fold_system(messages) for messages in conversations]
         accepted = [chat.merge_neighbours(messages) for messages in accepted]
         return [
-            [{**m, "content": chat.neutralise(self.tokenizer, m["content"])} for m in messages]
+            [{**m, "content": chat.strip_special_tokens(self.tokenizer, m["content"])} for m in messages]
             for messages in accepted
         ]
 

@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 import torch
-from expertchat.engine.generate.generation import continue_read, read_prompts
-from expertchat.engine.generate.stopping import Endings
+from expertchat.engine.generate.generation import continue_batch, read_prompts
+from expertchat.engine.generate.stopping import StoppingRules
 from expertchat.engine.memory import token_bytes
 from expertchat.settings.decoding import Decoding
 from record import markdown_table, record
@@ -93,7 +93,7 @@ def decode(model, arguments, tokens: int) -> float:
     synchronise(model.device)
     began = time.perf_counter()
     uniform = generator.random((arguments.batch, tokens))
-    continue_read(model, read, prompts, uniform, decoding, Endings(decoding, []), 0)
+    continue_batch(model, read, prompts, uniform, decoding, StoppingRules(decoding, []), 0)
     synchronise(model.device)
     return time.perf_counter() - began
 

@@ -78,3 +78,57 @@ def save_random_model(architecture: str, tokenizer, folder: Path, **changes) -> 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def quick_retries(monkeypatch):
+    """Shorter waits for servers."""
+    from expertchat.engine.server import client, engine
+
+    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.05)
+
+
+@pytest.fixture(scope="session")
+def word_server():
+    """A running server without a model, whose replies are "word SEED"."""
+    from running_server import RunningServer
+
+    running = RunningServer()
+    yield running
+    running.end()
+
+
+@pytest.fixture(scope="session")
+def llama_server(llama_folder):
+    """A running server of the random Llama."""
+    from running_server import RunningServer
+
+    running = RunningServer("--model", str(llama_folder))
+    yield running
+    running.end()
+
+
+@pytest.fixture(scope="session")
+def local_llama(llama_folder):
+    """An engine in this process on the model of `llama_server`."""
+    from expertchat.engine.local import LocalEngine
+    from expertchat.settings.models import Load
+
+    return LocalEngine(llama_folder, Load(), batch_size=32)
+
+
+@pytest.fixture
+def engine_on(monkeypatch):
+    """Opens an engine on a running server, with a user's settings and environment."""
+    from expertchat.settings.models import Server
+    from running_server import KEY, NOWHERE, opened
+
+    def open_on(running, folder=NOWHERE, key=KEY, **changes):
+        monkeypatch.setenv("TEST_URL", running.url)
+        monkeypatch.setenv("TEST_KEY", key)
+        running.control()
+        settings = {"url_env": "TEST_URL", "key_env": "TEST_KEY", "retries": 3} | changes
+        return opened(Server(**settings), folder)
+
+    return open_on

@@ -1,7 +1,8 @@
-"""A small server of the OpenAI protocol: python tests/serve_demo.py --port 8000 --model FOLDER
+"""A small OpenAI-compatible server: python tests/serve_demo.py --port 8000 --model FOLDER
 
-It answers by transformers' own generate and plain forward passes, on 127.0.0.1. Without a model it says
-a word for each seed. POST /control tells it to misbehave, GET /control what it was asked.
+It uses transformers' own generate and plain forward passes, and listens on 127.0.0.1. Without a model
+its replies are "word SEED". POST /control makes it fail in given ways, GET /control returns the requests
+that it received.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import uvicorn
 
 @dataclass
 class State:
-    """What it was told, and what it saw."""
+    """The failures that were requested, and the requests that were received."""
 
     fail: list = field(default_factory=list)  # statuses of the next requests, or "hang", "cut", "die"
     retry_after: str | None = None
@@ -32,7 +33,7 @@ class State:
 
 
 class Model:
-    """A model of transformers, read plainly: one conversation at a time, nothing kept."""
+    """A transformers model, one conversation at a time and without a cache between requests."""
 
     def __init__(self, folder: str, adapter: str | None):
         import torch
@@ -47,22 +48,22 @@ class Model:
             self.model = PeftModel.from_pretrained(self.model, adapter).eval()
 
     def logprobs(self, ids: list[int]):
-        """[tokens, V] log-probabilities of what follows each token."""
+        """[tokens, V]: log-probabilities of the next token after each token."""
         with self.torch.no_grad():
             return self.model(self.torch.tensor([ids])).logits[0].float().log_softmax(-1)
 
     def listed(self, row, top: int) -> list[tuple[str, float]]:
-        """The likeliest tokens."""
+        """The likeliest tokens with their log-probabilities."""
         best = row.topk(min(top, len(row)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [(self.tokenizer.decode([token]), logprob) for token, logprob in pairs]
 
     def draw(self, ids: list[int], body: dict) -> list[int]:
-        """A continuation, its end token included."""
+        """A continuation, including its end token."""
         self.torch.manual_seed(body.get("seed") or 0)
-        heat = body.get("temperature", 1.0)
-        sampling = {"do_sample": heat > 0, "max_new_tokens": body["max_tokens"]}
-        if heat > 0:
+        temperature = body.get("temperature", 1.0)
+        sampling = {"do_sample": temperature > 0, "max_new_tokens": body["max_tokens"]}
+        if temperature > 0:
             names = ("temperature", "top_p", "min_p", "top_k")
             sampling |= {"top_k": 0} | {n: body[n] for n in names if n in body}
         if "repetition_penalty" in body:
@@ -77,7 +78,7 @@ class Model:
         return made[0, len(ids) :].tolist()
 
     def stops(self, own, body: dict):
-        """[1] whether a stop text stands in what was drawn."""
+        """[1]: whether the drawn text contains a stop text."""
         text = self.tokenizer.decode(own, skip_special_tokens=True)
         return self.torch.tensor([any(stop in text for stop in body["stop"])])
 
@@ -96,11 +97,11 @@ class Model:
         if body.get("logprobs") and state.logprobs:
             rows = self.logprobs(ids + own)[len(ids) - 1 :]
             choice["logprobs"] = {
-                "content": [self._told(t, r, body) for t, r in zip(own, rows, strict=False)]
+                "content": [self._entry(t, r, body) for t, r in zip(own, rows, strict=False)]
             }
         return {"choices": [choice], "usage": usage(len(ids), len(own) - ended)}
 
-    def _told(self, token: int, row, body: dict) -> dict:
+    def _entry(self, token: int, row, body: dict) -> dict:
         top = [{"token": t, "logprob": p} for t, p in self.listed(row, body.get("top_logprobs") or 0)]
         return {
             "token": self.tokenizer.decode([token]),
@@ -118,9 +119,12 @@ class Model:
             read = [rows[k, token].item() for k, token in enumerate(ids[1:])]
             tokens, logprobs = [*ids, drawn], [None, *read, *logprobs]
         top = dict(self.listed(rows[-1], body["logprobs"]))
-        told = {"tokens": [self.tokenizer.decode([t]) for t in tokens], "token_logprobs": logprobs}
-        told |= {"top_logprobs": [top]}
-        return {"choices": [{"text": "", "logprobs": told}], "usage": usage(len(ids), 1)}
+        listed = {
+            "tokens": [self.tokenizer.decode([t]) for t in tokens],
+            "token_logprobs": logprobs,
+            "top_logprobs": [top],
+        }
+        return {"choices": [{"text": "", "logprobs": listed}], "usage": usage(len(ids), 1)}
 
 
 def usage(prompt: int, completion: int) -> dict:
@@ -128,7 +132,7 @@ def usage(prompt: int, completion: int) -> dict:
 
 
 def word(body: dict) -> dict:
-    """A reply without a model: the seed, in words."""
+    """A reply without a model, from the seed."""
     choice = {"message": {"content": f"word {body.get('seed')}"}, "finish_reason": "stop"}
     read = sum(len(message["content"]) for message in body["messages"])
     return {"choices": [choice], "usage": usage(read, 2)}
@@ -167,8 +171,8 @@ class App:
         finally:
             self.state.now -= 1
 
-    async def control(self, send, told: dict) -> None:
-        for key, value in told.items():
+    async def control(self, send, changes: dict) -> None:
+        for key, value in changes.items():
             setattr(self.state, key, value)
         seen = {key: getattr(self.state, key) for key in ("most", "bodies", "fail")}
         await reply(send, 200, {**seen, "pid": os.getpid()})
@@ -225,7 +229,7 @@ def main() -> None:
     parser.add_argument("--adapter")
     parser.add_argument("--name", default="demo")
     parser.add_argument("--child", action="store_true", help="start a process that outlives this one")
-    parser.add_argument("--die", help="say this and end")
+    parser.add_argument("--die", help="print this text and exit")
     arguments = parser.parse_args()
     if arguments.die:
         print(arguments.die, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Contrastive search gives what the paper's definition gives, in any batch, from any cache."""
+"""Contrastive search gives the results of the paper's definition, in any batch, with any cache."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def engine(model_folder):
 
 @pytest.fixture
 def read_tokens(engine):
-    """Counts the tokens that the model reads, rows times length, a forward pass an entry."""
+    """The number of tokens (rows times length) of each forward pass of the model."""
     counts = []
     embeddings = engine.model.get_input_embeddings()
     hook = embeddings.register_forward_hook(lambda module, ids, out: counts.append(ids[0].numel()))
@@ -63,8 +63,8 @@ def plain_contrastive(model, prompt, ends, limit, k=4, alpha=0.6, penalty=1.0):
         for token in likelihood.argsort(descending=True)[:k].tolist():
             output = model(torch.tensor([[*ids, token]]), use_cache=False, output_hidden_states=True)
             states = output.hidden_states[-1][0]
-            likeness = max(torch.cosine_similarity(states[-1], s, dim=0).item() for s in states[:-1])
-            score = (1 - alpha) * likelihood[token].item() - alpha * likeness
+            similarity = max(torch.cosine_similarity(states[-1], s, dim=0).item() for s in states[:-1])
+            score = (1 - alpha) * likelihood[token].item() - alpha * similarity
             if best is None or score > best[0]:
                 best = score, token
         if best[1] in ends:
@@ -75,7 +75,7 @@ def plain_contrastive(model, prompt, ends, limit, k=4, alpha=0.6, penalty=1.0):
 
 def plain_reply(engine, text, **options):
     prompt = chat.encode(engine.tokenizer, [said(text)])
-    ids = plain_contrastive(engine.model, prompt, engine.ends, 10, **options)
+    ids = plain_contrastive(engine.model, prompt, engine.end_ids, 10, **options)
     return engine.tokenizer.decode(ids, skip_special_tokens=True).strip(), len(ids)
 
 
@@ -145,7 +145,7 @@ def test_replies_do_not_depend_on_the_batch(model_folder, engine):
 
 
 def talk(engine, session, first=CONTRASTIVE):
-    """Several conversations with the model, as a list of replies a turn."""
+    """Holds several conversations with the model; returns a list of replies per turn."""
     messages, replies = [[said(text)] for text in TEXTS], []
     for turn in range(4):
         asked = [Request(list(m), 0, f"d{i}" if session else None) for i, m in enumerate(messages)]
@@ -155,23 +155,23 @@ def talk(engine, session, first=CONTRASTIVE):
     return replies
 
 
-def test_a_session_goes_on_as_if_it_were_read_anew(engine, read_tokens):
-    anew = talk(engine, session=False)
+def test_a_session_continues_as_if_it_were_recomputed(engine, read_tokens):
+    recomputed = talk(engine, session=False)
     reading_all = sum(read_tokens)
     read_tokens.clear()
-    assert talk(engine, session=True) == anew
+    assert talk(engine, session=True) == recomputed
     assert sum(read_tokens) < 0.75 * reading_all
     for number in range(len(TEXTS)):
-        held = engine.sessions.find(f"d{number}")
-        assert len(held.ids) == len(held.states) == held.keys[0].shape[1]
+        prefix = engine.sessions.find(f"d{number}")
+        assert len(prefix.ids) == len(prefix.states) == prefix.keys[0].shape[1]
 
 
-def test_what_was_held_without_states_is_read_anew(engine, read_tokens):
+def test_prefixes_cached_without_states_are_recomputed(engine, read_tokens):
     greedy = changed(strategy="greedy")
     assert talk(engine, True, first=greedy) == talk(engine, False, first=greedy)
 
 
-def test_a_session_held_here_serves_greedy_decoding(engine, read_tokens):
+def test_a_session_cached_here_serves_greedy_decoding(engine, read_tokens):
     greedy = changed(strategy="greedy")
     expected = engine.generate(requests(), greedy)
     engine.generate(requests(TEXTS[:1], "d"), CONTRASTIVE)
@@ -180,7 +180,7 @@ def test_a_session_held_here_serves_greedy_decoding(engine, read_tokens):
     assert read_tokens[0] == 1
 
 
-def test_equal_prompts_are_read_once_and_held(engine, read_tokens):
+def test_equal_prompts_are_read_once_and_cached(engine, read_tokens):
     replies = engine.generate(requests(TEXTS[1:2] * 8, "d"), CONTRASTIVE)
     assert read_tokens[0] == len(chat.encode(engine.tokenizer, [said(TEXTS[1])]))
     assert set(replies) == set(engine.generate(requests(TEXTS[1:2]), CONTRASTIVE))
@@ -204,14 +204,14 @@ def test_scores_by_hand():
     assert scores(likelihood, states, before, mask, 0.25)[0].tolist() == pytest.approx(expected)
 
 
-def test_likeness_below_zero_counts_as_it_is():
+def test_negative_similarity_is_not_clipped():
     found = scores(
         torch.tensor([[0.5]]), torch.tensor([[[-1.0]]]), torch.ones(1, 1, 1), torch.ones(1, 1), 0.5
     )
     assert found.item() == pytest.approx(0.5 * 0.5 + 0.5)
 
 
-def test_a_candidate_sees_what_came_before_and_itself():
+def test_a_candidate_attends_to_earlier_tokens_and_itself():
     mask = candidate_mask(torch.tensor([[0, 1], [1, 1]]), 3, torch.float32)
     seen = (mask == 0).int()[:, 0].tolist()
     assert seen[0] == [[0, 1, 1, 0, 0], [0, 1, 0, 1, 0], [0, 1, 0, 0, 1]]
@@ -221,7 +221,7 @@ def test_a_candidate_sees_what_came_before_and_itself():
 def test_models_that_cannot_read_candidates_are_named(tokenizer, tmp_path):
     folder = save_random_model("mpt", tokenizer, tmp_path)
     engine = LocalEngine(folder, Load(attention="eager"), 4)
-    with pytest.raises(UserError, match=r"decoding\.strategy contrastive.*mpt"):
+    with pytest.raises(UserError, match=r"decoding\.strategy: contrastive.*mpt"):
         engine.generate(requests(), CONTRASTIVE)
 
 
@@ -231,6 +231,6 @@ def test_flash_attention_is_refused(engine, monkeypatch):
         engine.generate(requests(), CONTRASTIVE)
 
 
-def test_logits_alone_are_no_contrastive_search():
-    with pytest.raises(ValueError, match="logits alone"):
+def test_contrastive_search_cannot_choose_from_logits_alone():
+    with pytest.raises(ValueError, match="from logits alone"):
         draw(torch.zeros(1, 3), torch.zeros(1), CONTRASTIVE)

@@ -1,4 +1,4 @@
-"""Both operations equal plain computation, in any batch, from any cache."""
+"""`generate` and `answer_logprobs` equal plain computation, in any batch, with any cache."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def engine(model_folder):
 
 @pytest.fixture
 def forward_tokens(engine, monkeypatch):
-    """Counts the tokens that the model reads, rows times length, a forward pass an entry."""
+    """The number of tokens (rows times length) of each forward pass of the model."""
     counts, trunk = [], engine.model.model
     forward = trunk.forward
 
@@ -50,7 +50,7 @@ def plain_greedy(engine, messages, limit):
     made = engine.model.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=limit
     )
-    return [t for t in made[0, len(prompt) :].tolist() if t not in engine.ends]
+    return [t for t in made[0, len(prompt) :].tolist() if t not in engine.end_ids]
 
 
 def test_greedy_equals_transformers_generate_row_by_row(engine):
@@ -73,7 +73,7 @@ def test_a_draw_depends_on_its_seed_and_not_on_its_batch(model_folder, engine):
 
 
 def talk(engine, decoding, turns=4, session=True):
-    """Several conversations with the model, as a list of replies a turn."""
+    """Holds several conversations with the model; returns a list of replies per turn."""
     messages = [[said(text)] for text in TEXTS]
     replies = []
     for turn in range(turns):
@@ -88,19 +88,19 @@ def talk(engine, decoding, turns=4, session=True):
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, Decoding(max_new_tokens=12)], ids=["greedy", "sampling"])
-def test_a_session_goes_on_as_if_it_were_read_anew(engine, decoding, forward_tokens):
-    anew = talk(engine, decoding, session=False)
+def test_a_session_continues_as_if_it_were_recomputed(engine, decoding, forward_tokens):
+    recomputed = talk(engine, decoding, session=False)
     reading_all = sum(forward_tokens)
     forward_tokens.clear()
-    assert talk(engine, decoding) == anew
+    assert talk(engine, decoding) == recomputed
     assert sum(forward_tokens) < 0.75 * reading_all
     engine.sessions.clear()
 
 
-def test_sessions_that_do_not_fit_are_read_anew(engine):
-    anew = talk(engine, GREEDY, session=False)
+def test_sessions_that_do_not_fit_are_recomputed(engine):
+    recomputed = talk(engine, GREEDY, session=False)
     budget, engine.sessions.budget = engine.sessions.budget, 30_000
-    assert talk(engine, GREEDY) == anew
+    assert talk(engine, GREEDY) == recomputed
     assert 0 < engine.sessions.used <= 30_000
     engine.sessions.budget = budget
     engine.sessions.clear()
@@ -112,7 +112,7 @@ def test_one_prompt_of_many_replies_is_read_once(engine, forward_tokens):
     assert forward_tokens[0] == len(chat.encode(engine.tokenizer, many[0].messages))
     forward_tokens.clear()
     assert engine.generate(many, Decoding(max_new_tokens=6)) == replies
-    assert forward_tokens[0] == 1  # held from the last call but for the token whose logits are needed
+    assert forward_tokens[0] == 1  # the last token, whose logits are needed; the others were cached
     engine.sessions.clear()
 
 
@@ -128,13 +128,13 @@ def test_a_full_memory_halves_the_batch_and_changes_nothing(engine, monkeypatch)
     monkeypatch.setattr(engine.model, "forward", small)
     monkeypatch.setattr(engine, "batches", Batches(32))
     assert engine.generate(requests(), GREEDY) == expected
-    assert engine.batches.most == 2
+    assert engine.batches.max_size == 2
     monkeypatch.setattr(engine.model, "forward", lambda **_: small(input_ids=[0] * 3))
     with pytest.raises(UserError, match="single sequence"):
         engine.generate(requests(), GREEDY)
 
 
-def test_a_full_memory_first_costs_what_is_held_of_conversations(engine, monkeypatch):
+def test_a_full_memory_first_clears_cached_conversations(engine, monkeypatch):
     expected = talk(engine, GREEDY, turns=1)
     assert engine.sessions.used > 0
     forward = engine.model.forward
@@ -145,12 +145,12 @@ def test_a_full_memory_first_costs_what_is_held_of_conversations(engine, monkeyp
         return forward(*arguments, **kwargs)
 
     monkeypatch.setattr(engine.model, "forward", full_of_sessions)
-    most = engine.batches.most
+    most = engine.batches.max_size
     assert talk(engine, GREEDY, turns=1) == expected
-    assert engine.batches.most == most
+    assert engine.batches.max_size == most
 
 
-def test_other_errors_are_not_taken_for_a_full_memory():
+def test_other_errors_are_not_treated_as_a_full_memory():
     def wrong(_):
         raise RuntimeError("shapes differ")
 
@@ -193,7 +193,7 @@ def test_answer_logprobs_equal_plain_forward_passes_batched_and_ragged(engine):
     groups.append([TokenizedQuestion(encode("Topic: rye"), [[7, 8, 9], [4], [11, 12]])])
     groups.append(
         [TokenizedQuestion(encode("Topic: " + "rye " * k), [[7]]) for k in range(1, 120)]
-    )  # many lanes
+    )  # many short branches
     with torch.no_grad():
         for group, found in zip(groups, engine.score(groups), strict=True):
             for each, logprobs in zip(group, found, strict=True):
@@ -222,21 +222,21 @@ def test_a_full_memory_changes_no_probability(engine, monkeypatch):
         assert np.allclose(a, b, atol=1e-5)
 
 
-def test_what_is_longer_than_the_model_takes_is_refused(tokenizer, tmp_path):
+def test_sequences_too_long_for_the_model_are_refused(tokenizer, tmp_path):
     folder = save_random_model("llama", tokenizer, tmp_path, max_position_embeddings=64)
     engine = LocalEngine(folder, Load(), 4)
-    with pytest.raises(UserError, match=r"tokens are asked for, and the model takes 64"):
+    with pytest.raises(UserError, match=r"tokens, but the model reads at most 64"):
         engine.generate([Request([said("bread")], 0)], Decoding(max_new_tokens=64))
-    with pytest.raises(UserError, match="takes 64"):
+    with pytest.raises(UserError, match="reads at most 64"):
         engine.answer_logprobs([[Question("bread " * 100, [" A", " B"])]])
-    with pytest.raises(UserError, match="takes 64"):
+    with pytest.raises(UserError, match="reads at most 64"):
         engine.answer_logprobs([[Question("bread", ["bread " * 100])]])
 
 
 def test_whole_prompts_give_the_same_probabilities(engine, monkeypatch, forward_tokens):
     groups = [[Question(text + end, [" A", " bread"]) for end in (" one", " two")] for text in TEXTS]
     packed, done = engine.answer_logprobs(groups), []
-    monkeypatch.setattr(engine, "_way", "whole")
+    monkeypatch.setattr(engine, "_method", "whole")
     engine.answer_logprobs(groups, done.append)
     assert sum(done) == len(groups)
     forward_tokens.clear()
@@ -278,7 +278,7 @@ def adapters(llama_folder, tmp_path_factory):
     return folders
 
 
-def test_adapters_are_read_once_and_switched(llama_folder, adapters):
+def test_adapters_are_loaded_once_and_switched(llama_folder, adapters):
     questions = [[Question("Topic: bread", ["A", "B"])]]
 
     def answer(engine, adapter):
@@ -286,9 +286,9 @@ def test_adapters_are_read_once_and_switched(llama_folder, adapters):
         return engine.answer_logprobs(questions)[0][0].tolist()
 
     choices = [None, *adapters]
-    apart = [answer(LocalEngine(llama_folder, Load(), 4), choice) for choice in choices]
-    assert len({tuple(a) for a in apart}) == 3
+    separate = [answer(LocalEngine(llama_folder, Load(), 4), choice) for choice in choices]
+    assert len({tuple(a) for a in separate}) == 3
     switching = LocalEngine(llama_folder, Load(), 4)
     found = [answer(switching, choices[i]) for i in (1, 2, 0, 1, 0, 2)]
-    assert found == [pytest.approx(apart[i]) for i in (1, 2, 0, 1, 0, 2)]
+    assert found == [pytest.approx(separate[i]) for i in (1, 2, 0, 1, 0, 2)]
     assert len(switching.model.peft_config) == 2

@@ -1,10 +1,10 @@
-"""Query heads that share keys and values attend as they would one by one."""
+"""Grouped query heads give the results of attention head by head."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
-from expertchat.engine.generate.grouped_attention import few_new_tokens, grouped_attention
+from expertchat.engine.generate.grouped_attention import grouped_attention, use_grouped_attention
 from expertchat.engine.loading import load_model
 from expertchat.settings.models import Load
 
@@ -33,9 +33,9 @@ def test_equals_attention_head_by_head(shared_heads):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_model_has_its_own_attention_back(llama_folder, attention):
+def test_a_model_gets_its_own_attention_back(llama_folder, attention):
     model = load_model(llama_folder, Load(attention=attention))
-    with pytest.raises(KeyError), few_new_tokens(model):
+    with pytest.raises(KeyError), use_grouped_attention(model):
         assert (model.config._attn_implementation == attention) == (attention == "eager")
         raise KeyError
     assert model.config._attn_implementation == attention

@@ -1,4 +1,4 @@
-"""What is read from disk: safetensors only, at the precision asked for, with right gradients."""
+"""Loading: safetensors only, at the configured precision, with correct gradients and planned memory."""
 
 import shutil
 import subprocess
@@ -27,7 +27,7 @@ IDS = torch.arange(4, 36).unsqueeze(0)
 
 @pytest.fixture(scope="module")
 def mixtral(tokenizer, tmp_path_factory):
-    """A random Mixtral as published ones are saved: each expert's matrices by themselves."""
+    """A random Mixtral, saved like the published ones: a separate matrix for each expert."""
     return save_random_model("mixtral", tokenizer, tmp_path_factory.mktemp("mixtral"), **WIDE)
 
 
@@ -53,7 +53,7 @@ def logits(model) -> torch.Tensor:
 
 @torch.no_grad()
 def dequantized(folder, load: Load):
-    """The model in transformers' own form, its weights replaced by what `load` makes of them."""
+    """The model in transformers' own form, with weights quantized by `load` and dequantized."""
     from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
     plain, small = load_model(folder, Load()), load_model(folder, load)
@@ -113,7 +113,7 @@ def test_files_that_lack_weights_are_refused(llama_folder, tmp_path):
     weights = load_file(tmp_path / "m" / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"lack weights, model\.layers\.1\.mlp\.up_proj"):
+    with pytest.raises(UserError, match=r"lack weights: model\.layers\.1\.mlp\.up_proj"):
         load_model(tmp_path / "m", Load())
 
 
@@ -167,7 +167,7 @@ def test_every_matrix_but_the_heads_is_quantized(mixtral):
 @pytest.mark.parametrize("quantization, cosine", [("nf4", 0.9999), ("int8", 0.95)])
 @pytest.mark.parametrize("architecture", ["llama", "mixtral"])
 def test_gradients_are_those_through_rounded_weights(architecture, quantization, cosine, request):
-    """Also after a forward pass without gradients, for which some CPUs repack 4-bit weights."""
+    """Also after a forward pass without gradients, in which some CPUs repack 4-bit weights."""
     folder, load = request.getfixturevalue(architecture), Load(quantization=quantization)
     expected = lora_gradient(dequantized(folder, load))
     for first in (False, True):
@@ -235,7 +235,7 @@ def test_a_model_that_was_not_quantized_as_planned_is_refused(mixtral):
     load = Load(quantization="nf4")
     planned = sum(tensor_bytes(make_skeleton(mixtral, load), load).values())
     with pytest.raises(
-        UserError, match=r"GiB in memory, and 0\.000 GiB were planned; the largest is .*experts"
+        UserError, match=r"GiB in memory, but 0\.000 GiB were planned; the largest is .*experts"
     ):
         check_footprint(load_model(mixtral, Load()), planned, "mixtral")
 
@@ -261,7 +261,7 @@ def resident(key):
 
 load = Load(quantization="nf4", dtype="bfloat16")
 warm, folder = map(Path, sys.argv[1:])
-load_model(warm, load)  # what a first load takes for itself
+load_model(warm, load)  # so that the memory of a first load is not counted
 before = resident("VmRSS")
 model = load_model(folder, load)
 print(footprint(model), resident("VmHWM") - before)

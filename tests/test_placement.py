@@ -1,4 +1,4 @@
-"""Which GPUs a pair of models gets, worked out by hand."""
+"""Placement of models on GPUs, with results worked out by hand."""
 
 import pytest
 import torch
@@ -27,11 +27,11 @@ def gpus(devices: dict[str, int]) -> list[int]:
     return [list(devices.values()).count(gpu) for gpu in sorted(set(devices.values()))]
 
 
-def test_the_founding_pair_stands_side_by_side_on_four_gpus_of_16_gib():
+def test_the_founding_pair_fits_side_by_side_on_four_gpus_of_16_gib():
     placement = place([MIXTRAL, LLAMA], [16 * GIB] * 4)
     assert placement.side_by_side
     mixtral, llama = placement.devices
-    # beside its working memory mixtral has 14 GiB a GPU and llama 15: both take two
+    # without working memory mixtral has 14 GiB per GPU and llama 15: both need two
     assert set(mixtral.values()) == {0, 1} and set(llama.values()) == {2, 3}
     assert gpus(mixtral) == [16, 16] and gpus(llama) == [16, 16]
 
@@ -50,7 +50,7 @@ def test_one_large_gpu_takes_both():
     assert [set(d.values()) for d in placement.devices] == [{0}, {0}]
 
 
-def test_both_share_all_gpus_where_they_do_not_fit_side_by_side():
+def test_both_share_all_gpus_if_they_do_not_fit_side_by_side():
     # 20 + 20 GiB on 3 GPUs of 16: each alone needs two, together they leave 40 of 42 GiB filled
     pair = [need("a", 20, 40, 1), need("b", 20, 40, 1)]
     placement = place(pair, [16 * GIB] * 3)
@@ -67,7 +67,7 @@ def test_a_pair_that_does_not_fit_is_refused_with_what_is_missing():
         place([MIXTRAL, LLAMA], [16 * GIB])
     with pytest.raises(UserError, match=r"each lacks (29\.[89]|30\.[0-4]) GiB"):  # 43 + 3 - 16
         place([MIXTRAL, LLAMA], [16 * GIB])
-    with pytest.raises(UserError, match="ask for a GPU"):
+    with pytest.raises(UserError, match="request a GPU"):
         place([LLAMA], [])
 
 

@@ -1,4 +1,4 @@
-"""Engines in processes of their own answer as those in this one do, and end with it."""
+"""Engines in their own processes give the same results as in this one, and end with it."""
 
 import signal
 import subprocess
@@ -26,14 +26,14 @@ DECODING = Decoding(max_new_tokens=6)
 def pair(llama_folder, monkeypatch):
     """Two engines, each in a process of its own."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    engines, apart = open_engines([Source(name, llama_folder, Load(), 4) for name in "ab"])
-    assert apart and all(isinstance(engine, ProcessEngine) for engine in engines.values())
+    engines, side_by_side = open_engines([Source(name, llama_folder, Load(), 4) for name in "ab"])
+    assert side_by_side and all(isinstance(engine, ProcessEngine) for engine in engines.values())
     yield engines
     for engine in engines.values():
         engine.close()
 
 
-def test_they_answer_as_an_engine_here_does_and_tell_how_far_they_are(pair, llama_folder):
+def test_they_give_the_results_of_an_engine_here_and_report_progress(pair, llama_folder):
     here = open_engine(Source("here", llama_folder, Load(), 4))
     batches, groups = [], []
     for engine in pair.values():
@@ -45,7 +45,7 @@ def test_they_answer_as_an_engine_here_does_and_tell_how_far_they_are(pair, llam
     assert [replies for replies, _, _ in batches] == [2, 2] and sum(groups) == 4
 
 
-def test_a_stopped_job_does_not_wait_for_the_turn(pair, tmp_path):
+def test_an_interrupted_job_does_not_wait_for_the_current_turn(pair, tmp_path):
     topics = [{"topic_id": "t", "topic": "x", "subject": "y", "split": "train"}] * 40
     settings = Dialogues(turns=2, candidate_turns=[], decoding=Decoding(max_new_tokens=400))
 
@@ -68,12 +68,12 @@ def test_a_stopped_job_does_not_wait_for_the_turn(pair, tmp_path):
 
 def test_errors_of_the_engine_are_errors_here(pair):
     long = [Request([{"role": "user", "content": "bread " * 5000}], 0)]
-    with pytest.raises(UserError, match="the model takes"):
+    with pytest.raises(UserError, match="the model reads at most"):
         pair["a"].generate(long, DECODING)
-    assert pair["a"].generate(REQUESTS, DECODING)  # and it goes on
+    assert pair["a"].generate(REQUESTS, DECODING)  # the engine still works
 
 
-def test_a_process_that_dies_is_told_in_one_sentence(pair):
+def test_a_process_that_dies_is_reported_in_one_sentence(pair):
     pair["a"].use(None)
     pair["a"]._process.kill()
     with pytest.raises(UserError, match="process of a ended with exit code -9"):
@@ -90,8 +90,8 @@ def test_a_model_that_cannot_be_opened_says_why(tmp_path):
 def test_with_a_thread_for_both_they_share_this_process(llama_folder, monkeypatch):
     sources = [Source(name, llama_folder, Load(), 4) for name in "ab"]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    engines, apart = open_engines(sources)
-    assert not apart and not any(isinstance(engine, ProcessEngine) for engine in engines.values())
+    engines, side_by_side = open_engines(sources)
+    assert not side_by_side and not any(isinstance(engine, ProcessEngine) for engine in engines.values())
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert arrange(sources) == ({}, 2, True)
 
@@ -119,7 +119,7 @@ def test_no_process_outlives_one_that_is_killed(llama_folder):
     end = time.time() + 20
     commands = Path(f"/proc/{child}/cmdline")
     while commands.exists() and commands.read_bytes():
-        assert time.time() < end, "the engine's process goes on"
+        assert time.time() < end, "the engine's process is still running"
         time.sleep(0.1)
 
 
@@ -128,7 +128,7 @@ def test_copies_divide_the_work_and_answer_as_one(pair, llama_folder):
     copies = Replicas(list(pair.values()))
     many = [Request(REQUESTS[i % 2].messages, i, f"s{i % 3}") for i in range(7)]
     done = []
-    for _ in range(2):  # the second time from what was held
+    for _ in range(2):  # the second time from cached prefixes
         found = copies.generate(many, DECODING, lambda replies, *_: done.append(replies))
         assert found == here.generate(many, DECODING)
     assert sum(done) == 14 and len(done) >= 4  # both had their part
@@ -139,7 +139,7 @@ def test_copies_divide_the_work_and_answer_as_one(pair, llama_folder):
 
 
 class Counted:
-    """An engine, and how many questions it was asked."""
+    """An engine that counts its questions."""
 
     def __init__(self, engine):
         self.engine, self.questions = engine, 0
@@ -168,7 +168,7 @@ def test_copies_divide_the_questions_of_one_subject(llama_folder):
 def test_as_many_copies_as_fit_side_by_side(llama_folder, monkeypatch, free, copies):
     monkeypatch.setattr(
         "expertchat.engine.opening.WORKING_TOKENS", 16
-    )  # 140 KB of weights, 177 KB to work
+    )  # 140 KB of weights, 177 KB of working memory
     source = Source("a", llama_folder, Load(), 4)
     placements = place_copies(source, free)
     gpus = [set(devices.values()) for devices in placements]

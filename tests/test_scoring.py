@@ -1,4 +1,4 @@
-"""Answers are scored as by whole prompts, whatever they share; tokens are those of the whole text."""
+"""Scores equal those of complete prompts, whatever is shared; token ids are those of complete texts."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from expertchat.engine.batches import Batches
 from expertchat.engine.interface import Lengths, Question
 from expertchat.engine.local import LocalEngine
 from expertchat.engine.score.encoding import Encoder, leading_ids
-from expertchat.engine.score.forest import plant
+from expertchat.engine.score.forest import build_forest
 from expertchat.engine.score.forest_attention import attend, attend_plainly
 from expertchat.engine.score.tokenized import (
     AnswerSequence,
@@ -34,7 +34,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-SHAPES = {  # by attention of our own, or by a mask
+SHAPES = {  # scored with forest attention, or with a mask
     "llama": {},
     "gpt2": {},
     "gpt_neox": {},
@@ -50,7 +50,7 @@ def prompt(shots: int, asked: str) -> str:
 
 
 def questions(cloze: bool = False) -> list[Question]:
-    """With three shots, and with two: the latter begin the former."""
+    """Questions with three shots and with two, which are the start of the three."""
     texts = [" rye", " rye bread", " 220 degrees of it", " A"] if cloze else [" A", " B", " C", " D"]
     return [Question(prompt(3 - i % 2, asked), texts) for i, asked in enumerate(ASKED * 2)]
 
@@ -83,15 +83,15 @@ def test_few_shot_answers_equal_whole_prompts(engine, cloze):
     assert np.allclose(found, expected, atol=1e-5)
 
 
-def test_models_are_asked_in_the_quickest_way_that_they_allow(engine, capfd):
-    engine._way = None  # whatever was asked before
+def test_models_are_scored_by_the_fastest_method_that_they_allow(engine, capfd):
+    engine._method = None  # other tests may have set it
     engine.answer_logprobs([questions()[:1]])
-    own = engine.model.config.model_type == "gptj"  # its attention is not transformers' interface
-    assert engine.way == ("mask" if own else "forest")
-    assert ("asked through a mask, more slowly, as a trial says" in capfd.readouterr().err) == own
+    own = engine.model.config.model_type == "gptj"  # its attention does not use transformers' interface
+    assert engine.method == ("mask" if own else "forest")
+    assert ("scored with a mask, more slowly, as a trial run raised" in capfd.readouterr().err) == own
 
 
-def test_windows_that_a_model_keeps_to_itself_are_kept(tokenizer, tmp_path, capfd):
+def test_attention_windows_inside_a_model_are_respected(tokenizer, tmp_path, capfd):
     own = {"attention_types": [[["global", "local"], 1]], "window_size": 8}
     save_random_model("gpt_neo", tokenizer, tmp_path, **own)
     engine = LocalEngine(tmp_path, Load(), batch_size=64)
@@ -99,7 +99,7 @@ def test_windows_that_a_model_keeps_to_itself_are_kept(tokenizer, tmp_path, capf
     found = engine.score([tokenized])[0]
     for each, logprobs in zip(tokenized, found, strict=True):
         assert logprobs.tolist() == pytest.approx(plain(engine, each), abs=1e-3)
-    assert engine.way == "whole" and "read anew" in capfd.readouterr().err
+    assert engine.method == "whole" and "are recomputed" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("most", [7, 50, 10_000])
@@ -133,14 +133,14 @@ def test_a_batch_of_one_node_and_a_full_memory_change_nothing(engine, monkeypatc
     hook = trunk.register_forward_pre_hook(full, with_kwargs=True)
     found = engine.answer_logprobs([asked[:4], asked[4:]], done.append)
     hook.remove()
-    assert fails and engine.passes.most < 64 and sum(done) == 2
+    assert fails and engine.passes.max_size < 64 and sum(done) == 2
     assert np.allclose(np.concatenate(found), expected, atol=1e-5)
 
 
-def test_whole_prompts_are_asked_as_well(engine, monkeypatch):
+def test_complete_prompts_give_the_same_scores(engine, monkeypatch):
     asked = questions(cloze=True)
     expected = engine.answer_logprobs([asked])[0]
-    monkeypatch.setattr(engine, "_way", "whole")
+    monkeypatch.setattr(engine, "_method", "whole")
     assert np.allclose(engine.answer_logprobs([asked])[0], expected, atol=1e-5)
 
 
@@ -157,9 +157,9 @@ def sequence(*ids: int, answer=(1,)) -> AnswerSequence:
     return AnswerSequence(np.array(ids, np.int32), list(answer), (0, 0, 0))
 
 
-def test_what_texts_begin_with_is_one_node():
+def test_a_shared_start_is_one_node():
     rows = [sequence(1, 2, 3, 4), sequence(1, 2, 3), sequence(1, 2, 5, 6, 7), sequence(1, 2, 3, 4)]
-    forest = plant(rows, most=100, least_saved=1)
+    forest = build_forest(rows, max_tokens=100, min_saved=1)
     shape = {(node.start, tuple(node.ids.tolist()), node.parent, node.end) for node in forest.nodes}
     assert shape == {
         (0, (1, 2), -1, 4),
@@ -168,11 +168,11 @@ def test_what_texts_begin_with_is_one_node():
         (3, (4,), 2, 4),
     }
     assert forest.last.tolist() == [3, 2, 1, 3]
-    assert len(plant(rows, most=100).nodes) == 4  # nothing to gain: four texts by themselves
+    assert len(build_forest(rows, max_tokens=100).nodes) == 4  # too little to save: one node per text
 
 
 def test_a_long_node_is_a_chain_and_its_lookups_are_where_their_tokens_are():
-    forest = plant([sequence(*range(1, 8), answer=(70, 80, 90))], most=3)
+    forest = build_forest([sequence(*range(1, 8), answer=(70, 80, 90))], max_tokens=3)
     assert [(node.start, node.parent, node.end) for node in forest.nodes] == [
         (0, -1, 3),
         (3, 0, 3),
@@ -186,7 +186,7 @@ def test_a_cut_keeps_what_lm_evaluation_harness_keeps():
     """Input = (prompt + answer)[-(context + 1):][:-1], each answer by itself."""
     prompt_ids, answers = [1, 2, 3, 4, 5, 6], [[7], [8, 9, 10]]
     short, long = answer_sequences([[TokenizedQuestion(prompt_ids, answers, cut=True)]], 6)
-    assert short.ids.tolist() == [1, 2, 3, 4, 5, 6]  # as many as the model takes: nothing is cut
+    assert short.ids.tolist() == [1, 2, 3, 4, 5, 6]  # as long as the model can read: nothing is removed
     assert long.ids.tolist() == [3, 4, 5, 6, 8, 9]
     with pytest.raises(UserError, match="an answer of 3 tokens"):
         answer_sequences([[TokenizedQuestion(prompt_ids, answers, cut=True)]], 2)
@@ -197,7 +197,7 @@ def test_a_cut_question_is_answered_from_its_end(tokenizer, tmp_path):
     engine = LocalEngine(folder, Load(), 8)
     text, answers = prompt(3, ASKED[1]), [" A", " rye bread"]
     assert engine.context_tokens == 64
-    with pytest.raises(UserError, match="takes 64"):
+    with pytest.raises(UserError, match="reads at most 64"):
         engine.answer_logprobs([[Question(text, answers)]])
     ((found,),) = engine.answer_logprobs([[Question(text, answers, cut=True)]])
     (each,) = engine.encoder.tokenize([Question(text, answers)])
@@ -216,16 +216,16 @@ def test_equal_answers_are_equally_likely(engine):
         assert found[0] == found[2] != found[1]
 
 
-def test_an_equal_longer_answer_is_taken_off_once():
+def test_equal_longer_answers_are_subtracted_once():
     logprobs = np.log([0.5, 0.2, 0.2])
     found = exclusive_logprobs([[1], [1, 2], [1, 2]], logprobs)
     assert np.exp(found).tolist() == pytest.approx([0.3, 0.2, 0.2])
 
 
 def spaced_tokenizer(texts, joined: bool, begins: str = "<s>", ends: str = ""):
-    """As SentencePiece ones are: spaces are "▁", nothing is split before merges, bytes fall back.
+    """A tokenizer like SentencePiece's: spaces are "▁", no split before merges, byte fallback.
 
-    `joined`: whether "▁" merges with what follows; `begins` and `ends` go around each text.
+    `joined`: whether "▁" merges with the next characters; `begins` and `ends` are added to each text.
     """
     split = pre_tokenizers.Split("▁", "merged_with_next" if joined else "isolated")
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
@@ -247,7 +247,7 @@ def spaced_tokenizer(texts, joined: bool, begins: str = "<s>", ends: str = ""):
 
 
 def byte_tokenizer(texts):
-    """As GPT-2's: byte-level, with a BOS that it does not use."""
+    """A tokenizer like GPT-2's: byte-level, with a BOS token that it does not add."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -265,7 +265,7 @@ def byte_tokenizer(texts):
 TEXTS = ["".join(SHOTS), *ASKED, "On bread.\n\n", "Which rye bread is A or B?"]
 
 
-def test_a_text_begins_with_what_its_tokenizer_puts_there():
+def test_a_text_starts_with_the_special_tokens_of_its_tokenizer():
     both = spaced_tokenizer(TEXTS, True, ends="</s>")
     assert leading_ids(both) == [1]
     assert leading_ids(spaced_tokenizer(TEXTS, True)) == [1]
@@ -279,7 +279,7 @@ def test_a_text_begins_with_what_its_tokenizer_puts_there():
     assert empty.prompt.tolist() == [1]
     bare = Encoder(byte_tokenizer(TEXTS)).tokenize([Question(t, [" A"]) for t in ("On bread.", "")])
     assert bare[0].prompt.tolist() == byte_tokenizer(TEXTS).encode("On bread.")
-    assert bare[1].prompt.tolist() == [0]  # there must be something to read
+    assert bare[1].prompt.tolist() == [0]  # the model needs at least one token
 
 
 def test_a_shared_token_is_read_with_the_prompt():
@@ -292,7 +292,7 @@ def test_a_shared_token_is_read_with_the_prompt():
     assert {len(answer) for answer in skipped.answers} == {1}
     assert skipped.prompt.tolist() == [*whole.prompt.tolist(), whole.answers[0][0]]
     asked = Question("Which? Answer:", [" A", " A rye", " A"], skip_shared=True)
-    (kept,) = encoder.tokenize([asked])  # an answer keeps a token of its own
+    (kept,) = encoder.tokenize([asked])  # every answer has at least one token
     assert all(kept.answers) and kept.answers[0] == kept.answers[2]
 
 
@@ -301,20 +301,20 @@ def test_answers_that_join_their_prompt_are_an_error_where_they_must_be_told_apa
     with pytest.raises(UserError, match="joins the answer 'r bake' with the end of its prompt"):
         encoder.tokenize([Question("I bake", ["r bake", " bakes"], exclusive=True)])
     (each,) = encoder.tokenize([Question("I bake", ["r bake", " bakes"])])
-    whole = encoder.tokenizer.encode("I baker bake")  # lm-evaluation-harness slices it all the same
+    whole = encoder.tokenizer.encode("I baker bake")  # lm-evaluation-harness slices it at the same place
     assert each.answers[0] == whole[len(each.prompt) :]
     with pytest.raises(UserError, match="joins"):
-        encoder.tokenize([Question("I bake", ["r"])])  # nothing is left of it
+        encoder.tokenize([Question("I bake", ["r"])])  # no token of its own
 
 
-def test_lengths_are_those_of_what_is_asked_and_encode_it_once(engine, monkeypatch):
+def test_lengths_equal_the_tokenized_questions_and_cache_them(engine, monkeypatch):
     asked = questions(cloze=True)
     lengths = engine.lengths(asked)
     tokenized = engine.encoder.tokenize(asked)
     assert lengths == [Lengths(len(p.prompt), list(map(len, p.answers))) for p in tokenized]
     encoder = Encoder(engine.tokenizer)
     encoder.lengths(asked)
-    monkeypatch.setattr(encoder, "tokenizer", None)  # it would not be found
+    monkeypatch.setattr(encoder, "tokenizer", None)  # a second call of the tokenizer would fail
     assert [p.prompt.tolist() for p in encoder.tokenize(asked)] == [p.prompt.tolist() for p in tokenized]
 
 
@@ -322,13 +322,13 @@ def test_lengths_are_those_of_what_is_asked_and_encode_it_once(engine, monkeypat
 def mmlu() -> Path:
     folder = Path(os.environ.get("EXPERTCHAT_DATA", "")) / "mmlu"
     if "EXPERTCHAT_DATA" not in os.environ or not folder.is_dir():
-        pytest.skip("MMLU is not here: EXPERTCHAT_DATA names no folder that holds it")
+        pytest.skip("MMLU is missing: set EXPERTCHAT_DATA to a folder that contains mmlu/")
     return folder
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "spaces that join", "spaces alone"])
 def test_answers_to_mmlu_are_encoded_as_with_their_whole_prompts(mmlu, kind):
-    """A fourth of it, for time; the shots are left out, as they stand far before the answer."""
+    """A quarter of MMLU, to save time, without shots, which are far before the answer."""
     asked, texts = [], []
     for subject in list_subjects(mmlu):
         for item in read_questions(question_path(mmlu, "test", subject))[::4]:
@@ -345,7 +345,7 @@ def test_answers_to_mmlu_are_encoded_as_with_their_whole_prompts(mmlu, kind):
     encoder = Encoder(makers[kind](texts))
     assert encoder.local
     tokenized = encoder.tokenize(asked)
-    assert encoder.local  # the ends were good enough
+    assert encoder.local  # the shortcut passed its checks
     whole = encoder.encode([q.prompt + a for q in asked for a in q.answers])
     ids = iter(whole)
     lead = len(encoder.leading)
@@ -354,8 +354,8 @@ def test_answers_to_mmlu_are_encoded_as_with_their_whole_prompts(mmlu, kind):
             assert next(ids).tolist() == [*each.prompt[lead:].tolist(), *answer]
 
 
-def test_shared_paragraphs_are_encoded_once_and_come_out_the_same(mmlu):
-    """Five shots stand before each question; "spaces" tokenizers merge across words."""
+def test_shared_paragraphs_are_encoded_once_with_the_same_ids(mmlu):
+    """Each question has five shots before it; one tokenizer merges across words."""
     from expertchat.questions.artifact import list_subjects
 
     texts = []
@@ -370,8 +370,8 @@ def test_shared_paragraphs_are_encoded_once_and_come_out_the_same(mmlu):
         assert all(map(np.array_equal, found, expected))
 
 
-def test_a_tokenizer_that_looks_far_back_is_given_whole_prompts():
-    """Here a word far behind changes what a text begins with: the shortcut is found out and given up."""
+def test_a_tokenizer_that_looks_far_back_gets_complete_prompts():
+    """Here a late word changes the start of the ids: the check fails, and the shortcut is not used."""
     tokenizer = byte_tokenizer(TEXTS)
     far = normalizers.Replace(Regex(r"On bread[\s\S]*What"), "What")
     tokenizer.backend_tokenizer.normalizer = far

@@ -1,4 +1,4 @@
-"""Rows in batches: as many as memory is planned to hold, fewer where that proves too many."""
+"""Batch sizes: as many items as memory is planned to hold, fewer after a failed allocation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from expertchat.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST_ROWS = 1024  # past this a batch gains nothing
-MOST_TOKENS = {"cpu": 2048, "cuda": 16384}  # of a pass: more fill memory, and gain nothing
-SHARE = 0.6  # of the free memory that a plan may use: activations and the allocator take the rest
+MAX_ROWS = 1024  # larger batches are not faster
+MAX_PASS_TOKENS = {"cpu": 2048, "cuda": 16384}  # larger passes take memory and are not faster
+SHARE = 0.6  # of the free memory that a plan may use; activations and the allocator need the rest
 
 
 def free_bytes(model) -> int:
-    """Memory that is free for the model's use: on all of its GPUs as on the fullest one, else here."""
+    """Memory that is free for the model: its number of GPUs times the fullest one's, else the host's."""
     gpus = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     if gpus:
         return len(gpus) * min(map(_gpu_free_bytes, gpus))
@@ -38,14 +38,14 @@ def _gpu_free_bytes(gpu: torch.device) -> int:
 
 
 def planned_rows(model, tokens: int) -> int:
-    """Rows of `tokens` tokens each that are planned to fit beside what is in memory now."""
+    """Number of rows of `tokens` tokens each that are planned to fit in the memory that is free now."""
     row = row_bytes(model.config, model.dtype.itemsize, tokens)
-    return max(1, min(MOST_ROWS, int(SHARE * free_bytes(model)) // row))
+    return max(1, min(MAX_ROWS, int(SHARE * free_bytes(model)) // row))
 
 
 def planned_tokens(model) -> int:
-    """Tokens that are read in one pass: few enough for memory, and to stay in a processor's caches."""
-    most = MOST_TOKENS.get(model.device.type, MOST_TOKENS["cpu"])
+    """Number of tokens per pass: few enough to fit in memory and in a processor's caches."""
+    most = MAX_PASS_TOKENS.get(model.device.type, MAX_PASS_TOKENS["cpu"])
     token = row_bytes(model.config, model.dtype.itemsize, 1) - row_bytes(
         model.config, model.dtype.itemsize, 0
     )
@@ -53,7 +53,7 @@ def planned_tokens(model) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that memory did not suffice, on a GPU or in the host."""
+    """Whether the error reports that memory ran out, on a GPU or on the host."""
     return (
         isinstance(error, (torch.OutOfMemoryError, MemoryError))
         or "can't allocate memory" in str(error)
@@ -62,27 +62,30 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Batches:
-    """Runs a function over items in batches of at most `most`, halved where memory does not suffice.
+    """Runs a function over items in batches of at most `max_size`, which is halved if memory runs out.
 
-    What was halved once stays halved. The results do not depend on it.
+    The smaller size is used from then on. The results do not depend on it.
     """
 
-    def __init__(self, most: int, make_room: Callable[[], bool] = lambda: False):
-        """`make_room` frees memory that is not needed, and says whether there was any."""
-        self.most, self.make_room = most, make_room
+    def __init__(self, max_size: int, make_room: Callable[[], bool] = lambda: False):
+        """`make_room` frees memory that is not needed, and returns whether there was any."""
+        self.max_size, self.make_room = max_size, make_room
 
     def run(
         self,
         items: Sequence[Item],
         function: Callable[[Sequence[Item]], Result],
-        fit: int | Callable[[int], int],
+        planned: int | Callable[[int], int],
     ) -> Iterator[tuple[Sequence[Item], Result]]:
-        """(items, result) batch by batch, in order; `fit`: items planned to fit at once, or a function
-        of the first one's place."""
+        """Yields (items, result) for each batch, in order.
+
+        `planned`: number of items that are planned to fit at once, or a function that gives this number
+        for the index of a batch's first item. Raises UserError if a single item does not fit.
+        """
         done = 0
         while done < len(items):
-            planned = fit(done) if callable(fit) else fit
-            part = items[done : done + max(1, min(self.most, planned))]
+            size = planned(done) if callable(planned) else planned
+            part = items[done : done + max(1, min(self.max_size, size))]
             try:
                 results = function(part)
             except (RuntimeError, MemoryError) as error:
@@ -92,12 +95,12 @@ class Batches:
                 if len(part) == 1 and not room:
                     raise UserError(
                         "memory does not suffice for a single sequence of this length: "
-                        "shorten what is asked, quantize the model, or take a larger GPU"
+                        "shorten the prompts, quantize the model, or use a larger GPU"
                     ) from error
                 if not room:
-                    self.most = len(part) // 2
+                    self.max_size = len(part) // 2
                 results = None
-            if results is None:  # outside of the handler, which holds the failed pass's tensors
+            if results is None:  # outside the handler: the exception refers to the failed pass's tensors
                 gc.collect()
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()

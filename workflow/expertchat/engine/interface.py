@@ -1,7 +1,7 @@
-"""What stages ask of a model, whatever serves it: to continue conversations, and how likely answers are.
+"""The interface between stages and models: continue conversations, and compute answer probabilities.
 
-Stages know these types only. What is drawn for a request depends on its messages and its seed, never
-on what else is asked at the same time.
+Stages use only these types, whichever back end serves the model. What is drawn for a request depends
+on its messages and its seed, never on the other requests of the same call.
 """
 
 from __future__ import annotations
@@ -18,16 +18,22 @@ from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
 FinishReason = Literal["stop", "sentence", "length"]
-# "stop": the model ended the reply, or a stop text did; "sentence": it ran over its limit and came to
-# the end of its sentence within the grace tokens; "length": it was cut off
+# "stop": the model drew an end token or a stop text; "sentence": the reply passed max_new_tokens and
+# reached the end of a sentence within the grace tokens; "length": it was cut off
+
+OnReplies = Callable[[int, int, float], None]
+"""Progress of `Engine.generate`: replies finished since the last call, their tokens, and seconds."""
+
+OnGroups = Callable[[int], None]
+"""Progress of `Engine.answer_logprobs`: groups finished since the last call."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A conversation to be continued by the assistant's next reply.
+    """A conversation for which the assistant's next reply is to be drawn.
 
-    `session` names the conversation among all requests to one engine: what an engine still holds of
-    it need not be read again. It changes speed only.
+    `session` names the conversation. Requests of one engine with the same session can reuse its cached
+    keys and values. It changes speed only.
     """
 
     messages: Sequence[Message]
@@ -37,7 +43,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said, without outer white space; `tokens` drawn, the end token not counted."""
+    """A drawn reply, without leading and trailing white space.
+
+    `tokens`: number of drawn tokens, without the end token.
+    """
 
     text: str
     tokens: int
@@ -46,26 +55,29 @@ class Reply:
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and the answers whose probabilities after it are asked.
+    """A prompt, and the answers whose probabilities after this prompt are to be computed.
 
-    A prompt of messages is rendered by the model's chat template up to the assistant's reply, which the
-    answers begin; a text is taken as it is, after the special tokens that the model's tokenizer puts
-    before a text by itself, unless it begins with them. An answer's tokens are those that follow the
-    prompt's where both are encoded together; equal texts have equal probabilities.
+    A prompt of messages is rendered by the model's chat template up to the start of the assistant's
+    reply; the answers are possible starts of that reply. A prompt given as text is used as it is,
+    after the special tokens that the model's tokenizer adds before a text, unless the text already
+    starts with them. An answer's tokens are those that follow the prompt's tokens when both are
+    encoded together. Equal texts get equal probabilities.
 
-    `exclusive`: where one answer's tokens begin another's, as "1" may begin "10", it is asked how
-    likely the first is without going on to the second; else how likely it is, whatever follows.
+    `exclusive`: if one answer's tokens are the start of another's, as "1" can be of "10", the
+    probability of the first excludes its continuation to the second. Otherwise an answer's probability
+    counts every continuation.
 
-    `skip_shared`: tokens that all answers begin with are read with the prompt and not counted, such as
-    the "▁" that a SentencePiece tokenizer may put before a letter.
+    `skip_shared`: tokens with which all answers start, such as the "▁" that a SentencePiece tokenizer
+    may put before a letter, count as part of the prompt, so their probability is left out.
 
-    With either of them answers must be told apart: two of the same tokens, or one whose first token the
-    tokenizer joins with the prompt's last, are an error. Without, equal tokens are equally likely, and a
-    joined answer is what follows as many tokens as the prompt has by itself, as in
-    lm-evaluation-harness.
+    With either of the two, answers must be distinguishable: it is an error if two of them have the
+    same tokens, or if the tokenizer merges the start of an answer with the end of the prompt. Without
+    them, answers of equal tokens are equally likely, and the tokens of a merged answer are those after
+    the first n, where n is the prompt's own number of tokens, as in lm-evaluation-harness.
 
-    `cut`: what is too long for the model loses tokens at its beginning, each answer for itself, as in
-    lm-evaluation-harness: of prompt and answer the last `context_tokens` + 1 count. Else it is an error.
+    `cut`: if prompt and answer are too long for the model, tokens are removed from their start, for
+    each answer separately, so that the last `context_tokens` + 1 remain, as in lm-evaluation-harness.
+    Otherwise a question that is too long is an error.
     """
 
     prompt: Sequence[Message] | str
@@ -77,10 +89,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a question: of its prompt with what goes before it, and of each answer.
+    """Number of tokens in a question's prompt (special tokens before it included) and in each answer.
 
-    Tokens that `skip_shared` moves count as the prompt's. The model reads the prompt and an answer but
-    for its last token: `prompt + answers[k] - 1` tokens.
+    Tokens that `skip_shared` moves count as the prompt's. The model reads the prompt and all but the
+    last token of an answer: `prompt + answers[k] - 1` tokens.
     """
 
     prompt: int
@@ -89,10 +101,10 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Source:
-    """What an engine is opened on.
+    """What an engine needs to open a model.
 
-    `folder` holds the model, `adapter` peft's files; `log` is the file for what a server that is
-    started here says.
+    `folder` contains the model and `adapter` an adapter in peft's layout. `log` is the file for the
+    output of a server that this job starts.
     """
 
     name: str
@@ -108,40 +120,38 @@ def ignore(*_: float) -> None:
 
 
 class Engine(Protocol):
-    """A model that is ready, in this process or behind a server."""
+    """A model that is ready to use, in this process, in another one or behind a server."""
 
     def generate(
-        self,
-        requests: Sequence[Request],
-        decoding: Decoding,
-        on_batch: Callable[[int, int, float], None] = ignore,
+        self, requests: Sequence[Request], decoding: Decoding, on_batch: OnReplies = ignore
     ) -> list[Reply]:
-        """One reply to each request. `on_batch`: (replies made, tokens in them, seconds)."""
+        """One reply to each request, drawn with the request's seed. `on_batch` reports progress."""
 
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: Callable[[int], None] = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
     ) -> list[list[np.ndarray]]:
-        """Log-probabilities [answers] for each question of each group.
+        """Log-probabilities [answers] for each question of each group, in nats.
 
-        The questions of a group are best asked together: what their prompts share is read once. An
-        answer of several tokens has the sum of its tokens' log-probabilities. `on_batch`: groups done.
+        Questions whose prompts share a long beginning should be in one group: the shared tokens are
+        then computed once. The log-probability of an answer of several tokens is the sum over its
+        tokens. `on_batch` reports progress.
         """
 
     def lengths(self, questions: Sequence[Question]) -> list[Lengths] | None:
-        """Tokens of each question before any cut; None where the model's tokenizer is not known.
+        """Number of tokens of each question before any cut; None if the model's tokenizer is unknown.
 
-        What is encoded for this is not encoded again where the questions are asked next.
+        The encoded texts are cached for the call to `answer_logprobs` that follows.
         """
 
     @property
     def context_tokens(self) -> int | None:
-        """Most tokens that the model reads at once; None where that is not known."""
+        """Largest number of tokens that the model can read at once; None if unknown."""
 
     def use(self, adapter: Path | None) -> None:
-        """Answers with this adapter (peft's layout) from now on, with none where it is None.
+        """Switches to the adapter in this folder (peft's layout), or to no adapter if None.
 
-        Each adapter is read once and then switched. Raises UserError where the back end can not.
+        Each adapter is loaded only once. Raises UserError if the back end cannot use adapters.
         """
 
     def close(self) -> None:
-        """Gives back what the engine holds; it can not be used afterwards."""
+        """Frees the engine's memory and processes. The engine cannot be used afterwards."""

@@ -1,4 +1,4 @@
-"""Loading: weights and tokenizers from safetensors, at the precision that the settings ask for."""
+"""Loading models and tokenizers: from safetensors, at the precision of the settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def pick_dtype(load: Load, device: torch.device) -> torch.dtype:
-    """The weights' type: as set, or the best that the device computes fast."""
+    """The weights' type: as set, or for `auto` the most precise type that the device computes fast."""
     if load.dtype != "auto":
         return DTYPES[load.dtype]
     if device.type != "cuda":
@@ -42,17 +42,17 @@ def pick_dtype(load: Load, device: torch.device) -> torch.dtype:
 
 
 def default_device() -> torch.device:
-    """Where models lie in this process: on GPUs where there are some."""
+    """The device for models in this process: a GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_attention(load: Load, dtype: torch.dtype, device: torch.device) -> None:
-    """Stops where the implementation of attention that `load` names can not run here."""
+    """Raises UserError if the attention implementation that `load` names cannot run on this machine."""
     if load.attention != "flash_attention_2":
         return
     wanted = "load.attention flash_attention_2"
     if device.type != "cuda" or torch.cuda.get_device_capability()[0] < 8:
-        raise UserError(f"{wanted} needs a GPU of compute capability 8.0 or more: set it to sdpa here")
+        raise UserError(f"{wanted} needs a GPU of compute capability 8.0 or more: set it to sdpa")
     if not is_flash_attn_2_available():
         raise UserError(f"{wanted} needs the package flash-attn: install it, or set it to sdpa")
     if dtype == torch.float32:
@@ -60,7 +60,7 @@ def check_attention(load: Load, dtype: torch.dtype, device: torch.device) -> Non
 
 
 def make_skeleton(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **changes):
-    """The model in `folder` without its weights, on the meta device; `changes`: to its configuration."""
+    """The model in `folder` without weights, on the meta device; `changes`: to its configuration."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **changes)
     with torch.device("meta"):
         return auto_class.from_config(
@@ -69,9 +69,9 @@ def make_skeleton(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **c
 
 
 def context_tokens(config) -> int | None:
-    """Most tokens that a model of this configuration was made for, None where it does not say."""
+    """Largest number of tokens that the configuration allows; None if it gives no limit."""
     config = config.get_text_config()
-    # MPT's has another name, and the model fails beyond it
+    # MPT uses another name, and fails with longer inputs
     return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
 
 
@@ -83,16 +83,17 @@ def read_context_tokens(folder: Path) -> int | None:
 def memory_need(
     name: str, folder: Path, load: Load, rows: int, tokens: int, auto_class=AutoModelForCausalLM
 ) -> Need:
-    """What the model `name` in `folder` needs to work on `rows` rows of `tokens` tokens at once."""
+    """Memory that the model in `folder` needs for a batch of `rows` rows of `tokens` tokens."""
     skeleton = make_skeleton(folder, load, auto_class)
     working = rows * row_bytes(skeleton.config, skeleton.dtype.itemsize, tokens)
     return Need(name, block_bytes(skeleton, load), working)
 
 
 def open_weights(folder: Path, stack: ExitStack) -> dict:
-    """Names to tensors that are read when they are sliced, from the safetensors of `folder`.
+    """Weights by name from the safetensors of `folder`; each is read only when it is sliced.
 
-    Reads, unlike mappings of the files, leave no more of them in memory than what is in use.
+    Unlike memory-mapped files, plain reads leave only tensors that are in use in memory.
+    Raises UserError if a file is missing.
     """
     index = folder / INDEX
     names = [SINGLE]
@@ -108,12 +109,12 @@ def open_weights(folder: Path, stack: ExitStack) -> dict:
 
 
 def device_map(skeleton, placement: Mapping[str, int] | None):
-    """Where transformers shall put the modules: as placed, else over all GPUs where there are some."""
+    """transformers' device map: as placed; without a placement all GPUs, or None without GPUs."""
     if placement is None:
         return "auto" if default_device().type == "cuda" else None
     if len(set(placement.values())) == 1:
         return {"": next(iter(placement.values()))}
-    tied = skeleton.all_tied_weights_keys.items()  # target name to source name, both of parameters
+    tied = skeleton.all_tied_weights_keys.items()  # parameter names: target to source
     modules = {target.rpartition(".")[0]: source.rpartition(".")[0] for target, source in tied}
     return dict(placement) | {t: placement[s] for t, s in modules.items() if s in placement}
 
@@ -125,13 +126,14 @@ def load_model(
     placement: Mapping[str, int] | None = None,
     **changes,
 ):
-    """A model from safetensors in `folder`, in eval mode, on the GPUs where there are some.
+    """A model from the safetensors in `folder`, in eval mode, on GPUs if there are any.
 
-    `placement`: GPUs by module, from `placement.place`; without it several GPUs share the layers.
-    `changes`: to its configuration. No code of the model's repository is run. Weights are quantized one
-    by one as they are read. Raises UserError where they take other memory than planned.
+    `placement`: a GPU for each module, from `placement.place`; without it the layers are spread over
+    all GPUs. `changes` override the model's configuration. Code from the model's repository is never
+    run. Weights are quantized one by one as they are read. Raises UserError if weights are missing or
+    if they take more or less memory than planned.
     """
-    disable_progress_bar()  # the stages have bars of their own
+    disable_progress_bar()  # the stages show their own progress bars
     folder = Path(folder)
     dtype = pick_dtype(load, default_device())
     check_attention(load, dtype, default_device())
@@ -140,7 +142,8 @@ def load_model(
     with ExitStack() as stack:
         weights = open_weights(folder, stack)
         stack.enter_context(large_blocks_returned())
-        logger = logging.getLogger("transformers.modeling_utils")  # it reports what we check below
+        # it reports missing weights, which are checked below
+        logger = logging.getLogger("transformers.modeling_utils")
         stack.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.ERROR)
         model, report = type(skeleton).from_pretrained(
@@ -154,14 +157,14 @@ def load_model(
             device_map=device_map(skeleton, placement),
             output_loading_info=True,
         )
-    # a new head is drawn, all else has to be there
+    # the score head of a reward model is new; all other weights must be in the files
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("score."))
     if missing:
-        raise UserError(f"{folder}: its files lack weights, {missing[0]} and {len(missing) - 1} more")
+        raise UserError(f"{folder}: its files lack weights: {missing[0]} and {len(missing) - 1} more")
     model.name_or_path = model.config.name_or_path = str(folder)
     for module in model.modules():
-        # bitsandbytes' fast 4-bit path for such CPUs repacks weights in place at the first forward pass
-        # without gradients, after which gradients are wrong without a word
+        # bitsandbytes' fast 4-bit path for these CPUs repacks weights in place at the first forward pass
+        # without gradients; later gradients are then silently wrong
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     check_footprint(model, sum(tensor_bytes(skeleton, load).values()), str(folder))
@@ -169,15 +172,17 @@ def load_model(
 
 
 def generation_config(folder: Path) -> GenerationConfig | None:
-    """The model's own generation settings, None where it has none."""
+    """The model's own generation settings; None if it has none."""
     if not (folder / "generation_config.json").is_file():
         return None
     return GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
 def load_tokenizer(folder: Path, load: Load):
-    """The tokenizer of the model in `folder`, with the chat template that `load` asks for and a pad
-    token that is not its end token."""
+    """The tokenizer of the model in `folder`.
+
+    It has the chat template that `load` names and a pad token that differs from its end token.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if load.chat_template is not None:
         tokenizer.chat_template = chat.PLAIN if load.chat_template == "plain" else load.chat_template
@@ -187,10 +192,11 @@ def load_tokenizer(folder: Path, load: Load):
 
 
 def spare_token(tokenizer) -> int:
-    """A token to pad with, that ends no text and stands in none where that can be had.
+    """A token to pad with: never the end token and, if possible, one that occurs in no text.
 
-    The unknown token is the usual stand-in; then come tokens that are reserved, and the byte 0xFF, which
-    UTF-8 never holds: GPT-2's only special token is its end token.
+    In order of preference: the unknown token, reserved tokens, the byte 0xFF, which never occurs in
+    UTF-8 (GPT-2's only special token is its end token), and other special tokens.
+    Raises UserError if there is no such token.
     """
     added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     vocabulary = tokenizer.get_vocab()
@@ -199,4 +205,4 @@ def spare_token(tokenizer) -> int:
     for token in [tokenizer.unk_token_id, *reserved, *bytes_, *added.values()]:
         if token not in (None, tokenizer.eos_token_id):
             return token
-    raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no token that could serve as padding")
+    raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no token that can be used as padding")

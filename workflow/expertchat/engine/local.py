@@ -1,4 +1,4 @@
-"""The engine in this process: a model of transformers, its tokenizer, and adapters that are switched."""
+"""The engine in this process: a transformers model, its tokenizer and its adapters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,29 @@ import torch
 
 from expertchat import chat
 from expertchat.engine.batches import Batches, free_bytes, planned_rows, planned_tokens
-from expertchat.engine.generate.cache import Sessions, why_unshared
-from expertchat.engine.generate.contrastive import check_contrastive, continue_contrastive, read_states
-from expertchat.engine.generate.generation import continue_read, expand, read_prompts
+from expertchat.engine.generate.cache import Sessions, why_not_reusable
+from expertchat.engine.generate.contrastive import (
+    check_contrastive,
+    continue_contrastive,
+    read_prompts_with_states,
+)
+from expertchat.engine.generate.generation import continue_batch, read_prompts
 from expertchat.engine.generate.sampling import uniforms
-from expertchat.engine.generate.stopping import Completion, Endings, cut, end_ids
-from expertchat.engine.interface import Lengths, Question, Reply, Request, ignore
+from expertchat.engine.generate.stopping import Completion, StoppingRules, before_stop, end_token_ids
+from expertchat.engine.interface import (
+    Lengths,
+    OnGroups,
+    OnReplies,
+    Question,
+    Reply,
+    Request,
+    ignore,
+)
 from expertchat.engine.loading import context_tokens, load_model, load_tokenizer
 from expertchat.engine.score.encoding import Encoder
-from expertchat.engine.score.forest import plant
-from expertchat.engine.score.forest_attention import HeldNodes
-from expertchat.engine.score.scoring import Way, pick_way, score_nodes, score_whole
+from expertchat.engine.score.forest import build_forest
+from expertchat.engine.score.forest_attention import CachedNodes
+from expertchat.engine.score.scoring import Method, pick_method, score_nodes, score_whole
 from expertchat.engine.score.tokenized import (
     AnswerSequence,
     TokenizedQuestion,
@@ -35,7 +47,7 @@ from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
-SESSION_SHARE = 0.3  # of the free memory after loading: what conversations may hold between calls
+SESSION_SHARE = 0.3  # of the free memory after loading that cached conversations may take
 
 
 class LocalEngine:
@@ -44,26 +56,26 @@ class LocalEngine:
     def __init__(
         self, folder: Path, load: Load, batch_size: int, placement: Mapping[str, int] | None = None
     ):
-        """`batch_size`: most rows at once; `placement`: a GPU for each module."""
+        """`batch_size`: largest number of rows in a batch; `placement`: a GPU for each module."""
         self.folder = folder
         self.tokenizer = load_tokenizer(folder, load)
         self.model = load_model(folder, load, placement=placement)
         self.batches = Batches(batch_size, self._make_room)
-        # a pass over a forest is limited by its tokens
+        # a pass over forest nodes is limited by its number of tokens, not of nodes
         self.passes = Batches(sys.maxsize, self._make_room)
         self.pad = self.tokenizer.pad_token_id
-        self.ends = end_ids(self.model, self.tokenizer)
-        unshared = why_unshared(self.model)
-        self.share = unshared is None
-        if unshared:
-            print(f"{folder}: each prompt is read anew, as {unshared}", file=sys.stderr)
+        self.end_ids = end_token_ids(self.model, self.tokenizer)
+        reason = why_not_reusable(self.model)
+        self.reusable = reason is None
+        if reason:
+            print(f"{folder}: prompts are recomputed for each call, as {reason}", file=sys.stderr)
         self.sessions = Sessions(int(SESSION_SHARE * free_bytes(self.model)))
         self._adapters: dict[Path, str] = {}
         self.encoder = Encoder(self.tokenizer)
-        self._way: Way | None = None
+        self._method: Method | None = None
 
     def use(self, adapter: Path | None) -> None:
-        """Switches to the adapter in this folder, reading it where it is new; None: to none."""
+        """See `Engine.use`. Clears all cached conversations."""
         self.sessions.clear()
         if adapter is None:
             if self._adapters:
@@ -84,10 +96,10 @@ class LocalEngine:
         self.model.eval()
 
     def _make_room(self) -> bool:
-        """Forgets what was read of conversations; whether there was any."""
-        held = self.sessions.used > 0
+        """Clears all cached conversations; returns whether there were any."""
+        used = self.sessions.used > 0
         self.sessions.clear()
-        return held
+        return used
 
     def close(self) -> None:
         """Frees the model's memory."""
@@ -99,161 +111,180 @@ class LocalEngine:
 
     @torch.inference_mode()
     def generate(
-        self,
-        requests: Sequence[Request],
-        decoding: Decoding,
-        on_batch: Callable[[int, int, float], None] = ignore,
+        self, requests: Sequence[Request], decoding: Decoding, on_batch: OnReplies = ignore
     ) -> list[Reply]:
-        """One reply to each request, drawn with its seed. `on_batch`: (replies, tokens, seconds)."""
+        """See `Engine.generate`."""
         if decoding.strategy == "contrastive":
-            check_contrastive(self.model, self.share)
+            check_contrastive(self.model, self.reusable)
         stop = [*decoding.stop, *chat.stop_texts(self.tokenizer)]
         decoding = decoding.model_copy(update={"stop": stop})
         prompts = [chat.encode(self.tokenizer, request.messages) for request in requests]
-        # equal prompts stand together, to be read once; the longest come first, so that a batch that
-        # memory cannot hold shows at once
+        # equal prompts are neighbours, so that each is read once; the longest come first, so that a
+        # batch that is too large for memory fails at the start
         order = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i]))
-        often = Counter(request.session for request in requests if request.session)
+        session_counts = Counter(request.session for request in requests if request.session)
         longest = max(map(len, prompts), default=0) + decoding.max_new_tokens + decoding.grace_tokens
         self._check_length(longest)
-        found: dict[int, Reply] = {}
+        replies: dict[int, Reply] = {}
 
-        def reply_to(places: Sequence[int]) -> list[Completion]:
-            return self._continue(
-                [prompts[i] for i in places], [requests[i] for i in places], decoding, often
+        def complete(part: Sequence[int]) -> list[Completion]:
+            return self._complete(
+                [prompts[i] for i in part], [requests[i] for i in part], decoding, session_counts
             )
 
         began = time.perf_counter()
-        for places, completions in self.batches.run(order, reply_to, planned_rows(self.model, longest)):
-            found |= {i: self._reply(c, decoding.stop) for i, c in zip(places, completions, strict=True)}
+        for part, completions in self.batches.run(order, complete, planned_rows(self.model, longest)):
+            replies |= {i: self._reply(c, decoding.stop) for i, c in zip(part, completions, strict=True)}
             now = time.perf_counter()
-            on_batch(len(places), sum(len(c.ids) + 1 for c in completions), now - began)
+            on_batch(len(part), sum(len(c.ids) + 1 for c in completions), now - began)
             began = now
-        return [found[i] for i in range(len(requests))]
+        return [replies[i] for i in range(len(requests))]
 
     def _reply(self, completion: Completion, stop: list[str]) -> Reply:
         text = self.tokenizer.decode(completion.ids, skip_special_tokens=True)
-        before = cut(text, stop)
+        before = before_stop(text, stop)
         text = text if before is None else before
         return Reply(text.strip(), len(completion.ids), completion.finish_reason)
 
-    def _continue(
-        self, prompts: list[list[int]], requests: Sequence[Request], decoding: Decoding, often: Counter
+    def _complete(
+        self,
+        prompts: list[list[int]],
+        requests: Sequence[Request],
+        decoding: Decoding,
+        session_counts: Counter,
     ) -> list[Completion]:
-        """One batch: reads each different prompt once, then draws."""
+        """One batch: reads each different prompt once, then draws a completion for each request.
+
+        `session_counts`: number of requests of each session in the complete call.
+        """
         unique = list(dict.fromkeys(map(tuple, prompts)))
-        place = {prompt: i for i, prompt in enumerate(unique)}
-        rows = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=self.model.device)
-        sessions = {place[tuple(p)]: r.session for p, r in zip(prompts, requests, strict=True)}
-        held = [self.sessions.find(sessions[i]) if self.share else None for i in range(len(unique))]
-        endings = Endings(decoding, self.ends, self.tokenizer)
+        row_of = {prompt: i for i, prompt in enumerate(unique)}
+        rows = torch.tensor([row_of[tuple(prompt)] for prompt in prompts], device=self.model.device)
+        sessions = {row_of[tuple(p)]: r.session for p, r in zip(prompts, requests, strict=True)}
+        prefixes = [
+            self.sessions.find(sessions[i]) if self.reusable else None for i in range(len(unique))
+        ]
+        stopping = StoppingRules(decoding, self.end_ids, self.tokenizer)
         contrastive = decoding.strategy == "contrastive"
         distinct = list(map(list, unique))
         if contrastive:
-            read = read_states(self.model, distinct, self.pad, held, decoding, endings)
-        else:
-            read = read_prompts(self.model, distinct, self.pad, held, endings.last, self.share)
-        if self.share:
-            for i, session in sessions.items():
-                if session and often[session] > 1:  # what its replies share is the prompt
-                    self.sessions.keep(session, read.hold(i, distinct[i]))
-        hold = [bool(self.share and r.session and often[r.session] == 1) for r in requests]
-        read = expand(read, rows)
-        if contrastive:
-            completions, kept = continue_contrastive(self.model, read, prompts, decoding, endings, hold)
-        else:
-            uniform = np.stack([uniforms(r.seed, endings.last) for r in requests])
-            completions, kept = continue_read(
-                self.model, read, prompts, uniform, decoding, endings, self.pad, hold
+            state = read_prompts_with_states(
+                self.model, distinct, self.pad, prefixes, decoding, stopping
             )
-        for request, row in zip(requests, kept, strict=True):
-            if row is not None:
-                self.sessions.keep(request.session, row)
+        else:
+            room = stopping.max_tokens
+            state = read_prompts(self.model, distinct, self.pad, prefixes, room, self.reusable)
+        if self.reusable:
+            for i, session in sessions.items():
+                if session and session_counts[session] > 1:  # its replies share only the prompt
+                    self.sessions.store(session, state.copy_row(i, distinct[i]))
+        keep_cache = [bool(self.reusable and session_counts[r.session] == 1) for r in requests]
+        state = state.select(rows)
+        if contrastive:
+            completions, kept = continue_contrastive(
+                self.model, state, prompts, decoding, stopping, keep_cache
+            )
+        else:
+            uniform = np.stack([uniforms(r.seed, stopping.max_tokens) for r in requests])
+            completions, kept = continue_batch(
+                self.model, state, prompts, uniform, decoding, stopping, self.pad, keep_cache
+            )
+        for request, prefix in zip(requests, kept, strict=True):
+            if prefix is not None:
+                self.sessions.store(request.session, prefix)
         return completions
 
     def _check_length(self, tokens: int) -> None:
-        """Stops where a sequence is longer than the model was made for: its answers would be noise."""
+        """Raises UserError if a sequence is too long for the model: its output would be meaningless."""
         limit = self.context_tokens
         if limit is not None and tokens > limit:
             raise UserError(
-                f"{self.folder}: {tokens} tokens are asked for, and the model takes {limit}: "
-                "lower turns, max_new_tokens or max_tokens, or take a model of longer context"
+                f"{self.folder}: a sequence has up to {tokens} tokens, but the model reads at most "
+                f"{limit}: lower turns, max_new_tokens or max_tokens, or use a model of longer context"
             )
 
     @torch.inference_mode()
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: Callable[[int], None] = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
     ) -> list[list[np.ndarray]]:
-        """Log-probabilities [answers] for each question of each group."""
+        """See `Engine.answer_logprobs`."""
         encoded = iter(self.encoder.tokenize([question for group in groups for question in group]))
         tokenized = [[next(encoded) for _ in group] for group in groups]
-        found = self.score(tokenized, on_batch)
+        logprobs = self.score(tokenized, on_batch)
         for g, group in enumerate(groups):
             for i, question in enumerate(group):
                 if question.exclusive:
-                    found[g][i] = exclusive_logprobs(tokenized[g][i].answers, found[g][i])
-        return found
+                    logprobs[g][i] = exclusive_logprobs(tokenized[g][i].answers, logprobs[g][i])
+        return logprobs
 
     def lengths(self, questions: Sequence[Question]) -> list[Lengths]:
-        """Tokens of each question before any cut."""
+        """See `Engine.lengths`."""
         return self.encoder.lengths(questions)
 
     @property
     def context_tokens(self) -> int | None:
-        """Most tokens that the model was made for, None where its configuration does not say."""
+        """See `Engine.context_tokens`."""
         return context_tokens(self.model.config)
 
     @property
-    def way(self) -> Way:
-        """How answers are asked: tried at first use."""
-        if self._way is None:
-            self._way, why = pick_way(self.model)
-            if why and self.share:  # else it was said at the start
-                how = "by whole prompts" if self._way == "whole" else "through a mask, more slowly"
-                print(f"{self.folder}: answers are asked {how}, as {why}", file=sys.stderr)
-        return self._way
+    def method(self) -> Method:
+        """How answers are scored; found by a trial run at first use."""
+        if self._method is None:
+            self._method, reason = pick_method(self.model)
+            if reason and self.reusable:  # otherwise it was reported when the model was loaded
+                how = "on complete prompts" if self._method == "whole" else "with a mask, more slowly"
+                print(f"{self.folder}: answers are scored {how}, as {reason}", file=sys.stderr)
+        return self._method
 
     @torch.inference_mode()
     def score(
-        self, groups: Sequence[Sequence[TokenizedQuestion]], on_batch: Callable[[int], None] = ignore
+        self, groups: Sequence[Sequence[TokenizedQuestion]], on_batch: OnGroups = ignore
     ) -> list[list[np.ndarray]]:
-        """`answer_logprobs` on token ids."""
+        """`answer_logprobs` of tokenized questions; `exclusive` is not applied."""
         sequences = answer_sequences(groups, self.context_tokens)
         self._check_length(max((len(sequence.ids) for sequence in sequences), default=0))
-        left = Counter(sequence.place[0] for sequence in sequences)
-        if sequences:
-            ask = self._score_whole if self.way == "whole" else self._score_forest
+        remaining = Counter(sequence.index[0] for sequence in sequences)
         totals = np.zeros(len(sequences))
-        for done in ask(sequences, totals) if sequences else ():
-            before = len(left)
-            left -= Counter(sequences[r].place[0] for r in done)
-            on_batch(before - len(left))
-        found = [[np.zeros(len(question.answers)) for question in group] for group in groups]
+        for done in self._score_sequences(sequences, totals):
+            before = len(remaining)
+            remaining -= Counter(sequences[r].index[0] for r in done)
+            on_batch(before - len(remaining))
+        logprobs = [[np.zeros(len(question.answers)) for question in group] for group in groups]
         for sequence, total in zip(sequences, totals.tolist(), strict=True):
-            g, i, k = sequence.place
-            # equal answers may be read twice, and rounding must not make one the likelier
+            g, i, k = sequence.index
+            # equal answers may be computed twice, and rounding must not make one of them likelier
             first = groups[g][i].answers.index(sequence.answer)
-            found[g][i][k] = found[g][i][first] if first < k else total
-        return found
+            logprobs[g][i][k] = logprobs[g][i][first] if first < k else total
+        return logprobs
+
+    def _score_sequences(
+        self, sequences: Sequence[AnswerSequence], totals: np.ndarray
+    ) -> Iterator[Sequence[int]]:
+        """Adds log-probabilities to `totals` [sequences]; yields the sequences each pass finished."""
+        if not sequences:
+            return iter(())
+        score = self._score_whole if self.method == "whole" else self._score_forest
+        return score(sequences, totals)
 
     def _score_forest(
         self, sequences: Sequence[AnswerSequence], totals: np.ndarray
     ) -> Iterator[Sequence[int]]:
-        """Adds log-probabilities to `totals` [sequences]; yields the sequences that each pass ends."""
-        most = planned_tokens(self.model)
-        forest = plant(sequences, most)
+        """`_score_sequences` by passes over the nodes of a prefix forest."""
+        max_tokens = planned_tokens(self.model)
+        forest = build_forest(sequences, max_tokens)
         starts = forest.starts()
         by_last = np.argsort(forest.last, kind="stable")
-        held: HeldNodes = {}
+        cached: CachedNodes = {}
 
-        def score(part: range) -> tuple[np.ndarray, HeldNodes]:
-            return score_nodes(self.model, forest, part[0], part[-1] + 1, held, self.way)
+        def score(part: range) -> tuple[np.ndarray, CachedNodes]:
+            return score_nodes(self.model, forest, part[0], part[-1] + 1, cached, self.method)
 
-        def fit(first: int) -> int:
-            return int(np.searchsorted(starts, starts[first] + most, side="right")) - 1 - first
+        def nodes_per_pass(first: int) -> int:
+            return int(np.searchsorted(starts, starts[first] + max_tokens, side="right")) - 1 - first
 
-        for part, (values, kept) in self.passes.run(range(len(forest.nodes)), score, fit):
-            held = kept
+        numbers = range(len(forest.nodes))
+        for part, (values, kept) in self.passes.run(numbers, score, nodes_per_pass):
+            cached = kept
             first, end = part[0], part[-1] + 1
             begin, stop = np.searchsorted(forest.node, [first, end])
             np.add.at(totals, forest.sequence[begin:stop], values)
@@ -263,13 +294,13 @@ class LocalEngine:
     def _score_whole(
         self, sequences: Sequence[AnswerSequence], totals: np.ndarray
     ) -> Iterator[Sequence[int]]:
-        """`_score_forest` by whole prompts."""
-        order = sorted(range(len(sequences)), key=lambda r: (-len(sequences[r].ids), sequences[r].place))
+        """`_score_sequences` by batches of complete prompts."""
+        order = sorted(range(len(sequences)), key=lambda r: (-len(sequences[r].ids), sequences[r].index))
 
         def score(part: Sequence[int]) -> list[float]:
             return score_whole(self.model, [sequences[r] for r in part], self.pad)
 
         longest = len(sequences[order[0]].ids)
-        for part, scored in self.batches.run(order, score, planned_rows(self.model, longest)):
-            totals[part] = scored
+        for part, logprobs in self.batches.run(order, score, planned_rows(self.model, longest)):
+            totals[part] = logprobs
             yield part

@@ -1,4 +1,4 @@
-"""Memory: what weights and caches are planned to take, by configuration alone, and what they took."""
+"""Memory of weights and caches: planned from the configuration alone, and measured after loading."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from expertchat.errors import UserError
 from expertchat.settings.models import Load
 
-TOLERANCE = 0.1  # of the planned bytes: what a loaded model may be off by
-NF4_BLOCK, NESTED_BLOCK = 64, 256  # weights a scale, and scales a scale of scales, in bitsandbytes
+TOLERANCE = 0.1  # largest relative difference between the planned and the measured bytes of a model
+NF4_BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes: weights per scale, scales per second-level scale
 GIB = 2**30
 
 
 def token_bytes(config, element_size: int) -> int:
-    """Bytes of keys and values a token, over all layers."""
+    """Bytes of keys and values per token, over all layers."""
     config = config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -28,9 +28,9 @@ def token_bytes(config, element_size: int) -> int:
 
 
 def row_bytes(config, element_size: int, tokens: int) -> int:
-    """Working bytes of a row of `tokens` tokens.
+    """Bytes that a row of `tokens` tokens needs in addition to the weights.
 
-    That is its cache, a layer's activations, and logits of one position in 32 bits with a sorted copy.
+    They are its KV cache, one layer's activations, and 32-bit logits of one position with a sorted copy.
     """
     config = config.get_text_config()
     token = token_bytes(config, element_size) + 16 * config.hidden_size * element_size
@@ -38,10 +38,10 @@ def row_bytes(config, element_size: int, tokens: int) -> int:
 
 
 def nf4_bytes(rows: int, columns: int) -> int:
-    """Bytes of a matrix in nf4 with double quantization: two weights a byte, and their scales.
+    """Bytes of a matrix in nf4 with double quantization (QLoRA, Dettmers et al. 2023, section 3).
 
-    Scales take a byte each, with a 32-bit scale a block of them, their mean, and the tables of the 16
-    levels of weights and the 256 of scales. (QLoRA, Dettmers et al. 2023, section 3.)
+    Two weights per byte; one byte per scale; one 32-bit second-level scale per block of scales; the
+    mean of the scales; and the tables of the 16 levels of weights and the 256 levels of scales.
     """
     weights = rows * columns
     scales = math.ceil(weights / NF4_BLOCK)
@@ -49,25 +49,26 @@ def nf4_bytes(rows: int, columns: int) -> int:
 
 
 def int8_bytes(rows: int, columns: int) -> int:
-    """Bytes of a matrix in int8 with a 32-bit scale a row. (LLM.int8(), Dettmers et al. 2022.)"""
+    """Bytes of a matrix in int8 with one 32-bit scale per row (LLM.int8(), Dettmers et al. 2022)."""
     return rows * columns + 4 * rows
 
 
 MATRIX_BYTES = {"nf4": nf4_bytes, "int8": int8_bytes}
-EXPERT_MATRICES = {"gate_up_proj": 2, "down_proj": 1}  # matrices that an expert's fused rows hold
+EXPERT_MATRICES = {"gate_up_proj": 2, "down_proj": 1}  # matrices per expert in a fused parameter
 
 
 def tensor_bytes(skeleton: nn.Module, load: Load) -> dict[str, int]:
-    """Planned bytes of each parameter and buffer of a model on the meta device, tied ones once.
+    """Planned bytes of each parameter and buffer of a model on the meta device; tied ones count once.
 
-    Quantized: the matrices of linear layers and of fused experts, but not the output head.
+    The matrices of linear layers and of fused experts are quantized, but not the output head.
     """
     size = {n: p.numel() * p.element_size() for n, p in skeleton.named_parameters()}
     if load.quantization != "none":
-        matrix, whole = MATRIX_BYTES[load.quantization], set(get_keys_to_not_convert(skeleton))
+        matrix = MATRIX_BYTES[load.quantization]
+        unquantized = set(get_keys_to_not_convert(skeleton))
         for name, parameter in skeleton.named_parameters():
             module, _, leaf = name.rpartition(".")
-            if module in whole or name in whole:
+            if module in unquantized or name in unquantized:
                 continue
             if parameter.dim() == 3 and leaf in EXPERT_MATRICES:
                 experts, rows, columns = parameter.shape
@@ -79,9 +80,9 @@ def tensor_bytes(skeleton: nn.Module, load: Load) -> dict[str, int]:
 
 
 def block_bytes(skeleton: nn.Module, load: Load) -> dict[str, int]:
-    """Planned bytes by module, for the modules that stay whole on one device, in order.
+    """Planned bytes of each module that must not be split between devices, in the order they run.
 
-    Those are the layers, and what lies outside of them. What holds no weights comes first.
+    These modules are the layers and the modules outside the layers. Modules without weights come first.
     """
     modules = {name: i for i, (name, _) in enumerate(skeleton.named_modules())}
     kinds = set(skeleton._no_split_modules or [])
@@ -93,12 +94,12 @@ def block_bytes(skeleton: nn.Module, load: Load) -> dict[str, int]:
     blocks: dict[str, int] = {}
     for name, size in tensor_bytes(skeleton, load).items():
         blocks[block(name)] = blocks.get(block(name), 0) + size
-    weighty = {block(name) for name, _ in skeleton.named_parameters()}
-    return {n: blocks[n] for n in sorted(blocks, key=lambda n: (n in weighty, modules[n]))}
+    with_weights = {block(name) for name, _ in skeleton.named_parameters()}
+    return {n: blocks[n] for n in sorted(blocks, key=lambda n: (n in with_weights, modules[n]))}
 
 
-def _held(model: nn.Module) -> Iterator[Tensor]:
-    """All tensors that a model holds, the scales of quantized weights included."""
+def _stored_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """All tensors of a model, including the scales of quantized weights."""
     for parameter in model.parameters():
         yield parameter
         for state in (getattr(parameter, "quant_state", None), getattr(parameter, "SCB", None)):
@@ -112,36 +113,38 @@ def _held(model: nn.Module) -> Iterator[Tensor]:
 
 
 def footprint(model: nn.Module) -> int:
-    """Bytes that a loaded model holds, on all devices; storage that tensors share counts once."""
+    """Bytes of a loaded model on all devices; storage that tensors share counts once."""
     storages = {
-        (t.device, s.data_ptr()): s.nbytes() for t in _held(model) for s in [t.untyped_storage()]
+        (t.device, s.data_ptr()): s.nbytes()
+        for t in _stored_tensors(model)
+        for s in [t.untyped_storage()]
     }
     return sum(storages.values())
 
 
 def check_footprint(model: nn.Module, planned: int, name: str) -> None:
-    """Raises UserError where a model that was just loaded is off by more than a tenth of the plan."""
-    found = footprint(model)
-    if abs(found - planned) > TOLERANCE * planned:
+    """Raises UserError if a loaded model's bytes differ from the plan by more than `TOLERANCE`."""
+    measured = footprint(model)
+    if abs(measured - planned) > TOLERANCE * planned:
         name_of_largest, largest = max(model.named_parameters(), key=lambda item: item[1].nbytes)
         raise UserError(
-            f"{name}: its weights take {found / GIB:.3f} GiB in memory, and {planned / GIB:.3f} GiB "
-            f"were planned; the largest is {name_of_largest} in {largest.dtype}: look whether "
-            "load.quantization and load.dtype reached it, and at the versions of transformers and "
+            f"{name}: its weights take {measured / GIB:.3f} GiB in memory, but {planned / GIB:.3f} GiB "
+            f"were planned; the largest is {name_of_largest} in {largest.dtype}: check whether "
+            "load.quantization and load.dtype were applied to it, and the versions of transformers and "
             "bitsandbytes"
         )
 
 
-LARGE, LARGEST = 2**17, 2**25  # bytes; what glibc's limit starts at, and the most that it takes
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_... of glibc's malloc.h
+LARGE, LARGEST = 2**17, 2**25  # bytes: initial and largest value of glibc's threshold for mmap
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD in glibc's malloc.h
 
 
 @contextmanager
 def large_blocks_returned() -> Iterator[None]:
-    """Within it, freed blocks of 128 KiB and more go back to the system at once.
+    """Inside this context, freed blocks of 128 KiB and more are returned to the system at once.
 
-    glibc else raises its own limit with each large block that is freed, and quantizing leaves the heap
-    full of holes that add up to several times the model. Elsewhere than on glibc it does nothing.
+    Otherwise glibc raises its threshold with each large block that is freed, and quantization leaves
+    holes in the heap that add up to several times the model's size. Without glibc it has no effect.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
@@ -151,6 +154,6 @@ def large_blocks_returned() -> Iterator[None]:
     mallopt(TRIM_THRESHOLD, LARGE)
     try:
         yield
-    finally:  # what its own limits grow to, so that activations stay in the heap
+    finally:  # the values that glibc itself grows to, so that activations stay in the heap
         mallopt(MMAP_THRESHOLD, LARGEST)
         mallopt(TRIM_THRESHOLD, 2 * LARGEST)

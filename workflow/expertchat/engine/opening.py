@@ -1,4 +1,4 @@
-"""Opening engines: which kind serves a model, and on which devices it lies."""
+"""Opening engines: which kind of engine serves a model, and on which devices."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from concurrent.futures import ProcessPoolExecutor
 from expertchat.engine.interface import Engine, Source
 from expertchat.errors import UserError
 
-WORKING_ROWS, WORKING_TOKENS = 4, 2048  # that a placement must leave room for
+# a placement must leave room for the caches and activations of this many rows of this many tokens
+WORKING_ROWS, WORKING_TOKENS = 4, 2048
 
 
 def open_engine(source: Source, placement: Mapping[str, int] | None = None) -> Engine:
-    """An engine in this process or behind a server, as the model's settings say.
+    """An engine in this process or behind a server, depending on the model's settings.
 
-    `placement`: a GPU for each of the model's modules; without it the model lies on all GPUs.
+    `placement`: a GPU for each of the model's modules; without it the model is spread over all GPUs.
     """
     if source.load.server is not None:
         from expertchat.engine.server.engine import ServerEngine
@@ -30,17 +31,17 @@ def open_engine(source: Source, placement: Mapping[str, int] | None = None) -> E
 
 
 def open_engines(sources: Sequence[Source]) -> tuple[dict[str, Engine], bool]:
-    """(engines by name, whether they work at the same time).
+    """(engines by name, whether they can work at the same time).
 
-    Several models in this job have a process each where no device must be shared: on GPUs of their own,
-    placed by planned memory before weights are read, or on threads of their own where there is no GPU.
-    Raises UserError where they do not fit.
+    Several local models get a process each if each can have GPUs of its own (chosen from the planned
+    memory, before weights are read) or, on a machine without GPUs, threads of its own. Otherwise they
+    share this process and take turns. Raises UserError if the models do not fit on the GPUs.
     """
     local = [source for source in sources if source.load.server is None]
     if len(local) < 2:
         return {source.name: open_engine(source) for source in sources}, True
-    devices, threads, apart = arrange(local)
-    if not apart:
+    devices, threads, side_by_side = arrange(local)
+    if not side_by_side:
         return {s.name: open_engine(s, devices.get(s.name)) for s in sources}, False
     from expertchat.engine.process import ProcessEngine
 
@@ -54,15 +55,15 @@ def open_engines(sources: Sequence[Source]) -> tuple[dict[str, Engine], bool]:
 
 
 def open_copies(source: Source) -> Engine:
-    """An engine on one model that uses all GPUs: as many copies as fit, each on GPUs of its own.
+    """An engine that uses all GPUs: as many copies of the model as fit, each on GPUs of its own.
 
-    Without several GPUs, or behind a server, it is what `open_engine` gives.
+    Without several GPUs, or for a model behind a server, it is the engine of `open_engine`.
     """
     import torch
 
     if source.load.server is not None or torch.cuda.device_count() < 2:
         return open_engine(source)
-    with _looking_at_gpus() as pool:
+    with _gpu_query_process() as pool:
         placements = pool.submit(place_copies, source).result()
     if len(placements) == 1:
         return open_engine(source, placements[0])
@@ -72,15 +73,15 @@ def open_copies(source: Source) -> Engine:
     return Replicas([ProcessEngine(source, devices, None, open_engine) for devices in placements])
 
 
-def _looking_at_gpus() -> ProcessPoolExecutor:
-    """A process for looking at GPUs, which takes some of their memory until the process ends."""
+def _gpu_query_process() -> ProcessPoolExecutor:
+    """A process that queries free GPU memory: a query itself takes GPU memory until its process ends."""
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
 def place_copies(source: Source, free: Sequence[int] | None = None) -> list[Mapping[str, int]]:
-    """A GPU for each module, for each of as many copies as fit side by side.
+    """A GPU for each module, for each of as many copies of the model as fit side by side.
 
-    `free`: bytes on each GPU, None to look. Raises UserError where not even one fits.
+    `free`: free bytes of each GPU; None: query them. Raises UserError if not even one copy fits.
     """
     from expertchat.engine.loading import memory_need
     from expertchat.engine.placement import gpu_free_bytes, place
@@ -98,23 +99,27 @@ def place_copies(source: Source, free: Sequence[int] | None = None) -> list[Mapp
 
 
 def arrange(sources: Sequence[Source]) -> tuple[dict[str, Mapping[str, int]], int | None, bool]:
-    """(a GPU for each module by model, threads for each model, whether no device is shared)."""
+    """How several local models share this machine.
+
+    Returns (a GPU for each module by model, CPU threads per model, whether every model has devices of
+    its own). The first is empty without GPUs; the second is None with GPUs.
+    """
     import torch
 
     if torch.cuda.is_available():
-        with _looking_at_gpus() as pool:
-            devices, apart = pool.submit(place_on_gpus, sources).result()
-            return devices, None, apart
-    available = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    return {}, available // len(sources) or None, available >= len(sources)
+        with _gpu_query_process() as pool:
+            devices, side_by_side = pool.submit(place_on_gpus, sources).result()
+            return devices, None, side_by_side
+    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    return {}, threads // len(sources) or None, threads >= len(sources)
 
 
 def place_on_gpus(sources: Sequence[Source]) -> tuple[dict[str, Mapping[str, int]], bool]:
-    """(a GPU for each module by model, whether no GPU serves two models)."""
+    """(a GPU for each module by model, whether no GPU is shared by two models)."""
     from expertchat.engine.loading import memory_need
     from expertchat.engine.placement import gpu_free_bytes, place
 
     needs = [memory_need(s.name, s.folder, s.load, WORKING_ROWS, WORKING_TOKENS) for s in sources]
     placement = place(needs, gpu_free_bytes())
-    named = {s.name: devices for s, devices in zip(sources, placement.devices, strict=True)}
-    return named, placement.side_by_side
+    by_name = {s.name: devices for s, devices in zip(sources, placement.devices, strict=True)}
+    return by_name, placement.side_by_side

@@ -1,4 +1,4 @@
-"""Placement: which GPUs each model of a pair gets, from planned bytes alone."""
+"""Placement: which GPUs each model gets, computed from planned bytes alone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PERCENTS = range(1, 101)
 
 @dataclass(frozen=True)
 class Need:
-    """What a model needs.
+    """Memory that a model needs.
 
-    `blocks`: bytes of the modules that stay whole, in the order in which they run; `working`: bytes
-    beside them on each GPU that the model uses.
+    `blocks`: bytes of each module that must not be split, in the order they run. `working`: bytes
+    needed in addition on each GPU that the model uses, for caches and activations.
     """
 
     name: str
@@ -27,14 +27,19 @@ class Need:
 
 @dataclass(frozen=True)
 class Placement:
-    """A GPU for each block of each model; `side_by_side`: no GPU serves two models."""
+    """A GPU for each block of each model; `side_by_side`: no GPU is shared by two models."""
 
     devices: tuple[dict[str, int], ...]
     side_by_side: bool
 
 
 def fill(blocks: Mapping[str, int], room: Sequence[int]) -> dict[str, int] | None:
-    """The blocks in order, each on the GPU of the one before or the next with room; None: do not fit."""
+    """Places blocks in order, each on the previous one's GPU or the next with room.
+
+    Returns None if they do not fit.
+
+    `room`: bytes available on each GPU.
+    """
     devices, gpu, used = {}, 0, 0
     for name, size in blocks.items():
         while gpu < len(room) and used + size > room[gpu]:
@@ -46,7 +51,7 @@ def fill(blocks: Mapping[str, int], room: Sequence[int]) -> dict[str, int] | Non
 
 
 def spread(blocks: Mapping[str, int], room: Sequence[int]) -> tuple[int, dict[str, int]] | None:
-    """(percent, devices): the blocks with all GPUs filled to the lowest percent of their room."""
+    """(percent, devices): the lowest percentage of the GPUs' room in which the blocks fit, else None."""
     for percent in PERCENTS:
         devices = fill(blocks, [r * percent // 100 for r in room])
         if devices is not None:
@@ -54,56 +59,58 @@ def spread(blocks: Mapping[str, int], room: Sequence[int]) -> tuple[int, dict[st
     return None
 
 
-def _apart(needs: Sequence[Need], free: Sequence[int], counts: Sequence[int]):
-    """(percent, devices) of each model on so many GPUs of its own, None where one does not fit."""
-    found, first = [], 0
+def _with_counts(needs: Sequence[Need], free: Sequence[int], counts: Sequence[int]):
+    """(percent, devices) of each model on `counts` GPUs of its own; None if one does not fit."""
+    placed, first = [], 0
     for need, count in zip(needs, counts, strict=True):
-        fit = spread(need.blocks, [f - need.working for f in free[first : first + count]])
-        if fit is None:
+        filled = spread(need.blocks, [f - need.working for f in free[first : first + count]])
+        if filled is None:
             return None
-        found.append((fit[0], {name: first + gpu for name, gpu in fit[1].items()}))
+        percent, devices = filled
+        placed.append((percent, {name: first + gpu for name, gpu in devices.items()}))
         first += count
-    return found
+    return placed
 
 
 def _side_by_side(needs: Sequence[Need], free: Sequence[int]) -> Placement | None:
-    """Each model on the fewest GPUs that hold it; GPUs left over go to the fullest one by one."""
+    """Each model on the fewest GPUs that it fits on; each remaining GPU goes to the fullest model."""
     counts: list[int] = []
     for i in range(len(needs)):
-        left = range(1, len(free) - sum(counts) + 1)
-        fitting = [n for n in left if _apart(needs[: i + 1], free, [*counts, n])]
+        available = range(1, len(free) - sum(counts) + 1)
+        fitting = [n for n in available if _with_counts(needs[: i + 1], free, [*counts, n])]
         if not fitting:
             return None
         counts.append(fitting[0])
-    found = _apart(needs, free, counts)
+    placed = _with_counts(needs, free, counts)
     while sum(counts) < len(free):
-        fullest = max(range(len(needs)), key=lambda i: found[i][0])
+        fullest = max(range(len(needs)), key=lambda i: placed[i][0])
         counts[fullest] += 1
-        more = _apart(needs, free, counts)
-        if more is None:  # smaller GPUs further on
+        shifted = _with_counts(needs, free, counts)
+        if shifted is None:  # the GPUs that later models move to are smaller
             break
-        found = more
-    return Placement(tuple(devices for _, devices in found), side_by_side=True)
+        placed = shifted
+    return Placement(tuple(devices for _, devices in placed), side_by_side=True)
 
 
 def _together(needs: Sequence[Need], free: Sequence[int]) -> Placement | None:
-    """All models over all GPUs, each with its share of the working memory on each."""
+    """All models spread over all GPUs, each with its working memory on every GPU."""
     room = [f - sum(need.working for need in needs) for f in free]
-    found = []
+    placed = []
     for need in needs:
-        fit = spread(need.blocks, room)
-        if fit is None:
+        filled = spread(need.blocks, room)
+        if filled is None:
             return None
-        for name, gpu in fit[1].items():
+        _, devices = filled
+        for name, gpu in devices.items():
             room[gpu] -= need.blocks[name]
-        found.append(fit[1])
-    return Placement(tuple(found), side_by_side=False)
+        placed.append(devices)
+    return Placement(tuple(placed), side_by_side=False)
 
 
 def place(needs: Sequence[Need], free: Sequence[int]) -> Placement:
-    """Models on the GPUs with so many `free` bytes: side by side where they fit, else on all together.
+    """Places models on GPUs with these `free` bytes: side by side if they fit, else sharing all GPUs.
 
-    GPUs are given out in their order. Raises UserError where the models do not fit.
+    GPUs are assigned in their order. Raises UserError if the models do not fit.
     """
     placement = _side_by_side(needs, free) or _together(needs, free)
     if placement is not None:
@@ -112,20 +119,20 @@ def place(needs: Sequence[Need], free: Sequence[int]) -> Placement:
     weights = sum(sum(need.blocks.values()) for need in needs)
     working = sum(need.working for need in needs)
     message = (
-        f"{names} need {weights / GIB:.1f} GiB for weights and {working / GIB:.1f} GiB on each GPU to "
-        f"work with, and {len(free)} GPUs have {sum(free) / GIB:.1f} GiB free: "
+        f"{names} need {weights / GIB:.1f} GiB for weights and {working / GIB:.1f} GiB on each GPU for "
+        f"caches and activations, but {len(free)} GPUs have {sum(free) / GIB:.1f} GiB free: "
     )
     if not free:
-        raise UserError(message + "ask for a GPU")
+        raise UserError(message + "request a GPU")
     raise UserError(
         message
-        + f"each lacks {_lacking(needs, free) / GIB:.1f} GiB; quantize a model (load.quantization), "
-        "take more or larger GPUs, or fewer tokens"
+        + f"each lacks {_lacking(needs, free) / GIB:.1f} GiB; quantize a model (load.quantization), or "
+        "use more or larger GPUs, or fewer tokens"
     )
 
 
 def _lacking(needs: Sequence[Need], free: Sequence[int]) -> int:
-    """Bytes that each GPU would have to have more, to within a hundredth of what is needed."""
+    """Additional bytes that each GPU would need, to within one percent of the models' total bytes."""
     most = sum(sum(need.blocks.values()) + need.working for need in needs) + max(0, -min(free))
     for step in PERCENTS:
         extra = most * step // 100
@@ -136,7 +143,7 @@ def _lacking(needs: Sequence[Need], free: Sequence[int]) -> int:
 
 
 def gpu_free_bytes() -> list[int]:
-    """Bytes free on each GPU that this process sees, after giving back what it does not use."""
+    """Free bytes of each GPU visible to this process, after it released its own unused memory."""
     import torch
 
     if not torch.cuda.is_available():

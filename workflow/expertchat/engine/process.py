@@ -1,7 +1,7 @@
-"""An engine in a process of its own, so that two models work at the same time.
+"""An engine in a process of its own, so that two models can work at the same time.
 
-Threads would not do: what a forward pass costs beside arithmetic is Python's, which runs one thread at
-a time. The process ends with the one that started it, however that ends.
+Threads are not enough: besides arithmetic, a forward pass spends its time in Python, which runs one
+thread at a time. The process ends when the process that started it ends, also when that is killed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,25 @@ from typing import Any
 
 import numpy as np
 
-from expertchat.engine.interface import Engine, Lengths, Question, Reply, Request, Source, ignore
+from expertchat.engine.interface import (
+    Engine,
+    Lengths,
+    OnGroups,
+    OnReplies,
+    Question,
+    Reply,
+    Request,
+    Source,
+    ignore,
+)
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 
-Opener = Callable[[Source, Mapping[str, int] | None], Engine]  # a function of a module, to be pickled
+Opener = Callable[[Source, Mapping[str, int] | None], Engine]  # a top-level function, as it is pickled
 
 
 class ProcessEngine:
-    """An `Engine` that passes each call on to a process of its own."""
+    """An `Engine` that forwards each call to a process of its own."""
 
     def __init__(
         self,
@@ -35,50 +45,47 @@ class ProcessEngine:
         threads: int | None,
         open_engine: Opener,
     ):
-        """Begins to open the engine by `open_engine`; the first call waits until it is open.
+        """Starts to open the engine by `open_engine`; the first call waits until it is open.
 
-        `threads`: of the processor, None for as many as there are.
+        `threads`: CPU threads of the process; None: as many as there are.
         """
         context = multiprocessing.get_context("spawn")
         self.name = source.name
-        self._pipe, other = context.Pipe()
+        self._pipe, child_pipe = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(other, source, placement, threads, open_engine), daemon=True
+            target=serve, args=(child_pipe, source, placement, threads, open_engine), daemon=True
         )
         self._process.start()
-        other.close()  # so that its end is noticed here
+        child_pipe.close()  # so that a read from the pipe fails once the process has ended
         self._open = False
 
     def generate(
-        self,
-        requests: Sequence[Request],
-        decoding: Decoding,
-        on_batch: Callable[[int, int, float], None] = ignore,
+        self, requests: Sequence[Request], decoding: Decoding, on_batch: OnReplies = ignore
     ) -> list[Reply]:
-        """One reply to each request. `on_batch`: (replies made, tokens in them, seconds)."""
+        """See `Engine.generate`."""
         return self._call("generate", (list(requests), decoding), on_batch)
 
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: Callable[[int], None] = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
     ) -> list[list[np.ndarray]]:
-        """Log-probabilities [answers] for each question of each group. `on_batch`: groups done."""
+        """See `Engine.answer_logprobs`."""
         return self._call("answer_logprobs", (groups,), on_batch)
 
     def lengths(self, questions: Sequence[Question]) -> list[Lengths] | None:
-        """Tokens of each question."""
+        """See `Engine.lengths`."""
         return self._call("lengths", (list(questions),))
 
     @property
     def context_tokens(self) -> int | None:
-        """Most tokens that the model reads at once."""
+        """See `Engine.context_tokens`."""
         return self._call("context_tokens", ())
 
     def use(self, adapter: Path | None) -> None:
-        """Answers with this adapter from now on, with none where it is None."""
+        """See `Engine.use`."""
         self._call("use", (adapter,))
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
+        """Ends the process, even during a call."""
         self._pipe.close()
         self._process.join(0.2)
         if self._process.is_alive():
@@ -91,18 +98,18 @@ class ProcessEngine:
             self._open = True
         return self._exchange((method, arguments, on_batch is not None), on_batch)
 
-    def _exchange(self, sent: tuple | None, on_batch: Callable[..., None] | None) -> Any:
-        """Sends a call, where there is one, and returns what comes back or raises it."""
+    def _exchange(self, call: tuple | None, on_batch: Callable[..., None] | None) -> Any:
+        """Sends a call, if there is one, then returns the result or raises the error that comes back."""
         try:
-            if sent is not None:
-                self._pipe.send(sent)
+            if call is not None:
+                self._pipe.send(call)
             while (received := self._pipe.recv())[0] == "batch":
                 on_batch(*received[1])
         except (EOFError, OSError):
             self._process.join(5)
             raise UserError(
-                f"the process of {self.name} ended with exit code {self._process.exitcode} while it was "
-                "needed; -9 often means that the machine's memory was full"
+                f"the process of {self.name} ended with exit code {self._process.exitcode} during a "
+                "call; -9 often means that the machine ran out of memory"
             ) from None
         kind, value = received
         if kind == "error":
@@ -117,8 +124,8 @@ def serve(
     threads: int | None,
     open_engine: Opener,
 ) -> None:
-    """The process: opens the engine, then does what is asked until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
+    """Main function of the process: opens the engine, then serves calls until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles interrupts
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -130,35 +137,38 @@ def serve(
 
         if threads is not None:
             torch.set_num_threads(threads)
-        engine = _answer(pipe, open_engine, (source, placement), hide=True)
+        engine = _respond(pipe, open_engine, (source, placement), send_value=False)
         while engine is not None:
             method, arguments, reports = pipe.recv()
             if reports:
                 arguments = (*arguments, lambda *done: pipe.send(("batch", done)))
-            _answer(pipe, partial(_do, engine, method), arguments)
+            _respond(pipe, partial(_call_method, engine, method), arguments)
     except (EOFError, OSError):
-        pass  # the other end is closed: nobody waits for anything
+        pass  # the parent process closed the pipe or ended
 
 
-def _do(engine: Any, name: str, *arguments: Any) -> Any:
-    """What the engine's method returns, or its property holds."""
-    found = getattr(engine, name)
-    return found(*arguments) if callable(found) else found
+def _call_method(engine: Any, name: str, *arguments: Any) -> Any:
+    """The result of the engine's method, or the value of its property, of that name."""
+    member = getattr(engine, name)
+    return member(*arguments) if callable(member) else member
 
 
-def _answer(pipe: Connection, function: Callable, arguments: tuple, hide: bool = False) -> Any:
-    """Sends what the function returns, nothing of it where `hide`, or the error that it raises."""
+def _respond(pipe: Connection, function: Callable, arguments: tuple, send_value: bool = True) -> Any:
+    """Calls the function and sends its result, or the error that it raises; returns the result.
+
+    Without `send_value` only the success is reported. Returns None after an error.
+    """
     try:
         value = function(*arguments)
     except Exception as error:
-        pipe.send(("error", _sendable(error)))
+        pipe.send(("error", _picklable(error)))
         return None
-    pipe.send(("done", None if hide else value))
+    pipe.send(("done", value if send_value else None))
     return value
 
 
-def _sendable(error: Exception) -> Exception:
-    """The error, or its text where it cannot be sent."""
+def _picklable(error: Exception) -> Exception:
+    """The error, or a RuntimeError with its text if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

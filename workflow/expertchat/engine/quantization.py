@@ -1,9 +1,9 @@
-"""Quantization by bitsandbytes while the weights are read, a mixture's fused experts included.
+"""Quantization by bitsandbytes while the weights are read, including the fused experts of mixtures.
 
-transformers holds Mixtral's experts as 3-D parameters, which bitsandbytes leaves as they are. Here each
-expert becomes linear layers of its own again, as in the published checkpoints, before the weights are
-read: every layer is then quantized as soon as its tensor is there, runs bitsandbytes' 4-bit kernels, and
-gives right gradients to adapters without a dequantized copy that waits for the backward pass.
+transformers stores Mixtral's experts as 3-D parameters, which bitsandbytes does not quantize. Here each
+expert becomes separate linear layers again, as in the published checkpoints, before the weights are
+read. Every layer is then quantized as soon as its tensor is read, uses bitsandbytes' 4-bit kernels, and
+gives correct gradients to adapters without keeping a dequantized copy until the backward pass.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NAMES = {"nf4": "expertchat_nf4", "int8": "expertchat_int8"}  # our quantizers i
 
 
 class Expert(nn.Module):
-    """One gated expert: w2(act(w1 x) * w3 x), under the names of Mixtral's published checkpoints."""
+    """One gated expert, w2(act(w1 x) * w3 x), with the names of Mixtral's published checkpoints."""
 
     def __init__(self, hidden: int, intermediate: int, activation: nn.Module):
         super().__init__()
@@ -42,23 +42,23 @@ class Expert(nn.Module):
 
 
 class Experts(nn.ModuleList):
-    """A layer's experts as separate modules; called like transformers' fused ones."""
+    """A layer's experts as separate modules, called in the same way as transformers' fused ones."""
 
     def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """The weighted sum of each token's experts [tokens, hidden].
+        """The weighted sum of the outputs of each token's experts, [tokens, hidden].
 
         `hidden` [tokens, hidden]; `chosen` [tokens, k] expert numbers; `weights` [tokens, k].
         """
         output = torch.zeros_like(hidden)
         for expert in chosen.unique().tolist():
-            tokens, place = (chosen == expert).nonzero(as_tuple=True)
-            said = self[expert](hidden[tokens]) * weights[tokens, place, None]
-            output.index_add_(0, tokens, said.to(output.dtype))
+            tokens, column = (chosen == expert).nonzero(as_tuple=True)
+            weighted = self[expert](hidden[tokens]) * weights[tokens, column, None]
+            output.index_add_(0, tokens, weighted.to(output.dtype))
         return output
 
 
 def unfuse_experts(model: nn.Module) -> None:
-    """Replaces each layer's fused experts by separate modules on the meta device, in place."""
+    """Replaces each layer's fused experts with separate modules on the meta device, in place."""
     for name, fused in list(model.named_modules()):
         if isinstance(fused, MixtralExperts):
             with torch.device("meta"):
@@ -70,9 +70,9 @@ def unfuse_experts(model: nn.Module) -> None:
 
 
 def check_quantizable(model: nn.Module, load: Load, name: str) -> None:
-    """Stops where `load` asks for quantization and the model has fused experts that would stay whole.
+    """Raises UserError if `load` asks for quantization that would leave out fused experts.
 
-    `model` may be on the meta device.
+    Only Mixtral's fused experts can be quantized. `model` may be on the meta device.
     """
     fused = [
         name
@@ -82,15 +82,15 @@ def check_quantizable(model: nn.Module, load: Load, name: str) -> None:
     ]
     if load.quantization != "none" and fused:
         raise UserError(
-            f"{name}: quantization {load.quantization} would leave its fused experts as they are "
+            f"{name}: quantization {load.quantization} would not quantize its fused experts "
             f"({fused[0]} and {len(fused) - 1} more); set load.quantization to none for this model"
         )
 
 
 class SplitExperts(ConversionOps):
-    """A fused parameter [experts, rows, columns] of a checkpoint into the experts' own matrices.
+    """Splits a checkpoint's fused parameter [experts, rows, columns] into one matrix per linear layer.
 
-    `names`: the linear layers whose matrices are stacked in its rows.
+    `names`: the linear layers whose matrices are stacked in the rows.
     """
 
     def __init__(self, names: tuple[str, ...]):
@@ -98,7 +98,7 @@ class SplitExperts(ConversionOps):
 
     @torch.no_grad
     def convert(self, input_dict: dict[str, list[Tensor]], **kwargs) -> dict[str, Tensor]:
-        """Views of the fused tensor by target name."""
+        """Views of the fused tensor, by target name."""
         ((fused,),) = input_dict.values()
         return {
             f".experts.{expert}.{name}.weight": part
@@ -108,18 +108,19 @@ class SplitExperts(ConversionOps):
 
     @property
     def reverse_op(self) -> ConversionOps:
-        """Not there: what is quantized while it is read is not saved again."""
-        raise NotImplementedError("a model that was quantized while it was read can not be saved")
+        """Not implemented: a model that is quantized while it is read is never saved."""
+        raise NotImplementedError("a model that was quantized while it was read cannot be saved")
 
 
-FUSED = {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}  # fused parameters and what they hold
+# fused parameters, and the linear layers that are stacked in their rows
+FUSED = {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}
 
 
 class UnfusedExperts:
-    """What our quantizers add to those of transformers."""
+    """Mixin for transformers' quantizers: separate experts in place of fused ones."""
 
     def __init__(self, quantization_config: BitsAndBytesConfig, **kwargs):
-        # the name found this class; to all others the model is one of bitsandbytes
+        # our name is needed only to select this class; other code must see a bitsandbytes model
         quantization_config.quant_method = QuantizationMethod.BITS_AND_BYTES
         super().__init__(quantization_config, **kwargs)
 
@@ -128,7 +129,7 @@ class UnfusedExperts:
         super()._process_model_before_weight_loading(model, **kwargs)
 
     def update_weight_conversions(self, weight_conversions, model):
-        """Experts that lie apart in the checkpoint stay apart, fused ones are split."""
+        """Keeps experts that the checkpoint stores separately, and splits fused ones."""
         if any(isinstance(module, Experts) for module in model.modules()):
             targets = {f".experts.{name}" for name in FUSED}
             weight_conversions = [c for c in weight_conversions if targets.isdisjoint(c.target_patterns)]
@@ -141,26 +142,26 @@ class UnfusedExperts:
         return super().update_weight_conversions(weight_conversions, model)
 
     def adjust_max_memory(self, max_memory):
-        """As it is: the plan has its margin."""
+        """Leaves the limits unchanged: our placement already includes a margin."""
         return max_memory
 
 
 @register_quantizer(NAMES["nf4"])
 class Quantizer4Bit(UnfusedExperts, Bnb4BitHfQuantizer):
-    """nf4 for all linear layers but the output head, experts included."""
+    """nf4 for all linear layers, including experts, except the output head."""
 
 
 @register_quantizer(NAMES["int8"])
 class Quantizer8Bit(UnfusedExperts, Bnb8BitHfQuantizer):
-    """LLM.int8() for all linear layers but the output head, experts included."""
+    """LLM.int8() for all linear layers, including experts, except the output head."""
 
 
 def quantization_config(load: Load, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """The configuration that `load` asks for, None for none; `dtype`: what products are computed in."""
+    """The configuration for `load`; None if it asks for none. `dtype`: type of the products."""
     if load.quantization == "none":
         return None
     if load.quantization == "int8":
-        # it warns at each product that activations are cast, which is how the method works
+        # it warns at each product that activations are cast, but the method requires that
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         config = BitsAndBytesConfig(load_in_8bit=True)
     else:

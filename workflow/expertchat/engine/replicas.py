@@ -1,4 +1,4 @@
-"""One model several times, each on devices of its own: what is asked is divided among the copies."""
+"""Several copies of one model, each on devices of its own; every call is divided among them."""
 
 from __future__ import annotations
 
@@ -9,76 +9,82 @@ from typing import TypeVar
 
 import numpy as np
 
-from expertchat.engine.interface import Engine, Lengths, Question, Reply, Request, ignore
+from expertchat.engine.interface import (
+    Engine,
+    Lengths,
+    OnGroups,
+    OnReplies,
+    Question,
+    Reply,
+    Request,
+    ignore,
+)
 from expertchat.settings.decoding import Decoding
 
 Answer = TypeVar("Answer")
 
-MANY = 4  # questions of a group, a copy, that make it worth dividing
+MIN_QUESTIONS_PER_COPY = 4  # a group with fewer questions per copy is not divided
 
 
 class Replicas:
-    """An `Engine` that divides each call among engines on the same model."""
+    """An `Engine` that divides each call among engines of the same model."""
 
     def __init__(self, engines: Sequence[Engine]):
         self.engines = list(engines)
-        self._of_session: dict[str, int] = {}  # a session stays where it was read
+        self._copy_of_session: dict[str, int] = {}  # the copy that has the session's cache
 
     def generate(
-        self,
-        requests: Sequence[Request],
-        decoding: Decoding,
-        on_batch: Callable[[int, int, float], None] = ignore,
+        self, requests: Sequence[Request], decoding: Decoding, on_batch: OnReplies = ignore
     ) -> list[Reply]:
-        """One reply to each request. `on_batch`: (replies made, tokens in them, seconds)."""
+        """See `Engine.generate`."""
         parts: list[list[int]] = [[] for _ in self.engines]
-        for place in sorted(range(len(requests)), key=lambda i: -_length(requests[i])):
-            parts[self._copy_for(requests[place].session, parts)].append(place)
-        return _gather(
+        for i in sorted(range(len(requests)), key=lambda i: -_characters(requests[i])):
+            parts[self._copy_for(requests[i].session, parts)].append(i)
+        return _run_copies(
             parts,
-            lambda copy, places: self.engines[copy].generate(
-                [requests[i] for i in places], decoding, on_batch
+            lambda copy, indices: self.engines[copy].generate(
+                [requests[i] for i in indices], decoding, on_batch
             ),
         )
 
     def _copy_for(self, session: str | None, parts: list[list[int]]) -> int:
-        """The copy that has read the session, else the one with the least to do."""
+        """The copy that has served the session before, else the copy with the fewest requests."""
         idlest = min(range(len(parts)), key=lambda copy: len(parts[copy]))
-        return idlest if session is None else self._of_session.setdefault(session, idlest)
+        return idlest if session is None else self._copy_of_session.setdefault(session, idlest)
 
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: Callable[[int], None] = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
     ) -> list[list[np.ndarray]]:
-        """Log-probabilities [answers] for each question of each group. `on_batch`: groups done."""
+        """See `Engine.answer_logprobs`. If a group is divided, progress is reported only at the end."""
         copies = len(self.engines)
         pieces = [piece for g, group in enumerate(groups) for piece in _pieces(g, len(group), copies)]
-        whole = len(pieces) == len(groups)
+        undivided = len(pieces) == len(groups)
         parts = [list(range(copy, len(pieces), copies)) for copy in range(copies)]
-        answers = _gather(
+        answers = _run_copies(
             parts,
-            lambda copy, places: self.engines[copy].answer_logprobs(
-                [[groups[pieces[p][0]][i] for i in pieces[p][1]] for p in places],
-                on_batch if whole else ignore,
+            lambda copy, numbers: self.engines[copy].answer_logprobs(
+                [[groups[pieces[p][0]][i] for i in pieces[p][1]] for p in numbers],
+                on_batch if undivided else ignore,
             ),
         )
-        found: list[dict[int, np.ndarray]] = [{} for _ in groups]
-        for (g, places), answer in zip(pieces, answers, strict=True):
-            found[g] |= zip(places, answer, strict=True)
-        if not whole:
+        by_group: list[dict[int, np.ndarray]] = [{} for _ in groups]
+        for (g, indices), answer in zip(pieces, answers, strict=True):
+            by_group[g] |= zip(indices, answer, strict=True)
+        if not undivided:
             on_batch(len(groups))
-        return [[own[i] for i in range(len(own))] for own in found]
+        return [[logprobs[i] for i in range(len(logprobs))] for logprobs in by_group]
 
     def lengths(self, questions: Sequence[Question]) -> list[Lengths] | None:
-        """Tokens of each question, as the first copy counts them; the others encode for themselves."""
+        """See `Engine.lengths`. Only the first copy caches the encoded texts."""
         return self.engines[0].lengths(questions)
 
     @property
     def context_tokens(self) -> int | None:
-        """Most tokens that the model reads at once."""
+        """See `Engine.context_tokens`."""
         return self.engines[0].context_tokens
 
     def use(self, adapter: Path | None) -> None:
-        """Answers with this adapter from now on, with none where it is None."""
+        """See `Engine.use`."""
         for engine in self.engines:
             engine.use(adapter)
 
@@ -89,24 +95,27 @@ class Replicas:
 
 
 def _pieces(group: int, size: int, copies: int) -> list[tuple[int, range]]:
-    """(group, places in it): a group of many questions, such as MMLU's of a subject, for all copies.
+    """(group, indices in it): a group of many questions, such as an MMLU subject, for all copies.
 
-    What its questions share is then read by each copy, which is little beside many of them.
+    Each copy then reads what the questions share, which costs little compared with many questions.
     """
-    count = copies if size >= MANY * copies else 1
+    count = copies if size >= MIN_QUESTIONS_PER_COPY * copies else 1
     return [(group, range(first, size, count)) for first in range(count)]
 
 
-def _length(request: Request) -> int:
+def _characters(request: Request) -> int:
     return sum(len(message["content"]) for message in request.messages)
 
 
-def _gather(parts: list[list[int]], ask: Callable[[int, list[int]], list[Answer]]) -> list[Answer]:
-    """The answers of all copies, asked at once, in the order of the places that `parts` holds."""
-    busy = [copy for copy, places in enumerate(parts) if places]
+def _run_copies(parts: list[list[int]], ask: Callable[[int, list[int]], list[Answer]]) -> list[Answer]:
+    """Calls `ask(copy, indices)` for all copies at the same time; the answers in the order of indices.
+
+    `parts[copy]`: the indices that this copy answers.
+    """
+    busy = [copy for copy, indices in enumerate(parts) if indices]
     with ThreadPoolExecutor(max(1, len(busy))) as pool:
         answers = list(pool.map(lambda copy: ask(copy, parts[copy]), busy))
-    found: dict[int, Answer] = {}
+    by_index: dict[int, Answer] = {}
     for copy, part in zip(busy, answers, strict=True):
-        found |= zip(parts[copy], part, strict=True)
-    return [found[i] for i in range(len(found))]
+        by_index |= zip(parts[copy], part, strict=True)
+    return [by_index[i] for i in range(len(by_index))]

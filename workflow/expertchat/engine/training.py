@@ -1,6 +1,7 @@
-"""The engine's door for the stages that train weights: rewards and policies use this module alone.
+"""The engine's interface for stages that train weights (rewards and policies).
 
-Loading, padding and drawing are those of inference, so that what is trained on is what was drawn.
+Training uses the same loading, padding and drawing as inference, so that policies are trained on
+exactly the tokens that were drawn.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from expertchat.engine.generate.generation import continue_prompts, padded, position_ids
+from expertchat.engine.generate.generation import complete_prompts, padded, position_ids
 from expertchat.engine.generate.sampling import uniforms
-from expertchat.engine.generate.stopping import Completion, end_ids
+from expertchat.engine.generate.stopping import Completion, end_token_ids
 from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
@@ -29,7 +30,7 @@ __all__ = [
 
 
 def lora_config(lora: LoRA, **kwargs):
-    """peft's LoraConfig for an adapter of these settings; `kwargs` are passed on."""
+    """peft's LoraConfig with these settings; `kwargs` are passed on."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -52,12 +53,12 @@ def draw_completions(
 ) -> list[Completion]:
     """One completion of each prompt (token ids), drawn with its seed, `batch_size` rows at a time.
 
-    `model` may be wrapped by peft; the adapters that are active take part.
+    `model` may be wrapped by peft; its active adapters are applied.
     """
-    ends = end_ids(model, tokenizer)
+    ends = end_token_ids(model, tokenizer)
     uniform = np.stack([uniforms(seed, decoding.max_new_tokens) for seed in seeds])
     completions: list[Completion] = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        completions += continue_prompts(model, prompts[part], uniform[part], decoding, tokenizer, ends)
+        completions += complete_prompts(model, prompts[part], uniform[part], decoding, tokenizer, ends)
     return completions

@@ -1,1 +1,1 @@
-"""Drawing replies, token by token."""
+"""Generation: drawing replies token by token from a batch of prompts."""

@@ -1,7 +1,7 @@
-"""What attention keeps of the tokens that a model has read: keys and values, written in place.
+"""The KV cache: keys and values of the tokens that a model has read, written in place.
 
-A `KVCache` holds a batch of rows in slots; a mask elsewhere says which slots are real. A `Held` is one
-row of it, without padding, to be taken up again later.
+A `KVCache` stores a batch of rows in slots; a separate mask says which slots are real tokens and which
+are padding. A `CachedPrefix` is a copy of one row without padding, from which a later batch can start.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from expertchat.engine.backbone import base_of
+
 
 class GrowingLayer(DynamicLayer):
     """Keys and values [rows, heads, slots, dim] of one layer, in buffers with room for more slots.
 
-    Growing by concatenation would copy all that was read, at each token.
+    transformers' own layer grows by concatenation, which copies the complete cache at each token.
     """
 
     def __init__(self, room: int):
@@ -32,7 +34,7 @@ class GrowingLayer(DynamicLayer):
         self.is_initialized = True
 
     def _buffer(self, like: Tensor, room: int) -> Tensor:
-        # zeros, as what is masked is still multiplied, and chance bytes may be NaN
+        # zeros: masked slots are still multiplied, and uninitialized memory may contain NaN
         return like.new_zeros((like.shape[0], like.shape[1], max(room, like.shape[2]), like.shape[3]))
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -56,11 +58,11 @@ class GrowingLayer(DynamicLayer):
         return self.length
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forgets the last slots: as many as the number below zero says."""
+        """Removes the last slots; their number is given as a negative number."""
         self.length -= abs(tokens_to_remove)
 
-    def keep(self, choice: Tensor, count: int) -> None:
-        """Of the last `count` slots keeps one a row, the `choice`-th [rows], and forgets the others."""
+    def keep_one(self, choice: Tensor, count: int) -> None:
+        """Of the last `count` slots keeps the `choice`-th of each row [rows] and removes the others."""
         rows, first = torch.arange(len(choice), device=self.device), self.length - count
         chosen = first + choice.to(self.device)
         self.keys[:, :, first] = self.keys[rows, :, chosen]
@@ -68,21 +70,17 @@ class GrowingLayer(DynamicLayer):
         self.length = first + 1
 
     def select(self, rows: Tensor) -> None:
-        """Keeps these rows, in this order; a row may be named several times."""
+        """Keeps these rows, in this order; a row may occur several times."""
         self.keys = self.keys.index_select(0, rows.to(self.keys.device))
         self.values = self.values.index_select(0, rows.to(self.values.device))
 
 
-def base_of(model):
-    """The model beneath its adapters, or itself where it has none."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 @dataclass(frozen=True)
-class Held:
-    """What was read of one conversation: token ids, and keys and values [heads, tokens, dim] a layer.
+class CachedPrefix:
+    """The cached tokens of one conversation: ids, and keys and values [heads, tokens, dim] per layer.
 
-    `states` [tokens, hidden]: the last hidden states at length 1, where contrastive search read it.
+    `states` [tokens, hidden]: the last hidden states, normalized to length 1; only contrastive search
+    computes them.
     """
 
     ids: list[int]
@@ -91,7 +89,7 @@ class Held:
     states: Tensor | None = None
 
     def bytes(self) -> int:
-        """Memory that it takes."""
+        """Memory of all its tensors."""
         states = [] if self.states is None else [self.states]
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values, *states))
 
@@ -103,98 +101,100 @@ class KVCache(Cache):
         super().__init__(layers=[GrowingLayer(room) for _ in range(layers)])
 
     def select(self, rows: Tensor) -> None:
-        """Keeps these rows, in this order; a row may be named several times."""
+        """Keeps these rows, in this order; a row may occur several times."""
         for layer in self.layers:
             layer.select(rows)
 
-    def keep(self, choice: Tensor, count: int) -> None:
-        """Of the last `count` slots keeps one a row, the `choice`-th [rows], and forgets the others."""
+    def keep_one(self, choice: Tensor, count: int) -> None:
+        """Of the last `count` slots keeps the `choice`-th of each row [rows] and removes the others."""
         for layer in self.layers:
-            layer.keep(choice, count)
+            layer.keep_one(choice, count)
 
-    def hold(self, row: int, slots: Tensor, ids: list[int]) -> Held:
-        """A copy of what one row has in `slots` (indices), which are those of `ids`."""
+    def copy_row(self, row: int, slots: Tensor, ids: list[int]) -> CachedPrefix:
+        """A copy of one row's keys and values in `slots` (indices); `ids` are the tokens in them."""
         keys = [layer.keys[row].index_select(1, slots.to(layer.device)) for layer in self.layers]
         values = [layer.values[row].index_select(1, slots.to(layer.device)) for layer in self.layers]
-        return Held(ids, keys, values)
+        return CachedPrefix(ids, keys, values)
 
     @classmethod
-    def of(cls, rows: Sequence[Held | None], lengths: Sequence[int], layers: int, room: int) -> KVCache:
-        """A batch from the first `lengths` tokens of held rows, each flush right."""
+    def from_prefixes(
+        cls, prefixes: Sequence[CachedPrefix | None], lengths: Sequence[int], layers: int, room: int
+    ) -> KVCache:
+        """A batch whose rows are the first `lengths` tokens of the prefixes, padded on the left."""
         cache, longest = cls(layers, room), max(lengths)
-        first = next((held for held in rows if held is not None), None)
+        first = next((prefix for prefix in prefixes if prefix is not None), None)
         if longest == 0 or first is None:
             return cache
         for number, layer in enumerate(cache.layers):
             like = first.keys[number], first.values[number]
-            keys, values = (t.new_zeros(len(rows), t.shape[0], longest, t.shape[2]) for t in like)
-            for row, (held, length) in enumerate(zip(rows, lengths, strict=True)):
+            keys, values = (t.new_zeros(len(prefixes), t.shape[0], longest, t.shape[2]) for t in like)
+            for row, (prefix, length) in enumerate(zip(prefixes, lengths, strict=True)):
                 if length:
-                    keys[row, :, longest - length :] = held.keys[number][:, :length]
-                    values[row, :, longest - length :] = held.values[number][:, :length]
+                    keys[row, :, longest - length :] = prefix.keys[number][:, :length]
+                    values[row, :, longest - length :] = prefix.values[number][:, :length]
             layer.update(keys, values)
         return cache
 
 
 class Sessions:
-    """Conversations that an engine may be asked to go on with, within `budget` bytes.
+    """Cached prefixes of the conversations that may be continued, within `budget` bytes.
 
-    What does not fit is not held and will be read again: nothing is thrown out for it, as dialogues
-    take turns, and the next to be thrown out would be the next to be needed.
+    A prefix that does not fit is not stored, so its conversation is recomputed. Stored prefixes are not
+    evicted for new ones: dialogues take turns, so the least recently used is the next to be needed.
     """
 
     def __init__(self, budget: int):
         self.budget, self.used = budget, 0
-        self._held: dict[str, Held] = {}
+        self._prefixes: dict[str, CachedPrefix] = {}
 
-    def find(self, session: str | None) -> Held | None:
-        """What is held of the conversation."""
-        return self._held.get(session)
+    def find(self, session: str | None) -> CachedPrefix | None:
+        """The conversation's cached prefix; None if there is none."""
+        return self._prefixes.get(session)
 
-    def keep(self, session: str, held: Held) -> None:
-        """Holds this in place of what was held of the conversation, where it fits."""
+    def store(self, session: str, prefix: CachedPrefix) -> None:
+        """Replaces the conversation's cached prefix; removes it if the new one does not fit."""
         self.drop(session)
-        if self.used + held.bytes() <= self.budget:
-            self._held[session] = held
-            self.used += held.bytes()
+        if self.used + prefix.bytes() <= self.budget:
+            self._prefixes[session] = prefix
+            self.used += prefix.bytes()
 
     def drop(self, session: str) -> None:
-        """Forgets the conversation."""
-        old = self._held.pop(session, None)
+        """Removes the conversation's cached prefix."""
+        old = self._prefixes.pop(session, None)
         self.used -= old.bytes() if old else 0
 
     def clear(self) -> None:
-        """Forgets all conversations."""
-        self._held.clear()
+        """Removes all cached prefixes."""
+        self._prefixes.clear()
         self.used = 0
 
 
-# position is a matter of the slot, so slots may have no gaps: ALiBi, or (GPT-Neo) masks of its own
-BY_SLOT = {"mpt", "bloom", "gpt_neo"}
-BY_LENGTH = {"dynamic", "longrope"}  # rotations of what was read change as the text grows
+# positions are slot numbers, so that gaps would change them: ALiBi, or (GPT-Neo) masks of its own
+SLOT_POSITIONS = {"mpt", "bloom", "gpt_neo"}
+LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # rotations of earlier tokens change as the text grows
 
 
-def why_unshared(model) -> str | None:
-    """Why no part of what the model has read can be reused, in words; None where it can.
+def why_not_reusable(model) -> str | None:
+    """The reason why the model's cached keys and values cannot be reused; None if they can.
 
-    Reuse needs full attention and positions that are given, not counted, and never change.
+    Reuse requires full attention, and positions that are passed in and do not change.
     """
     config = model.config.get_text_config()
     base = base_of(model)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     rope = getattr(config, "rope_parameters", None) or {}
-    if config.model_type in BY_SLOT or getattr(config, "alibi", False):
-        return "its positions are those of the cache's slots"
+    if config.model_type in SLOT_POSITIONS or getattr(config, "alibi", False):
+        return "the model's positions are the numbers of the cache's slots"
     if windows or kinds - {"full_attention"}:
-        return "not all of its layers attend to the whole text"
-    if rope.get("rope_type") in BY_LENGTH:
-        return "its positions depend on the text's length"
+        return "not all of the model's layers attend to the complete text"
+    if rope.get("rope_type") in LENGTH_DEPENDENT_ROPE:
+        return "the model's positions depend on the length of the text"
     if "position_ids" not in inspect.signature(base.forward).parameters:
-        return "it counts positions itself"
+        return "the model computes positions itself"
     return None
 
 
-def shareable(model) -> bool:
-    """Whether parts of what the model has read can be reused."""
-    return why_unshared(model) is None
+def is_reusable(model) -> bool:
+    """Whether the model's cached keys and values can be reused for another batch."""
+    return why_not_reusable(model) is None

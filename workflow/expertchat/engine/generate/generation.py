@@ -1,13 +1,11 @@
-"""Continuing a batch of prompts, token by token, on a cache of what was read.
+"""Generation: reads a batch of prompts, then draws one token per row and step until all rows ended.
 
-Rows that have ended leave the batch; rows that share a prompt read it once; what a session's last
-call has read is not read again.
+A row that has ended is removed from the batch. A prompt that several rows share is read once. Of a
+prompt that continues a session, only the tokens that are not cached are read.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,46 +14,48 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from expertchat.engine.generate.cache import Held, KVCache, base_of
+from expertchat.engine.backbone import base_of, forward_parameters
+from expertchat.engine.generate.cache import CachedPrefix, KVCache, is_reusable
 from expertchat.engine.generate.sampling import draw, penalise
-from expertchat.engine.generate.stopping import Completion, Endings
+from expertchat.engine.generate.stopping import Completion, StoppingRules
 from expertchat.engine.score.tokenized import common_prefix
 from expertchat.settings.decoding import Decoding
 
-LEAVE_AT = 0.75  # the batch is packed when at most this share of its rows goes on
+PACK_SHARE = 0.75  # ended rows are removed once at most this share of the rows is unfinished
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, device, side: str) -> tuple[Tensor, Tensor]:
-    """(ids, mask), both [rows, longest], filled up on the "left" or the "right"."""
+    """(ids, mask), both [rows, longest], padded on the "left" or the "right"."""
     longest = max(len(row) for row in rows)
     ids = torch.full((len(rows), longest), pad, dtype=torch.long)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
     for i, row in enumerate(rows):
-        place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
-        ids[i, place] = torch.tensor(row, dtype=torch.long)
-        mask[i, place] = 1
+        columns = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
+        ids[i, columns] = torch.tensor(row, dtype=torch.long)
+        mask[i, columns] = 1
     return ids.to(device), mask.to(device)
 
 
 def position_ids(mask: Tensor) -> Tensor:
-    """Positions [rows, tokens] that count real tokens only, from 0; padding has some valid one."""
+    """Positions [rows, tokens] that count only real tokens, from 0; padding has some valid position."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def forward(model, ids: Tensor, mask: Tensor, cache, **kwargs):
-    """The model's output for the tokens [rows, n] that follow those in the cache.
+def forward_pass(model, ids: Tensor, mask: Tensor, cache, **kwargs):
+    """The model's output for the tokens [rows, n] that follow the cached ones.
 
-    `mask` [rows, slots] covers the cache's slots and the new ones.
+    `mask` [rows, slots] covers the cache's slots and the new ones. Keyword arguments that the model
+    does not accept are left out.
     """
     base = base_of(model)
-    accepted = taken(type(base))
+    accepted = forward_parameters(type(base))
     one = ids.shape[1] == 1
     kwargs["position_ids"] = (
         (mask.sum(1, keepdim=True) - 1).clamp(min=0) if one else position_ids(mask)[:, -ids.shape[1] :]
     )
     attention = base.config.get_text_config()._attn_implementation
     if one and attention == "sdpa" and isinstance(cache, KVCache):
-        mask = mask.bool()[:, None, None, :]  # what transformers would work out from it, at each token
+        mask = mask.bool()[:, None, None, :]  # else transformers would compute it again for each token
     return model(
         input_ids=ids,
         attention_mask=mask,
@@ -65,176 +65,186 @@ def forward(model, ids: Tensor, mask: Tensor, cache, **kwargs):
     )
 
 
-@functools.cache
-def taken(model_class: type) -> frozenset[str]:
-    """The arguments of a model's forward pass: some count positions themselves."""
-    return frozenset(inspect.signature(model_class.forward).parameters)
-
-
 @dataclass
-class Read:
-    """A batch that was read up to its last token."""
+class BatchState:
+    """A batch whose tokens have all been read: the next tokens can be drawn from `logits`."""
 
     cache: KVCache | DynamicCache
     mask: Tensor  # [rows, slots]
     logits: Tensor  # [rows, V], of the next token
-    states: Tensor | None = None  # [rows, slots and room, hidden] at length 1, for contrastive search
+    states: Tensor | None = None  # [rows, slots or more, hidden] at length 1, for contrastive search
 
-    def hold(self, row: int, ids: Sequence[int]) -> Held:
-        """A copy of what was read of one row; its tokens are the first of `ids`."""
+    def copy_row(self, row: int, ids: Sequence[int]) -> CachedPrefix:
+        """A copy of one row's cache. The row's cached tokens are the first of `ids`."""
         slots = self.mask[row].nonzero().squeeze(-1)
-        held = self.cache.hold(row, slots, list(ids[: len(slots)]))
-        return held if self.states is None else replace(held, states=self.states[row, slots])
+        prefix = self.cache.copy_row(row, slots, list(ids[: len(slots)]))
+        return prefix if self.states is None else replace(prefix, states=self.states[row, slots])
+
+    def select(self, rows: Tensor) -> BatchState:
+        """The state with only these rows, in this order; a row may occur several times."""
+        if len(rows) == len(self.mask) and bool((rows.cpu() == torch.arange(len(rows))).all()):
+            return self
+        if isinstance(self.cache, KVCache):
+            self.cache.select(rows)
+        else:
+            self.cache.batch_select_indices(rows)
+        states = None if self.states is None else self.states[rows]
+        return BatchState(self.cache, self.mask[rows], self.logits[rows], states)
 
 
-def held_lengths(prompts: Sequence[list[int]], held: Sequence[Held | None]) -> list[int]:
-    """Tokens of each prompt's beginning that need not be read again; its last one must be."""
+def cached_lengths(prompts: Sequence[list[int]], prefixes: Sequence[CachedPrefix | None]) -> list[int]:
+    """Number of tokens of each prompt that are cached; never the last, whose logits are needed."""
     return [
-        min(common_prefix([prompt, h.ids]), len(prompt) - 1) if h is not None else 0
-        for prompt, h in zip(prompts, held, strict=True)
+        min(common_prefix([prompt, prefix.ids]), len(prompt) - 1) if prefix is not None else 0
+        for prompt, prefix in zip(prompts, prefixes, strict=True)
     ]
 
 
-def resume(
-    model, prompts: Sequence[list[int]], pad: int, held: Sequence[Held | None], room: int, share: bool
+def split_cached(
+    model,
+    prompts: Sequence[list[int]],
+    pad: int,
+    prefixes: Sequence[CachedPrefix | None],
+    room: int,
+    reusable: bool,
 ) -> tuple[Tensor, Tensor, KVCache | DynamicCache]:
-    """What is to be read: (ids [rows, new], mask [rows, slots], cache of what is held)."""
-    lengths = held_lengths(prompts, held)
+    """Splits prompts into cached and new tokens: (new ids [rows, new], mask [rows, slots], cache).
+
+    Arguments as of `read_prompts`.
+    """
+    lengths = cached_lengths(prompts, prefixes)
     longest = max(lengths)
-    news = [prompt[n:] for prompt, n in zip(prompts, lengths, strict=True)]
-    ids, new_mask = padded(news, pad, model.device, side="left")
+    new = [prompt[n:] for prompt, n in zip(prompts, lengths, strict=True)]
+    ids, new_mask = padded(new, pad, model.device, side="left")
     old_mask = torch.tensor([[0] * (longest - n) + [1] * n for n in lengths], dtype=torch.long)
     mask = torch.cat([old_mask.to(new_mask).reshape(len(prompts), longest), new_mask], 1)
-    if share:
+    if reusable:
         layers = model.config.get_text_config().num_hidden_layers
-        cache = KVCache.of(held, lengths, layers, mask.shape[1] + room)
+        cache = KVCache.from_prefixes(prefixes, lengths, layers, mask.shape[1] + room)
     else:
         cache = DynamicCache(config=model.config)
     return ids, mask, cache
 
 
 def read_prompts(
-    model, prompts: Sequence[list[int]], pad: int, held: Sequence[Held | None], room: int, share: bool
-) -> Read:
-    """Reads prompts; of each, what `held` has of its beginning is taken from there.
+    model,
+    prompts: Sequence[list[int]],
+    pad: int,
+    prefixes: Sequence[CachedPrefix | None],
+    room: int,
+    reusable: bool,
+) -> BatchState:
+    """Reads prompts (prefill), starting each from its cached prefix, if it has one.
 
-    `room`: tokens that will follow. `share`: whether the model's cache can be shared.
+    `room`: number of tokens that may follow. `reusable`: whether the model's cache can be reused
+    (`is_reusable`); without it all prefixes must be None.
     """
-    ids, mask, cache = resume(model, prompts, pad, held, room, share)
-    output = forward(model, ids, mask, cache, logits_to_keep=1)
-    return Read(output.past_key_values, mask, output.logits[:, -1])
-
-
-def expand(read: Read, rows: Tensor) -> Read:
-    """The rows of `read` that `rows` names, in its order; a row may be named several times."""
-    if len(rows) == len(read.mask) and bool((rows.cpu() == torch.arange(len(rows))).all()):
-        return read
-    if isinstance(read.cache, KVCache):
-        read.cache.select(rows)
-    else:
-        read.cache.batch_select_indices(rows)
-    states = None if read.states is None else read.states[rows]
-    return Read(read.cache, read.mask[rows], read.logits[rows], states)
+    ids, mask, cache = split_cached(model, prompts, pad, prefixes, room, reusable)
+    output = forward_pass(model, ids, mask, cache, logits_to_keep=1)
+    return BatchState(output.past_key_values, mask, output.logits[:, -1])
 
 
 class _Row:
-    """One continuation: its place in the results, its prompt's and its own tokens."""
+    """One continuation: the index of its result, its prompt and its drawn tokens."""
 
-    def __init__(self, place: int, prompt: Sequence[int]):
-        self.place, self.prompt, self.ids = place, prompt, []
+    def __init__(self, index: int, prompt: Sequence[int]):
+        self.index, self.prompt, self.ids = index, prompt, []
 
 
 class Continuations:
-    """The rows of a batch, in the order in which it has them now, and what came of all of them."""
+    """The continuations of a batch: the rows that are still in it, and the results of all rows."""
 
-    def __init__(self, prompts: Sequence[list[int]], endings: Endings, hold: Sequence[bool]):
-        """`hold`: rows whose cache is wanted back; empty for none."""
-        self.rows = [_Row(place, prompt) for place, prompt in enumerate(prompts)]
-        self.endings, self.hold = endings, hold or [False] * len(prompts)
-        self.done: list[Completion | None] = [None] * len(prompts)
-        self.held: list[Held | None] = [None] * len(prompts)
+    def __init__(
+        self, prompts: Sequence[list[int]], stopping: StoppingRules, keep_cache: Sequence[bool]
+    ):
+        """`keep_cache`: whether to return the cache of each row; empty: of none."""
+        self.rows = [_Row(index, prompt) for index, prompt in enumerate(prompts)]
+        self.stopping, self.keep_cache = stopping, keep_cache or [False] * len(prompts)
+        self.completions: list[Completion | None] = [None] * len(prompts)
+        self.prefixes: list[CachedPrefix | None] = [None] * len(prompts)
 
     def add(self, tokens: Tensor) -> None:
-        """Takes the next token [rows] of each row that has not ended."""
+        """Appends the next token [rows] to each row that has not ended."""
         for row, token in zip(self.rows, tokens.tolist(), strict=True):
-            if self.done[row.place] is None:
+            if self.completions[row.index] is None:
                 row.ids.append(token)
-                self.done[row.place] = self.endings.check(row.ids)
+                self.completions[row.index] = self.stopping.check(row.ids)
 
-    def alive(self, device) -> Tensor:
-        """[rows, 1] of 1, and of 0 where the row has ended."""
-        return torch.tensor([[int(self.done[row.place] is None)] for row in self.rows], device=device)
+    def unfinished(self, device) -> Tensor:
+        """[rows, 1]: 1 for unfinished rows, 0 for rows that have ended."""
+        flags = [[int(self.completions[row.index] is None)] for row in self.rows]
+        return torch.tensor(flags, device=device)
 
-    def leave(self, read: Read) -> list[int] | None:
-        """The numbers of the rows that stay, where enough have ended for the others to leave."""
-        going = [i for i, row in enumerate(self.rows) if self.done[row.place] is None]
-        if len(going) > LEAVE_AT * len(self.rows):
+    def remove_ended(self, state: BatchState) -> list[int] | None:
+        """Removes ended rows if they are many enough; returns the numbers of the remaining rows.
+
+        Returns None if nothing was removed.
+        """
+        remaining = [i for i, row in enumerate(self.rows) if self.completions[row.index] is None]
+        if len(remaining) > PACK_SHARE * len(self.rows):
             return None
         for i, row in enumerate(self.rows):
-            if self.done[row.place] is not None and self.hold[row.place]:
-                self.held[row.place] = read.hold(i, [*row.prompt, *row.ids])
-        self.rows = [self.rows[i] for i in going]
-        return going
+            if self.completions[row.index] is not None and self.keep_cache[row.index]:
+                self.prefixes[row.index] = state.copy_row(i, [*row.prompt, *row.ids])
+        self.rows = [self.rows[i] for i in remaining]
+        return remaining
 
 
-def continue_read(
+def continue_batch(
     model,
-    read: Read,
+    state: BatchState,
     prompts: Sequence[list[int]],
     uniform: np.ndarray,
     decoding: Decoding,
-    endings: Endings,
+    stopping: StoppingRules,
     pad: int,
-    hold: Sequence[bool] = (),
-) -> tuple[list[Completion], list[Held | None]]:
-    """Continues a batch that was read, until each row has ended.
+    keep_cache: Sequence[bool] = (),
+) -> tuple[list[Completion], list[CachedPrefix | None]]:
+    """Draws tokens for a batch from `read_prompts` until every row has ended.
 
-    `uniform`: [rows, tokens] numbers for the draws. `hold`: rows whose cache is wanted back. Returns
-    completions and what is held, both in the order of the rows.
+    `uniform` [rows, tokens]: uniform numbers, one per draw. `keep_cache`: whether to return the cache of
+    each row. Returns completions and cached prefixes (None if not requested), in the order of the rows.
     """
     device = model.device
-    rows = Continuations(prompts, endings, hold)
+    rows = Continuations(prompts, stopping, keep_cache)
     numbers = torch.from_numpy(uniform).to(device)
-    seen = seen_tokens(prompts, read.logits) if decoding.repetition_penalty != 1 else None
+    penalty = decoding.repetition_penalty
+    seen = seen_tokens(prompts, state.logits) if penalty != 1 else None
     step = 0
     while True:
-        logits = (
-            read.logits if seen is None else penalise(read.logits, seen, decoding.repetition_penalty)
-        )
+        logits = state.logits if seen is None else penalise(state.logits, seen, penalty)
         tokens = draw(logits, numbers[:, step], decoding)
         if seen is not None:
             seen.scatter_(1, tokens.unsqueeze(1), True)
         rows.add(tokens)
-        going = rows.leave(read)
-        if going is not None:
-            if not going:
-                return rows.done, rows.held
-            keep = torch.tensor(going, device=device)
-            read, tokens, numbers = expand(read, keep), tokens[keep], numbers[keep]
-            seen = None if seen is None else seen[keep]
-        alive = rows.alive(device)
-        mask = torch.cat([read.mask, alive], 1)
-        tokens = torch.where(alive.squeeze(1) > 0, tokens, pad)
-        output = forward(model, tokens.unsqueeze(-1), mask, read.cache, logits_to_keep=1)
-        read = Read(read.cache, mask, output.logits[:, -1])
+        remaining = rows.remove_ended(state)
+        if remaining is not None:
+            if not remaining:
+                return rows.completions, rows.prefixes
+            kept = torch.tensor(remaining, device=device)
+            state, tokens, numbers = state.select(kept), tokens[kept], numbers[kept]
+            seen = None if seen is None else seen[kept]
+        unfinished = rows.unfinished(device)
+        mask = torch.cat([state.mask, unfinished], 1)
+        tokens = torch.where(unfinished.squeeze(1) > 0, tokens, pad)
+        output = forward_pass(model, tokens.unsqueeze(-1), mask, state.cache, logits_to_keep=1)
+        state = BatchState(state.cache, mask, output.logits[:, -1])
         step += 1
 
 
 def seen_tokens(prompts: Sequence[list[int]], logits: Tensor) -> Tensor:
-    """[rows, V] bool: the tokens of each prompt."""
+    """[rows, V] bool: whether each token of the vocabulary occurs in the row's prompt."""
     seen = torch.zeros_like(logits, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         seen[row, torch.tensor(prompt, device=logits.device)] = True
     return seen
 
 
-def continue_prompts(
-    model, prompts: Sequence[list[int]], uniform: np.ndarray, decoding: Decoding, tokenizer, ends
+def complete_prompts(
+    model, prompts: Sequence[list[int]], uniform: np.ndarray, decoding: Decoding, tokenizer, end_ids
 ) -> list[Completion]:
-    """Continues prompts together, from scratch. `uniform`: [rows, tokens]."""
-    from expertchat.engine.generate.cache import shareable
-
-    pad, endings = tokenizer.pad_token_id, Endings(decoding, ends, tokenizer)
-    nothing = [None] * len(prompts)
-    read = read_prompts(model, prompts, pad, nothing, endings.last, shareable(model))
-    return continue_read(model, read, prompts, uniform, decoding, endings, pad)[0]
+    """Completions of prompts in one batch, without cached prefixes. `uniform` [rows, tokens]."""
+    pad, stopping = tokenizer.pad_token_id, StoppingRules(decoding, end_ids, tokenizer)
+    prefixes = [None] * len(prompts)
+    state = read_prompts(model, prompts, pad, prefixes, stopping.max_tokens, is_reusable(model))
+    return continue_batch(model, state, prompts, uniform, decoding, stopping, pad)[0]

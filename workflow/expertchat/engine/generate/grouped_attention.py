@@ -1,8 +1,8 @@
-"""Attention of a few new tokens on a long cache, where several query heads share keys and values.
+"""Attention of a few new tokens to a long cache, for models with grouped query heads.
 
-As soon as a row has more than one new token, transformers copies shared keys and values for each query
-head before its fused kernel, the whole cache in each layer. Here the query heads of a group stand side
-by side as further tokens instead.
+If a row has more than one new token, transformers repeats the shared keys and values for each query
+head before it calls the fused kernel, which copies the complete cache in each layer. Here the query
+heads of a group are treated as additional tokens instead, so nothing is copied.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "expertchat_grouped"
-OTHER_TERMS = ("position_bias", "softcap")  # arguments that transformers' own function sees to
+OTHER_TERMS = ("position_bias", "softcap")  # arguments that only transformers' own function handles
 
 
 def grouped_attention(
@@ -29,9 +29,10 @@ def grouped_attention(
     scaling: float | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
-    """What attention gives [rows, new, heads, dim] for `query` [rows, heads, new, dim].
+    """Attention output [rows, new, heads, dim] for `query` [rows, heads, new, dim].
 
-    `key` and `value` [rows, shared heads, slots, dim]; `attention_mask` [rows, 1, new, slots] is added.
+    `key` and `value` [rows, shared heads, slots, dim]; `attention_mask` [rows, 1, new, slots] is added
+    to the scores.
     """
     groups = getattr(module, "num_key_value_groups", 1)
     if groups == 1 or any(kwargs.get(name) is not None for name in OTHER_TERMS):
@@ -54,10 +55,10 @@ AttentionInterface.register(NAME, grouped_attention)
 
 
 @contextmanager
-def few_new_tokens(model) -> Iterator[None]:
-    """Has `model`, where its attention is sdpa, attend in this way meanwhile.
+def use_grouped_attention(model) -> Iterator[None]:
+    """Inside this context, `model` uses `grouped_attention` if its attention is sdpa.
 
-    Every pass in it must bring a mask of four dimensions.
+    Every forward pass inside it must be given a mask of four dimensions.
     """
     config = model.config.get_text_config()
     before = config._attn_implementation

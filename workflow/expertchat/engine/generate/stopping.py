@@ -1,4 +1,4 @@
-"""When a reply ends: by an end token, a stop text, or its budget."""
+"""When a reply ends: at an end token, at a stop text, or when its token budget is used up."""
 
 from __future__ import annotations
 
@@ -8,50 +8,53 @@ from expertchat.engine.interface import FinishReason
 from expertchat.sentences import ends_sentence
 from expertchat.settings.decoding import Decoding
 
-TAIL_TOKENS = 32  # decoded to look for a stop text or a sentence's end
+TAIL_TOKENS = 32  # last tokens that are decoded to look for a stop text or the end of a sentence
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A drawn continuation: its tokens without the end token, and why it ended."""
+    """A drawn continuation: its tokens without the end token, and the reason why it ended."""
 
     ids: list[int]
     finish_reason: FinishReason
 
 
-class Endings:
-    """Looks at a continuation after each token."""
+class StoppingRules:
+    """Decides after each token whether a continuation has ended.
 
-    def __init__(self, decoding: Decoding, ends: list[int], tokenizer=None):
-        """`tokenizer` is needed where there are stop texts or grace tokens."""
-        self.ends, self.tokenizer = frozenset(ends), tokenizer
+    `max_tokens`: largest number of tokens of a continuation, grace tokens included.
+    """
+
+    def __init__(self, decoding: Decoding, end_ids: list[int], tokenizer=None):
+        """`tokenizer` is needed if there are stop texts or grace tokens."""
+        self.end_ids, self.tokenizer = frozenset(end_ids), tokenizer
         self.stop = decoding.stop
         self.limit = decoding.max_new_tokens
-        self.last = decoding.max_new_tokens + decoding.grace_tokens
+        self.max_tokens = decoding.max_new_tokens + decoding.grace_tokens
 
     def check(self, ids: list[int]) -> Completion | None:
-        """The completion, where the continuation `ids` has come to its end."""
-        if ids[-1] in self.ends:
+        """The completion if the continuation `ids` has ended, else None."""
+        if ids[-1] in self.end_ids:
             return Completion(ids[:-1], "stop")
-        if self.stop and cut(self._tail(ids), self.stop) is not None:
+        if self.stop and before_stop(self._tail(ids), self.stop) is not None:
             return Completion(ids, "stop")
         if len(ids) < self.limit:
             return None
-        if self.last > self.limit and ends_sentence(self._tail(ids)):
+        if self.max_tokens > self.limit and ends_sentence(self._tail(ids)):
             return Completion(ids, "sentence")
-        return Completion(ids, "length") if len(ids) >= self.last else None
+        return Completion(ids, "length") if len(ids) >= self.max_tokens else None
 
     def _tail(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids[-TAIL_TOKENS:], skip_special_tokens=True)
 
 
-def cut(text: str, stops: list[str]) -> str | None:
-    """`text` before the first of the stop texts, None where none stands in it."""
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return text[: min(places)] if places else None
+def before_stop(text: str, stops: list[str]) -> str | None:
+    """The part of `text` before its first stop text; None if it contains none."""
+    starts = [start for stop in stops if (start := text.find(stop)) >= 0]
+    return text[: min(starts)] if starts else None
 
 
-def end_ids(model, tokenizer) -> list[int]:
+def end_token_ids(model, tokenizer) -> list[int]:
     """The tokens that end a turn: the tokenizer's end token and those of the generation settings."""
     configured = model.generation_config.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]

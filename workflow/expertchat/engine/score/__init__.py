@@ -1,1 +1,1 @@
-"""Log-probabilities of given answers."""
+"""Scoring: log-probabilities of given answers after given prompts."""

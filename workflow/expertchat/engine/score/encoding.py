@@ -1,4 +1,8 @@
-"""From questions to token ids: prompts, and what of the tokens after them is the answers'."""
+"""Encoding questions: the token ids of prompts, and of answers as they follow their prompts.
+
+Encoding is what takes time on few-shot questions, so texts that share their beginning or their end are
+encoded in parts if the tokenizer allows it. Spot checks against complete texts guard this shortcut.
+"""
 
 from __future__ import annotations
 
@@ -12,108 +16,111 @@ from expertchat.engine.score.tokenized import (
     TokenizedQuestion,
     check_distinct,
     shared_start,
-    sliced_answers,
+    slice_answers,
 )
 
-HELD_TOKENS = 2**23  # of encoded texts that are kept for the next call: 32 MiB
-PART_CHARACTERS = 500_000  # texts encoded at once: an encoding holds far more than its ids
-TAIL, LEAST_TAIL = 64, 8  # characters of a prompt's end with which its answers are encoded
-LEAST_HEAD, LEAST_TEXTS = 400, 4  # characters that as many texts share before it is worth a look
-CHECKED = 8  # ends of prompts, a call, whose answers are encoded with the whole prompt as well
+CACHED_TOKENS = 2**23  # largest number of cached token ids: 32 MiB
+CHUNK_CHARACTERS = 500_000  # encoded per call of the tokenizer: its result is far larger than the ids
+MAX_TAIL, MIN_TAIL = 64, 8  # characters at the end of a prompt with which its answers are encoded
+MIN_HEAD, MIN_TEXTS = 400, 4  # shared characters, and texts that share them, to encode them only once
+CHECKED_TAILS = 8  # prompt ends per call for which answers are also encoded with the complete prompt
 
 
 def leading_ids(tokenizer) -> list[int]:
-    """The special tokens that the tokenizer puts before a text by itself, not those behind it."""
+    """The special tokens that the tokenizer adds before a text, without those that it adds after it."""
     bare = tokenizer.encode("a", add_special_tokens=False)
-    whole = tokenizer.encode("a")
-    for start in range(len(whole) - len(bare) + 1):
-        if whole[start : start + len(bare)] == bare:
-            return whole[:start]
+    full = tokenizer.encode("a")
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[:start]
     return []
 
 
 def is_local(tokenizer) -> bool:
-    """Whether a token depends on the text near to it only, as byte-pair merges do."""
+    """Whether a token depends only on the text near it, as with byte-pair merges."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return backend is not None and type(backend.model).__name__ == "BPE"
 
 
 def tail_of(text: str) -> str:
-    """The end of a prompt: its last line where that is short, else its last words.
+    """The end of a prompt: its last line if that is short, else its last words.
 
-    The line break or space before it is a part of it.
+    It starts with the line break or space before them.
     """
-    if len(text) <= TAIL:
+    if len(text) <= MAX_TAIL:
         return text
-    window = len(text) - TAIL, len(text) - LEAST_TAIL + 1
-    place = text.rfind("\n", *window)
-    place = text.find(" ", *window) if place < 0 else place
-    return text[place:] if place >= 0 else text[-TAIL:]
+    window = len(text) - MAX_TAIL, len(text) - MIN_TAIL + 1
+    start = text.rfind("\n", *window)
+    start = text.find(" ", *window) if start < 0 else start
+    return text[start:] if start >= 0 else text[-MAX_TAIL:]
 
 
 class Encoder:
-    """Encodes questions with one tokenizer, and keeps what it has encoded last."""
+    """Encodes questions with one tokenizer, and caches the ids of the latest texts.
+
+    `local`: whether texts may be encoded in parts; set to False once a check failed.
+    """
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
         self.leading = leading_ids(tokenizer)
         self.local = is_local(tokenizer)
-        self._held: dict[str, np.ndarray] = {}
-        self._held_tokens = 0
+        self._cache: dict[str, np.ndarray] = {}
+        self._cached_tokens = 0
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids (int32) of each text, without special tokens; many texts at once."""
-        wanted = set(texts)
-        found = {text: self._held[text] for text in wanted if text in self._held}
-        new = [text for text in dict.fromkeys(texts) if text not in found]
-        for part in _parts(new):
+        """Token ids (int32) of each text, without special tokens."""
+        ids_of = {text: self._cache[text] for text in set(texts) if text in self._cache}
+        new = [text for text in dict.fromkeys(texts) if text not in ids_of]
+        for chunk in _chunks(new):
             encoded = self.tokenizer(
-                part,
+                chunk,
                 add_special_tokens=False,
                 return_attention_mask=False,
                 return_token_type_ids=False,
                 verbose=False,
             )["input_ids"]
-            for text, ids in zip(part, encoded, strict=True):
-                found[text] = np.array(ids, np.int32)
-                self._hold(text, found[text])
-        return [found[text] for text in texts]
+            for text, ids in zip(chunk, encoded, strict=True):
+                ids_of[text] = np.array(ids, np.int32)
+                self._store(text, ids_of[text])
+        return [ids_of[text] for text in texts]
 
     def encode_prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """`encode`, where many texts begin with the same paragraphs: those are encoded once.
+        """`encode`, but paragraphs with which many texts start are encoded only once.
 
-        What follows is encoded after the last line of what is shared, as answers are (`_after`). The
-        first and the last such text are encoded in whole as well, and must come out the same.
+        The rest of each text is encoded after the last line of the shared part, as answers are
+        (`_continuations`). The first and the last of these texts are also encoded as a whole. If the ids
+        differ, all texts are encoded as a whole.
         """
         if self.local:
-            new = [text for text in dict.fromkeys(texts) if text not in self._held]
+            new = [text for text in dict.fromkeys(texts) if text not in self._cache]
             for head, rests in _shared_heads(new):
-                ((begin,), own) = self.encode([head]), self._after([head], [rests])[0]
-                if own is None:
+                ((head_ids,), rest_ids) = self.encode([head]), self._continuations([head], [rests])[0]
+                if rest_ids is None:
                     continue
-                whole = [np.concatenate([begin, ids]) for ids in own]
-                tried = [head + rests[0], head + rests[-1]]
-                for ids, expected in zip((whole[0], whole[-1]), self.encode(tried), strict=True):
+                joined = [np.concatenate([head_ids, ids]) for ids in rest_ids]
+                checked = [head + rests[0], head + rests[-1]]
+                for ids, expected in zip((joined[0], joined[-1]), self.encode(checked), strict=True):
                     self.local = self.local and np.array_equal(ids, expected)
                 if not self.local:
                     break
-                for rest, ids in zip(rests[1:-1], whole[1:-1], strict=True):
-                    self._hold(head + rest, ids)
+                for rest, ids in zip(rests[1:-1], joined[1:-1], strict=True):
+                    self._store(head + rest, ids)
         return self.encode(texts)
 
-    def _hold(self, text: str, ids: np.ndarray) -> None:
-        self._held[text] = ids
-        self._held_tokens += len(ids)
-        while self._held_tokens > HELD_TOKENS:
-            oldest = next(iter(self._held))
-            self._held_tokens -= len(self._held.pop(oldest))
+    def _store(self, text: str, ids: np.ndarray) -> None:
+        self._cache[text] = ids
+        self._cached_tokens += len(ids)
+        while self._cached_tokens > CACHED_TOKENS:
+            oldest = next(iter(self._cache))
+            self._cached_tokens -= len(self._cache.pop(oldest))
 
     def tokenize(self, questions: Sequence[Question]) -> list[TokenizedQuestion]:
-        """One question a question.
+        """The questions as token ids.
 
-        A text begins with the special tokens that the tokenizer puts before one, but never with them
-        twice; a text of no tokens with the BOS or, where there is none, the end token. Raises UserError
-        where answers cannot be told apart or from their prompt (`Question`).
+        A text starts with the special tokens that the tokenizer adds before a text, never with two
+        copies of them. An empty text becomes the BOS token, or the end token if there is no BOS.
+        Raises UserError if answers cannot be told apart from each other or from the prompt (`Question`).
         """
         texts, answers = [], []
         for question in questions:
@@ -125,10 +132,10 @@ class Encoder:
                 lead = chat.reply_lead(self.tokenizer)
             answers.append([lead + answer for answer in question.answers])
         prompts = self.encode_prompts(texts)
-        owned = self._answer_ids(questions, texts, prompts, answers)
+        ids = self._answer_ids(questions, texts, prompts, answers)
         return [
             self._tokenized(question, prompt, own)
-            for question, prompt, own in zip(questions, prompts, owned, strict=True)
+            for question, prompt, own in zip(questions, prompts, ids, strict=True)
         ]
 
     def _tokenized(
@@ -137,8 +144,8 @@ class Encoder:
         if isinstance(question.prompt, str):
             lead = self.leading
             if not len(prompt) and not lead:
-                ends = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
-                lead = [next(token for token in ends if token is not None)]
+                candidates = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+                lead = [next(token for token in candidates if token is not None)]
             if lead and prompt[: len(lead)].tolist() != lead:
                 prompt = np.concatenate([np.array(lead, np.int32), prompt])
         if question.skip_shared:
@@ -148,96 +155,98 @@ class Encoder:
         return TokenizedQuestion(prompt, answers, question.cut)
 
     def _answer_ids(self, questions, texts, prompts, answers) -> list[list[list[int]]]:
-        """For each question the ids of its answers, by the prompts' ends where that is as good."""
-        found: list = [None] * len(questions)
+        """Ids of the answers of each question, encoded after their prompts' tails if that is safe."""
+        ids: list = [None] * len(questions)
         if self.local:
-            found = self._by_ends(texts, prompts, answers)
-            if not self._as_whole(texts, prompts, answers, found):
-                self.local, found = False, [None] * len(questions)
-        whole = [i for i, own in enumerate(found) if own is None]
-        joined = [texts[i] + answer for i in whole for answer in answers[i]]
-        encoded = iter(self.encode(joined))
-        for i in whole:
+            ids = self._after_tails(texts, answers)
+            if not self._equal_complete(texts, prompts, answers, ids):
+                self.local, ids = False, [None] * len(questions)
+        complete = [i for i, own in enumerate(ids) if own is None]
+        encoded = iter(self.encode([texts[i] + answer for i in complete for answer in answers[i]]))
+        for i in complete:
             strict = questions[i].exclusive or questions[i].skip_shared
-            wholes = [next(encoded) for _ in answers[i]]
-            found[i] = sliced_answers(wholes, prompts[i], answers[i], strict)
-        for question, own in zip(questions, found, strict=True):
+            joined = [next(encoded) for _ in answers[i]]
+            ids[i] = slice_answers(joined, prompts[i], answers[i], strict)
+        for question, own in zip(questions, ids, strict=True):
             if question.exclusive or question.skip_shared:
                 check_distinct(own, question.answers)
-        return found
+        return ids
 
-    def _by_ends(self, texts, prompts, answers) -> list[list[list[int]] | None]:
-        """Answers as they follow their prompts' ends, None where that may be another.
+    def _after_tails(self, texts, answers) -> list[list[list[int]] | None]:
+        """Ids of answers as they follow the tails of their prompts; None if those may be wrong.
 
-        A lone answer may be a long text and is left to the whole.
+        A single answer may be a long text, so it is always encoded with the complete prompt.
         """
-        short = [i for i, own in enumerate(answers) if len(own) > 1]
-        after = self._after([texts[i] for i in short], [answers[i] for i in short])
-        found: list[list[list[int]] | None] = [None] * len(texts)
-        for i, own in zip(short, after, strict=True):
-            found[i] = own and [ids.tolist() for ids in own]
-        return found
+        several = [i for i, own in enumerate(answers) if len(own) > 1]
+        after = self._continuations([texts[i] for i in several], [answers[i] for i in several])
+        ids: list[list[list[int]] | None] = [None] * len(texts)
+        for i, own in zip(several, after, strict=True):
+            ids[i] = own and [continuation.tolist() for continuation in own]
+        return ids
 
-    def _after(
+    def _continuations(
         self, texts: Sequence[str], continuations: Sequence[Sequence[str]]
     ) -> list[list[np.ndarray] | None]:
-        """Token ids of each text's continuations, None where they may differ from those in the whole.
+        """Ids of each text's continuations; None if they may differ from those in the complete text.
 
-        What a byte-pair tokenizer makes of a continuation depends on the few characters before it. So
-        the last line of a text will do, where its tokens, but for the first, are those that the whole
-        text ends with, and where the continuation leaves them as they are.
+        A byte-pair tokenizer looks only at a few characters before a continuation. So it is enough to
+        encode it after the text's tail, if all of the tail's tokens but the first are also the last
+        tokens of the complete text, and if the continuation does not change the tail's tokens.
         """
         tails = [tail_of(text) for text in texts]
-        ends, wholes = self.encode(tails), self.encode(texts)
-        joined = [t + more for t, own in zip(tails, continuations, strict=True) for more in own]
+        tail_ids, text_ids = self.encode(tails), self.encode(texts)
+        joined = [tail + more for tail, own in zip(tails, continuations, strict=True) for more in own]
         encoded = iter(self.encode(joined))
-        found: list[list[np.ndarray] | None] = []
-        for end, whole, own in zip(ends, wholes, continuations, strict=True):
+        ids: list[list[np.ndarray] | None] = []
+        for tail, text, own in zip(tail_ids, text_ids, continuations, strict=True):
             after = [next(encoded) for _ in own]
-            kept = all(len(a) > len(end) and np.array_equal(a[: len(end)], end) for a in after)
-            same = len(end) > 1 and np.array_equal(whole[1 - len(end) :], end[1:])
-            found.append([a[len(end) :] for a in after] if kept and same else None)
-        return found
+            unchanged = all(
+                len(row) > len(tail) and np.array_equal(row[: len(tail)], tail) for row in after
+            )
+            same = len(tail) > 1 and np.array_equal(text[1 - len(tail) :], tail[1:])
+            ids.append([row[len(tail) :] for row in after] if unchanged and same else None)
+        return ids
 
-    def _as_whole(self, texts, prompts, answers, found) -> bool:
-        """Whether answers by ends are those by whole prompts, for one prompt of each end."""
-        one_of = {tail_of(text): i for i, text in enumerate(texts) if found[i] is not None}
-        tried = list(one_of.values())[:CHECKED]
-        encoded = iter(self.encode([texts[i] + answer for i in tried for answer in answers[i]]))
+    def _equal_complete(self, texts, prompts, answers, ids) -> bool:
+        """Whether answers have the same ids after complete prompts, for one prompt of each tail."""
+        one_of = {tail_of(text): i for i, text in enumerate(texts) if ids[i] is not None}
+        checked = list(one_of.values())[:CHECKED_TAILS]
+        encoded = iter(self.encode([texts[i] + answer for i in checked for answer in answers[i]]))
         return all(
-            next(encoded).tolist() == [*prompts[i].tolist(), *own] for i in tried for own in found[i]
+            next(encoded).tolist() == [*prompts[i].tolist(), *own] for i in checked for own in ids[i]
         )
 
     def lengths(self, questions: Sequence[Question]) -> list[Lengths]:
-        """Tokens of each question; what is encoded here is kept for the call that asks them."""
-        return [Lengths(len(p.prompt), [len(a) for a in p.answers]) for p in self.tokenize(questions)]
+        """Number of tokens of each question; the encoded texts are cached for the next call."""
+        return [Lengths(len(q.prompt), [len(a) for a in q.answers]) for q in self.tokenize(questions)]
 
 
 def _shared_heads(texts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """(what texts begin with, how each goes on), for each first paragraph that several have.
+    """(text with which several texts start, the rest of each), for each first paragraph of several.
 
-    A head ends where a paragraph does; each text goes on with the blank line behind it.
+    A head ends at the end of a paragraph; each rest starts with the blank line after it.
     """
-    kinds: dict[str, list[str]] = {}
+    by_paragraph: dict[str, list[str]] = {}
     for text in texts:
-        kinds.setdefault(text[: text.find("\n\n") + 1], []).append(text)
-    for first, alike in kinds.items():
-        low, high = min(alike), max(alike)
-        other = (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
-        head = low[: next(other, min(len(low), len(high)))]
+        by_paragraph.setdefault(text[: text.find("\n\n") + 1], []).append(text)
+    for paragraph, group in by_paragraph.items():
+        low, high = min(group), max(group)
+        different = (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
+        head = low[: next(different, min(len(low), len(high)))]
         head = head[: max(0, head.rfind("\n\n"))]
-        if first and len(alike) >= LEAST_TEXTS and len(head) >= LEAST_HEAD and not head[-1].isspace():
-            yield head, [text[len(head) :] for text in alike]
+        large_enough = len(group) >= MIN_TEXTS and len(head) >= MIN_HEAD
+        if paragraph and large_enough and not head[-1].isspace():
+            yield head, [text[len(head) :] for text in group]
 
 
-def _parts(texts: Sequence[str]):
-    """The texts in parts of at most PART_CHARACTERS, or of a single text."""
-    part, characters = [], 0
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in lists of at most CHUNK_CHARACTERS in total, or of a single longer text."""
+    chunk, characters = [], 0
     for text in texts:
-        if part and characters + len(text) > PART_CHARACTERS:
-            yield part
-            part, characters = [], 0
-        part.append(text)
+        if chunk and characters + len(text) > CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+        chunk.append(text)
         characters += len(text)
-    if part:
-        yield part
+    if chunk:
+        yield chunk

@@ -1,8 +1,9 @@
-"""Texts that share their beginnings, as a forest: what several of them begin with is one node.
+"""A prefix forest of token sequences: tokens with which several sequences start are one node.
 
-Few-shot questions share their header and shots, those with fewer shots a part of these; the answers of
-a question share the question. A model reads each node once, in depth-first order, so that what a node's
-tokens attend to has been read before, and all that attends to them lies in one stretch behind it.
+Few-shot questions share their header and shots, questions with fewer shots share a part of these, and
+the answers of a question share the question. A model reads each node once, in depth-first order. So the
+tokens that a node attends to have been read before it, and the nodes that attend to it directly follow
+it.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import numpy as np
 
 from expertchat.engine.score.tokenized import AnswerSequence
 
-LEAST_SAVED = 32  # tokens that a node must save to be worth an attention pass of its own
+MIN_SAVED = 32  # tokens that a shared node must save to be worth its own attention products
 
 
 @dataclass
 class Node:
-    """Consecutive tokens of one or several texts.
+    """Consecutive tokens of one or several sequences.
 
-    `start`: the position of its first token; `parent`: the number of the node before it, -1 for none;
-    `end`: the number behind its last descendant's.
+    `start`: position of its first token; `parent`: number of the preceding node, -1 if none;
+    `end`: number of its last descendant + 1.
     """
 
     ids: np.ndarray  # [tokens] int32
@@ -34,11 +35,11 @@ class Node:
 
 @dataclass
 class Forest:
-    """Nodes in depth-first order, and what is asked of them.
+    """Nodes in depth-first order, and the lookups of token probabilities in them.
 
-    A lookup asks how likely a token is after a position: `node`, `offset` in it, `token`, and the
-    `sequence` that it is for, all [lookups] int64 and ordered by node. `last[r]`: the last node that
-    sequence r needs.
+    A lookup is one token of an answer: the model's probability of `token` after the position `offset`
+    in `node` belongs to answer sequence `sequence`. These four are [lookups] int64, ordered by node.
+    `last[r]`: number of the last node that sequence r needs.
     """
 
     nodes: list[Node]
@@ -49,35 +50,42 @@ class Forest:
     last: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def starts(self) -> np.ndarray:
-        """[nodes + 1] tokens of all nodes before each."""
+        """[nodes + 1]: number of tokens in all nodes before each node."""
         return np.cumsum([0, *(len(node.ids) for node in self.nodes)])
 
 
-def plant(sequences: Sequence[AnswerSequence], most: int, least_saved: int = LEAST_SAVED) -> Forest:
-    """The forest of the sequences' tokens. `most`: tokens of a node; longer ones become chains."""
+def build_forest(
+    sequences: Sequence[AnswerSequence], max_tokens: int, min_saved: int = MIN_SAVED
+) -> Forest:
+    """The prefix forest of the sequences. A node longer than `max_tokens` becomes a chain of nodes.
+
+    A shared start becomes a node only if this saves `min_saved` tokens. Else each of the sequences
+    gets its own copy.
+    """
     if not sequences:
         return Forest([])
     nodes: list[Node] = []
     ids = [sequence.ids for sequence in sequences]
-    keys = [row.astype(">u4").tobytes() for row in ids]  # bytes compare as the tokens do
+    keys = [row.astype(">u4").tobytes() for row in ids]  # in big-endian order bytes sort like tokens
     order = sorted(range(len(ids)), key=keys.__getitem__)
     lengths = np.array([len(ids[i]) for i in order])
-    shared = np.array([_shared(ids[a], ids[b]) for a, b in itertools.pairwise(order)], int)
+    # sequences with a common start are neighbours in this order
+    shared = np.array([_common_start(ids[a], ids[b]) for a, b in itertools.pairwise(order)], int)
     leaf = np.zeros(len(ids), np.int64)
-    todo = [(0, len(order), 0, -1)]
-    while todo:
-        first, end, depth, parent = todo.pop()
+    stack = [(0, len(order), 0, -1)]  # (first and end of a range of `order`, tokens placed, parent)
+    while stack:
+        first, end, depth, parent = stack.pop()
         common = int(shared[first : end - 1].min()) if end - first > 1 else int(lengths[first])
-        if end - first == 1 or (common - depth) * (end - first - 1) >= least_saved:
-            parent = _grow(nodes, ids[order[first]], depth, common, parent, most)
+        if end - first == 1 or (common - depth) * (end - first - 1) >= min_saved:
+            parent = _append_nodes(nodes, ids[order[first]], depth, common, parent, max_tokens)
             depth = max(depth, common)
         if end - first == 1:
             leaf[order[first]] = parent
             continue
         bounds = [first, *(first + 1 + np.flatnonzero(shared[first : end - 1] == common)), end]
         parts = [(int(a), int(b), depth, parent) for a, b in itertools.pairwise(bounds)]
-        # the last is taken first: long ones, so that those of like length are read together
-        todo += sorted(parts, key=lambda part: int(lengths[part[0] : part[1]].max()))
+        # long sequences are popped first, so that sequences of similar length are read together
+        stack += sorted(parts, key=lambda part: int(lengths[part[0] : part[1]].max()))
     for number in reversed(range(len(nodes))):
         node = nodes[number]
         node.end = max(node.end, number + 1)
@@ -86,32 +94,34 @@ def plant(sequences: Sequence[AnswerSequence], most: int, least_saved: int = LEA
     return _with_lookups(nodes, sequences, leaf)
 
 
-def _shared(a: np.ndarray, b: np.ndarray) -> int:
-    """Tokens that both begin with."""
+def _common_start(a: np.ndarray, b: np.ndarray) -> int:
+    """Number of tokens with which both start."""
     length = min(len(a), len(b))
-    other = (a[:length] != b[:length]).nonzero()[0]
-    return int(other[0]) if len(other) else length
+    different = (a[:length] != b[:length]).nonzero()[0]
+    return int(different[0]) if len(different) else length
 
 
-def _grow(nodes: list[Node], ids: np.ndarray, begin: int, end: int, parent: int, most: int) -> int:
-    """Appends `ids[begin:end]` below `parent`; returns the number of the last node."""
-    for start in range(begin, end, most):
-        nodes.append(Node(ids[start : min(end, start + most)], start, parent))
+def _append_nodes(
+    nodes: list[Node], ids: np.ndarray, begin: int, end: int, parent: int, max_tokens: int
+) -> int:
+    """Appends `ids[begin:end]` below `parent`; returns the number of the last new node."""
+    for start in range(begin, end, max_tokens):
+        nodes.append(Node(ids[start : min(end, start + max_tokens)], start, parent))
         parent = len(nodes) - 1
     return parent
 
 
 def _with_lookups(nodes: list[Node], sequences: Sequence[AnswerSequence], leaf: np.ndarray) -> Forest:
-    """The forest with what each sequence asks, given the node in which it ends."""
-    found: list[tuple] = []
+    """The forest with the lookups of each sequence, given the node in which each ends."""
+    lookups: list[tuple] = []
     for number, sequence in enumerate(sequences):
-        behind, place = len(sequence.ids), int(leaf[number])
-        first = behind - len(sequence.answer)
-        while behind > first:
-            node = nodes[place]
+        end, at = len(sequence.ids), int(leaf[number])
+        first = end - len(sequence.answer)  # the position after which the answer's first token comes
+        while end > first:
+            node = nodes[at]
             begin = max(first, node.start)
-            answer = sequence.answer[begin - first : behind - first]
-            found += [(place, begin - node.start + k, token, number) for k, token in enumerate(answer)]
-            behind, place = begin, node.parent
-    table = np.array(sorted(found), np.int64).reshape(-1, 4)
+            answer = sequence.answer[begin - first : end - first]
+            lookups += [(at, begin - node.start + k, token, number) for k, token in enumerate(answer)]
+            end, at = begin, node.parent
+    table = np.array(sorted(lookups), np.int64).reshape(-1, 4)
     return Forest(nodes, table[:, 0], table[:, 1], table[:, 2], table[:, 3], leaf)

@@ -1,4 +1,4 @@
-"""Probes: prompts, and the answers whose probabilities after them are asked."""
+"""Tokenized questions: prompts and answers as token ids, and the sequences that the model reads."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from expertchat.errors import UserError
 
 @dataclass(frozen=True)
 class TokenizedQuestion:
-    """A prompt and the answers whose probabilities after it are asked, all as token ids.
+    """A prompt, and the answers whose probabilities after it are to be computed, as token ids.
 
-    `cut`: what is longer than the model takes loses tokens at its beginning, each answer for itself.
+    `cut`: if prompt and answer are too long for the model, tokens are removed from their start, for
+    each answer separately.
     """
 
     prompt: Sequence[int]
@@ -24,15 +25,15 @@ class TokenizedQuestion:
 
 @dataclass(frozen=True)
 class AnswerSequence:
-    """What the model reads for one answer: `ids` is the prompt, and the answer but for its last token.
+    """What the model reads for one answer: `ids` are the prompt and all but the answer's last token.
 
-    So the last `len(answer)` positions tell how likely the answer's tokens are. `place`: the numbers of
-    the group, of the question in it, and of the answer.
+    So the logits at the last `len(answer)` positions give the probabilities of the answer's tokens.
+    `index`: (number of the group, of the question in the group, of the answer in the question).
     """
 
     ids: np.ndarray  # [tokens] int32
     answer: Sequence[int]
-    place: tuple[int, int, int]
+    index: tuple[int, int, int]
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
@@ -47,69 +48,70 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
 def answer_sequences(
     groups: Sequence[Sequence[TokenizedQuestion]], context: int | None
 ) -> list[AnswerSequence]:
-    """One sequence an answer. `context`: most tokens that the model takes.
+    """One sequence per answer. `context`: largest number of tokens that the model can read.
 
-    A question that may be cut keeps the end of prompt and answer, as lm-evaluation-harness does: of both
-    together the last `context` + 1 tokens, of which the last is not read. Raises ValueError for prompts
-    and answers of no tokens, UserError for an answer that is longer than `context` by itself.
+    A question with `cut` keeps the last `context` + 1 tokens of prompt and answer together, as in
+    lm-evaluation-harness; the last of them is not read. Raises ValueError for an empty prompt or
+    answer, and UserError for an answer with `cut` that by itself is longer than `context`.
     """
-    found = []
+    sequences = []
     for g, group in enumerate(groups):
         for i, question in enumerate(group):
             prompt = np.asarray(question.prompt, np.int32)
             if not len(prompt):
-                raise ValueError("a prompt needs a token to begin with")
+                raise ValueError("a prompt must have at least one token")
             for k, answer in enumerate(question.answers):
                 if not len(answer):
-                    raise ValueError("an answer needs a token")
+                    raise ValueError("an answer must have at least one token")
                 ids = np.concatenate([prompt, np.asarray(answer[:-1], np.int32)])
                 if question.cut and context is not None and len(ids) > context:
                     if len(answer) > context:
                         raise UserError(
-                            f"an answer of {len(answer)} tokens is asked for; the model takes {context}"
+                            f"an answer of {len(answer)} tokens is too long: the model reads at most "
+                            f"{context} tokens; shorten the answer or use a model with a longer context"
                         )
                     ids = ids[-context:]
-                found.append(AnswerSequence(ids, answer, (g, i, k)))
-    return found
+                sequences.append(AnswerSequence(ids, answer, (g, i, k)))
+    return sequences
 
 
 def answer_ids(
     tokenizer, prompt: Sequence[int], text: str, answers: Sequence[str], distinct: bool = True
 ) -> list[list[int]]:
-    """Token ids of each answer as they follow `text` (whose ids are `prompt`).
+    """Token ids of each answer as they follow `text`, whose ids are `prompt`.
 
-    Encoded together, as a tokenizer may join a prompt's end with an answer's start. `distinct`: an error
-    where it does so, or where two answers are the same tokens; else a joined answer is what follows as
-    many tokens as the prompt has, which is how lm-evaluation-harness takes it. UserError where an answer
-    is no token of its own.
+    Text and answer are encoded together, as a tokenizer may merge the end of the one with the start of
+    the other. With `distinct` such a merge, or two answers of the same tokens, is an error. Without it,
+    a merged answer's tokens are those after the first `len(prompt)`, as in lm-evaluation-harness.
+    Raises UserError if an answer has no token of its own.
     """
-    wholes = [tokenizer.encode(text + answer, add_special_tokens=False) for answer in answers]
-    return sliced_answers(wholes, prompt, answers, distinct)
+    joined = [tokenizer.encode(text + answer, add_special_tokens=False) for answer in answers]
+    return slice_answers(joined, prompt, answers, distinct)
 
 
-def sliced_answers(
-    wholes: Sequence[Sequence[int]], prompt: Sequence[int], answers: Sequence[str], distinct: bool
+def slice_answers(
+    joined: Sequence[Sequence[int]], prompt: Sequence[int], answers: Sequence[str], distinct: bool
 ) -> list[list[int]]:
-    """`answer_ids` from the ids of prompt and answer together, `wholes`, one an answer."""
-    found = []
-    for whole, answer in zip(wholes, answers, strict=True):
-        joined = list(whole[: len(prompt)]) != list(prompt)
-        if len(whole) <= len(prompt) or (distinct and joined):
+    """`answer_ids` from `joined`, the ids of the prompt with each of the answers."""
+    sliced = []
+    for ids, answer in zip(joined, answers, strict=True):
+        merged = list(ids[: len(prompt)]) != list(prompt)
+        if len(ids) <= len(prompt) or (distinct and merged):
             raise UserError(f"the tokenizer joins the answer {answer!r} with the end of its prompt")
-        found.append(list(map(int, whole[len(prompt) :])))
+        sliced.append(list(map(int, ids[len(prompt) :])))
     if distinct:
-        check_distinct(found, answers)
-    return found
+        check_distinct(sliced, answers)
+    return sliced
 
 
 def check_distinct(ids: Sequence[Sequence[int]], answers: Sequence[str]) -> None:
-    """UserError where answers of different texts are the same tokens."""
-    if len({tuple(each) for each in ids}) < len(set(answers)):
-        raise UserError(f"two of the answers {list(answers)} are the same tokens")
+    """Raises UserError if answers of different texts have the same tokens."""
+    if len(set(map(tuple, ids))) < len(set(answers)):
+        raise UserError(f"two of the answers {list(answers)} have the same tokens")
 
 
 def shared_start(answers: Sequence[Sequence[int]]) -> int:
-    """Tokens that all different answers begin with, leaving each at least one of its own."""
+    """Number of tokens with which all different answers start, leaving each at least one token."""
     different = [list(answer) for answer in {tuple(answer) for answer in answers}]
     if len(different) < 2:
         return 0
@@ -117,23 +119,23 @@ def shared_start(answers: Sequence[Sequence[int]]) -> int:
 
 
 def exclusive_logprobs(answers: Sequence[Sequence[int]], logprobs: np.ndarray) -> np.ndarray:
-    """Log-probabilities [answers] that an answer comes and does not go on to a longer one of them.
+    """Log-probabilities [answers] that an answer is not continued to a longer one of the answers.
 
-    Where "10" is the tokens of "1" and one more, the probability of "1" holds that of "10", which is
-    taken off. Where "10" is a token of its own, nothing is. Equal answers count as one.
+    If "10" has the token of "1" and one more, the probability of "1" includes that of "10", which is
+    subtracted. If "10" is a token of its own, nothing is subtracted. Equal answers count as one.
     """
-    found = np.array(logprobs, dtype=float)
-    first = list({tuple(answer): k for k, answer in reversed(list(enumerate(answers)))}.values())
+    exclusive = np.array(logprobs, dtype=float)
+    different = list({tuple(answer): k for k, answer in reversed(list(enumerate(answers)))}.values())
     for k, answer in enumerate(answers):
-        longer = [j for j in first if begins(answer, answers[j])]
-        # of those that begin with each other, the shortest holds the others
-        nearest = [j for j in longer if not any(begins(answers[i], answers[j]) for i in longer)]
+        longer = [j for j in different if is_start(answer, answers[j])]
+        # the probability of a longer answer already includes those of its own continuations
+        nearest = [j for j in longer if not any(is_start(answers[i], answers[j]) for i in longer)]
         if nearest and logprobs[k] > -np.inf:
             share = np.exp(np.logaddexp.reduce(np.asarray(logprobs)[nearest]) - logprobs[k])
-            found[k] = logprobs[k] + np.log1p(-share) if share < 1 else -np.inf
-    return found
+            exclusive[k] = logprobs[k] + np.log1p(-share) if share < 1 else -np.inf
+    return exclusive
 
 
-def begins(short: Sequence[int], long: Sequence[int]) -> bool:
-    """Whether `long` is `short` and at least one token more."""
+def is_start(short: Sequence[int], long: Sequence[int]) -> bool:
+    """Whether `long` starts with `short` and has at least one more token."""
     return len(short) < len(long) and list(long[: len(short)]) == list(short)

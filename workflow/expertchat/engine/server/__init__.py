@@ -1,1 +1,1 @@
-"""An engine behind a server of the OpenAI protocol."""
+"""Engines behind a server with an OpenAI-compatible API, such as vLLM or SGLang."""

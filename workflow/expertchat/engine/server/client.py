@@ -1,4 +1,7 @@
-"""Requests to a server of the OpenAI protocol: in parallel, tried again, timed out, and discreet."""
+"""HTTP requests to an OpenAI-compatible server: parallel, with retries and timeouts, without secrets.
+
+"Without secrets": the server's address and key never appear in messages or logs.
+"""
 
 from __future__ import annotations
 
@@ -20,72 +23,79 @@ from expertchat.settings.models import Server
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Post = Callable[..., Awaitable[dict[str, Any]]]  # (path, body) -> the server's answer
+Post = Callable[..., Awaitable[dict[str, Any]]]  # (path, body) -> the server's response
 
-PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses that may pass
+TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses worth a retry
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
-SHOWN_CHARACTERS = 500  # of a server's own message
+SHOWN_CHARACTERS = 500  # of a server's own error message
 
 
 class Refusal(UserError):
-    """The server answered that it will not; `status` is HTTP's."""
+    """The server rejected a request; `status` is the HTTP status."""
 
-    def __init__(self, status: int, sentence: str):
-        super().__init__(sentence)
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
         self.status = status
 
 
 class Secrets:
-    """Values that must never be seen, each with the name that stands for it in messages."""
+    """The server's address and key, and the names that replace them in messages.
+
+    Raises UserError if an environment variable is not set or its value is malformed.
+    """
 
     def __init__(self, settings: Server):
         self.url, self.key = read_variable(settings.url_env), read_variable(settings.key_env)
-        self.stand_ins: dict[str, str] = {}
+        self.replacements: dict[str, str] = {}
         if self.key:
             if not (self.key.isascii() and self.key.isprintable()) or " " in self.key:
                 raise UserError(f"the key in the environment variable {settings.key_env} is malformed")
-            self.stand_ins[self.key] = f"${settings.key_env}"
+            self.replacements[self.key] = f"${settings.key_env}"
         if self.url:
-            self._take_apart(settings.url_env)
+            self._add_url(settings.url_env)
 
-    def _take_apart(self, name: str) -> None:
-        """Checks the address and notes its telling parts."""
+    def _add_url(self, name: str) -> None:
+        """Checks the address and adds its secret parts to the replacements."""
         try:
             parts = urlsplit(self.url)
-            telling = [self.url, self.url.rstrip("/"), parts.netloc, parts.hostname, parts.password]
-            right = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+            secret = [self.url, self.url.rstrip("/"), parts.netloc, parts.hostname, parts.password]
+            valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
         except ValueError:
-            right = False
-        if not right:
+            valid = False
+        if not valid:
             raise UserError(
-                f"the environment variable {name} holds no address such as https://host:8000/v1"
+                f"the environment variable {name} does not contain an address such as "
+                "https://host:8000/v1"
             )
-        self.stand_ins |= {value: f"${name}" for value in telling if value}
+        self.replacements |= {value: f"${name}" for value in secret if value}
         if parts.path in ("", "/"):
             self.url = self.url.rstrip("/") + "/v1"
 
     def scrub(self, text: str) -> str:
-        """`text` with the names in place of the values."""
-        for value in sorted(self.stand_ins, key=len, reverse=True):
-            text = text.replace(value, self.stand_ins[value])
+        """`text` with each secret replaced by the name of its environment variable."""
+        for value in sorted(self.replacements, key=len, reverse=True):
+            text = text.replace(value, self.replacements[value])
         return text
 
 
 def read_variable(name: str | None) -> str | None:
-    """The environment variable's value; None where there is no name. UserError where it is not set."""
+    """The environment variable's value; None without a name. Raises UserError if it is not set."""
     if name is None:
         return None
     value = os.environ.get(name, "").strip()
     if not value:
         raise UserError(
-            f"the environment variable {name} is not set, and the settings of a server name it"
+            f"the environment variable {name} is not set, but the settings of a server name it"
         )
     return value
 
 
 class Client:
-    """What sends requests. `label` names the server in messages; `died` tells how a server of our own
-    ended, None while it runs."""
+    """Sends requests to one server.
+
+    `label` names the server in messages. `exit_message` tells how a server started by this job ended;
+    it returns None while the server runs.
+    """
 
     def __init__(
         self,
@@ -93,27 +103,25 @@ class Client:
         settings: Server,
         secrets: Secrets,
         label: str,
-        died: Callable[[], str | None] = lambda: None,
+        exit_message: Callable[[], str | None] = lambda: None,
     ):
-        for name in ("httpx2", "httpcore2"):  # below warnings, they log addresses and headers
+        for name in (
+            "httpx2",
+            "httpcore2",
+        ):  # below the level of warnings they log addresses and headers
             logging.getLogger(name).setLevel(logging.WARNING)
-        self.url, self.settings, self.secrets, self.label, self.died = (
-            url,
-            settings,
-            secrets,
-            label,
-            died,
-        )
+        self.url, self.settings, self.secrets = url, settings, secrets
+        self.label, self.exit_message = label, exit_message
 
     def open(self) -> httpx2.AsyncClient:
-        """Connections, to be closed by `async with`."""
+        """A pool of connections, for use in `async with`."""
         key = self.secrets.key
         return httpx2.AsyncClient(
             base_url=self.url.rstrip("/") + "/",
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=None,  # each request has one as a whole
+            timeout=None,  # `send` limits the total time of each request
             limits=httpx2.Limits(max_connections=self.settings.parallel),
-            trust_env=self.settings.url_env is not None,  # no proxy stands before our own server
+            trust_env=self.settings.url_env is not None,  # a server on this machine needs no proxy
         )
 
     def run(
@@ -122,76 +130,81 @@ class Client:
         ask: Callable[[Post, Item], Awaitable[Result]],
         on_done: Callable[[int, Result], None] = lambda *_: None,
     ) -> list[Result]:
-        """What `ask` finds for each item, `parallel` of them at once. The first error ends all."""
+        """The results of `ask` for each item, `parallel` of them at once. The first error stops all."""
         return asyncio.run(self._run(items, ask, on_done))
 
     async def _run(self, items, ask, on_done):
-        found, todo = [None] * len(items), iter(range(len(items)))
+        results, todo = [None] * len(items), iter(range(len(items)))
         async with self.open() as http:
             post = partial(self.send, http, "POST")
 
             async def work() -> None:
-                for place in todo:
-                    found[place] = await ask(post, items[place])
-                    on_done(place, found[place])
+                for i in todo:
+                    results[i] = await ask(post, items[i])
+                    on_done(i, results[i])
 
             await asyncio.gather(*(work() for _ in range(min(self.settings.parallel, len(items)))))
-        return found
+        return results
 
     async def send(
-        self, http: httpx2.AsyncClient, method: str, path: str, body=None, passing=PASSING
+        self, http: httpx2.AsyncClient, method: str, path: str, body=None, transient=TRANSIENT
     ) -> dict[str, Any]:
-        """The server's answer. Statuses in `passing`, broken connections and silence are tried again.
+        """The server's response, as JSON.
 
-        Raises Refusal where the server will not, UserError where it gives no answer.
+        Retries after statuses in `transient`, broken connections and timeouts. Raises Refusal for any
+        other status, and UserError if no try succeeds.
         """
         for attempt in range(self.settings.retries + 1):
-            answer, reason = None, ""
+            response, reason = None, ""
             try:
                 async with asyncio.timeout(self.settings.timeout_seconds):
-                    answer = await http.request(method, path, json=body)
-                if answer.is_success:
-                    return answer.json()
-                reason = f"status {answer.status_code}: {self.message(answer)}"
+                    response = await http.request(method, path, json=body)
+                if response.is_success:
+                    return response.json()
+                reason = f"status {response.status_code}: {self.error_message(response)}"
             except TimeoutError:
-                reason = f"no answer within {self.settings.timeout_seconds:g} seconds"
-            except (httpx2.RequestError, ValueError) as error:  # ValueError: what came is no JSON
+                reason = f"no response within {self.settings.timeout_seconds:g} seconds"
+            except (httpx2.RequestError, ValueError) as error:  # ValueError: the response is not JSON
                 reason = self.secrets.scrub(f"{type(error).__name__}: {error}".rstrip(": "))
-            if answer is not None and not answer.is_success and answer.status_code not in passing:
-                raise Refusal(answer.status_code, self._refused(answer))
-            if (how := self.died()) is not None:
-                raise UserError(f"{self.label} is gone: {how}")
+            failed = response is not None and not response.is_success
+            if failed and response.status_code not in transient:
+                raise Refusal(response.status_code, self._refused(response))
+            if (how := self.exit_message()) is not None:
+                raise UserError(f"{self.label} stopped: {how}")
             if attempt < self.settings.retries:
-                await asyncio.sleep(pause(attempt, answer))
+                await asyncio.sleep(retry_wait(attempt, response))
         raise UserError(f"{self.label} gave no answer in {self.settings.retries + 1} tries; {reason}")
 
-    def message(self, answer: httpx2.Response) -> str:
-        """What the server says about an error, without secrets."""
+    def error_message(self, response: httpx2.Response) -> str:
+        """The server's own message about an error, without secrets."""
         try:
-            said = answer.json()
-            said = said.get("error", said)
-            said = said if isinstance(said, str) else said.get("message") or said.get("detail") or said
+            message = response.json()
+            message = message.get("error", message)
+            if not isinstance(message, str):
+                message = message.get("message") or message.get("detail") or message
         except (ValueError, AttributeError):
-            said = answer.text
-        return self.secrets.scrub(" ".join(str(said).split()))[:SHOWN_CHARACTERS] or answer.reason_phrase
+            message = response.text
+        message = self.secrets.scrub(" ".join(str(message).split()))
+        return message[:SHOWN_CHARACTERS] or response.reason_phrase
 
-    def _refused(self, answer: httpx2.Response) -> str:
-        sentence = f"{self.label} refuses (status {answer.status_code}): {self.message(answer)}"
-        if answer.status_code in (401, 403):
+    def _refused(self, response: httpx2.Response) -> str:
+        status = response.status_code
+        sentence = f"{self.label} rejected a request (status {status}): {self.error_message(response)}"
+        if status in (401, 403):
             name = self.settings.key_env
-            sentence += f"; its key is taken from {name}" if name else "; the settings name no key_env"
+            sentence += f"; its key is read from {name}" if name else "; the settings have no key_env"
         return sentence
 
 
-def pause(attempt: int, answer: httpx2.Response | None) -> float:
-    """Seconds before the next try: doubled each time, with jitter, and never less than Retry-After."""
+def retry_wait(attempt: int, response: httpx2.Response | None) -> float:
+    """Seconds before the next try: doubled each time, with jitter, and at least Retry-After."""
     backoff = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**attempt)
-    asked = answer.headers.get("Retry-After") if answer is not None else None
-    return max(backoff * random.uniform(0.75, 1.25), retry_after(asked))
+    header = response.headers.get("Retry-After") if response is not None else None
+    return max(backoff * random.uniform(0.75, 1.25), retry_after(header))
 
 
 def retry_after(header: str | None) -> float:
-    """Seconds that the header asks for, as a number or a date; 0 where it says nothing."""
+    """Seconds that a Retry-After header asks for, as a number or a date; 0 if it is not valid."""
     if not header:
         return 0.0
     try:

@@ -1,4 +1,4 @@
-"""The engine behind a server of the OpenAI protocol: one that runs already, or one of our own."""
+"""The engine behind an OpenAI-compatible server, which either runs already or is started by the job."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,38 @@ import httpx2
 import numpy as np
 
 from expertchat import chat
-from expertchat.engine.generate.stopping import cut
-from expertchat.engine.interface import Lengths, Question, Reply, Request, ignore
-from expertchat.engine.server.answers import Answers, parsed
+from expertchat.engine.interface import (
+    Lengths,
+    OnGroups,
+    OnReplies,
+    Question,
+    Reply,
+    Request,
+    ignore,
+)
+from expertchat.engine.server.answers import AnswerScorer, parse
 from expertchat.engine.server.client import Client, Post, Refusal, Secrets
 from expertchat.engine.server.process import ServerProcess, free_port
+from expertchat.engine.server.replies import decoding_fields, parse_reply
 from expertchat.errors import UserError
-from expertchat.sentences import ends_sentence
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
-POLL_SECONDS = 0.25  # between looks at whether a started server is ready
+POLL_SECONDS = 0.25  # between checks whether a started server is ready
 REPORT_SECONDS = 1.0  # between calls of a progress callback
-SEEDS = 2**31  # servers take seeds below this
-UNFINISHED = "\ufffd"  # stands for bytes that are no whole character
-PROBE = "Reply in one word. " * 8  # long enough to show in a count of tokens
+SEEDS = 2**31  # servers accept seeds below this
+PROBE = "Reply in one word. " * 8  # a system text long enough to change the number of prompt tokens
 
 
 class ServerEngine:
-    """An `Engine` whose model is served elsewhere.
+    """An `Engine` whose model runs in a server.
 
-    What is drawn for a request is the server's: its seed is passed on, but few servers promise the same
-    draws in every batch. A reply's tokens are those that the server counts.
+    The server draws the tokens. It is sent each request's seed, but few servers guarantee the same
+    draws in every batch. The number of tokens of a reply is the one that the server reports.
     """
 
     def __init__(self, folder: Path, load: Load, adapter: Path | None = None, log: Path | None = None):
-        """`folder`: the model's, where it has one; `log`: the file that a started server writes to."""
+        """`folder`: the model's, if there is one; `log`: the file for a started server's output."""
         self.settings, self.folder, self.log = load.server, folder, log
         self.secrets = Secrets(self.settings)
         self.process: ServerProcess | None = None
@@ -52,21 +58,18 @@ class ServerEngine:
             self.tokenizer = load_tokenizer(folder, load)
             self.encoder = Encoder(self.tokenizer)
         self.adapter, self.client = None, None
-        self._system: bool | None = None  # whether the chat template takes system messages
+        self._system: bool | None = None  # whether the chat template accepts system messages
         self.use(adapter)
 
     def use(self, adapter: Path | None) -> None:
-        """Answers with this adapter from now on: a server of our own is started anew with it.
-
-        Raises UserError where the settings do not say how.
-        """
+        """See `Engine.use`. A server started by this job is restarted with the adapter."""
         adapter = adapter and adapter.resolve()
         if self.client is not None and adapter == self.adapter:
             return
         if adapter is not None and self.settings.adapter_arguments is None:
             raise UserError(
-                "this server takes no adapters: set load.server.adapter_arguments, beside a command "
-                "that starts a server which does"
+                "this server does not load adapters: set load.server.adapter_arguments, and a command "
+                "that starts a server with support for adapters"
             )
         self.close()
         self.adapter, self._system = adapter, None
@@ -78,7 +81,7 @@ class ServerEngine:
         self.model = self._served_name()
 
     def close(self) -> None:
-        """Ends a server of our own."""
+        """Ends the server if this job started it."""
         if self.process is not None:
             self.process.stop()
         self.process = self.client = None
@@ -89,58 +92,62 @@ class ServerEngine:
         words = shlex.split(self.settings.command)
         if self.adapter is not None:
             words += shlex.split(self.settings.adapter_arguments)
-        command = [self._filled(word).replace("{port}", str(port)) for word in words]
+        command = [self._fill(word).replace("{port}", str(port)) for word in words]
         label = f"the server started by {words[0]}"
         self.process = ServerProcess(command, self.log, self.secrets.scrub)
         url = f"http://127.0.0.1:{port}/v1"
-        self.client = Client(url, self.settings, self.secrets, label, self.process.died)
+        self.client = Client(url, self.settings, self.secrets, label, self.process.exit_message)
         try:
             asyncio.run(self._wait(f"http://127.0.0.1:{port}/health"))
         except BaseException:
             self.close()
             raise
 
-    def _filled(self, text: str) -> str:
+    def _fill(self, text: str) -> str:
+        """`text` with its placeholders {folder} and {adapter} filled in."""
         text = text.replace("{folder}", str(self.folder.resolve()))
         return text if self.adapter is None else text.replace("{adapter}", str(self.adapter))
 
     async def _wait(self, health: str) -> None:
-        """Until the server lists its models or, where it lists none, says that it is well."""
+        """Waits until the server lists its models or, if it has no list, its health check succeeds.
+
+        Raises UserError if the server ends, rejects the key or is not ready within `start_minutes`.
+        """
         label, limit = self.client.label, self.settings.start_minutes
         deadline = time.monotonic() + limit * 60
         async with self.client.open() as http:
             while time.monotonic() < deadline:
-                if (how := self.process.died()) is not None:
-                    raise UserError(f"{label} did not come up: {how}")
+                if (how := self.process.exit_message()) is not None:
+                    raise UserError(f"{label} did not start: {how}")
                 for address in ("models", health):
                     try:
                         async with asyncio.timeout(self.settings.timeout_seconds):
-                            answer = await http.get(address)
+                            response = await http.get(address)
                     except (httpx2.RequestError, TimeoutError):
                         break
-                    if answer.is_success:
+                    if response.is_success:
                         return
-                    if answer.status_code in (401, 403):
+                    if response.status_code in (401, 403):
                         raise UserError(
-                            f"{label} refuses its key (status {answer.status_code}): "
-                            + self.client.message(answer)
+                            f"{label} rejects its key (status {response.status_code}): "
+                            + self.client.error_message(response)
                         )
                 await asyncio.sleep(POLL_SECONDS)
-        raise UserError(f"{label} was not ready within {limit:g} minutes; {self.process.tail()}")
+        raise UserError(f"{label} was not ready within {limit:g} minutes; {self.process.last_lines()}")
 
     def _served_name(self) -> str:
-        """The name that requests give the model."""
-        named = self.settings.adapter_model if self.adapter is not None else None
-        named = named or self.settings.model
-        if named is not None:
-            return self._filled(named)
+        """The name of the model in requests."""
+        configured = self.settings.adapter_model if self.adapter is not None else None
+        configured = configured or self.settings.model
+        if configured is not None:
+            return self._fill(configured)
 
-        async def listing() -> dict[str, Any]:
+        async def list_models() -> dict[str, Any]:
             async with self.client.open() as http:
                 return await self.client.send(http, "GET", "models")
 
-        answer = asyncio.run(listing())
-        names = parsed(lambda a: [str(m["id"]) for m in a["data"]], answer, self.client.label)
+        response = asyncio.run(list_models())
+        names = parse(lambda r: [str(m["id"]) for m in r["data"]], response, self.client.label)
         if len(names) != 1:
             raise UserError(
                 f"{self.client.label} lists {len(names)} models"
@@ -154,47 +161,45 @@ class ServerEngine:
         return {"model": self.model, **self.settings.body}
 
     def generate(
-        self,
-        requests: Sequence[Request],
-        decoding: Decoding,
-        on_batch: Callable[[int, int, float], None] = ignore,
+        self, requests: Sequence[Request], decoding: Decoding, on_batch: OnReplies = ignore
     ) -> list[Reply]:
-        """One reply to each request, many at once. `on_batch`: (replies, tokens, seconds)."""
+        """See `Engine.generate`. Up to `load.server.parallel` requests are sent at once."""
         fields = {**self._fields(), **decoding_fields(decoding)}
-        messages = self._fitted([request.messages for request in requests])
+        messages = self._prepare([request.messages for request in requests])
         progress = _Progress(on_batch)
+        label = self.client.label
 
-        async def ask(post: Post, place: int) -> Reply:
-            body = {**fields, "messages": messages[place], "seed": requests[place].seed % SEEDS}
-            answer = await post("chat/completions", body)
-            return parsed(lambda a: reply_of(a, decoding, self.client.label), answer, self.client.label)
+        async def ask(post: Post, i: int) -> Reply:
+            body = {**fields, "messages": messages[i], "seed": requests[i].seed % SEEDS}
+            response = await post("chat/completions", body)
+            return parse(lambda r: parse_reply(r, decoding, label), response, label)
 
         replies = self.client.run(range(len(requests)), ask, progress.add)
         progress.report()
         return replies
 
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: Callable[[int], None] = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
     ) -> list[list[np.ndarray]]:
-        """Log-probabilities [answers] for each question of each group.
+        """See `Engine.answer_logprobs`.
 
-        An answer outside the server's list of likeliest tokens counts with the highest probability
-        that it can have, where that is small (`unlisted_limit`); else its tokens are read one by one,
-        which takes a server that gives the probabilities of a prompt's tokens and, for messages, the
-        tokenizer in the model's folder. Raises UserError where the server lacks what is needed, or
-        where a question is to be cut.
+        For an answer outside the server's list of likeliest tokens, an upper bound of its probability is
+        used if it is small (`unlisted_limit`). Otherwise the answer's own tokens are looked up. For that
+        the server must return the probabilities of a prompt's tokens and, if the prompt is messages, the
+        model's folder must contain its tokenizer. Raises UserError if the server lacks what is needed,
+        or for questions with `cut`.
         """
         questions = [question for group in groups for question in group]
         if any(question.cut for question in questions):
             raise UserError(
-                f"{self.client.label} cannot cut off a prompt's first tokens: let shots be dropped "
-                "where it is too long"
+                f"{self.client.label} cannot remove the first tokens of a prompt that is too long: "
+                "choose to drop shots instead"
             )
-        owners = [number for number, group in enumerate(groups) for _ in group]
-        left, settings = Counter(owners), self.settings
-        fitted = iter(self._fitted([q.prompt for q in questions if not isinstance(q.prompt, str)]))
-        prompts = [q.prompt if isinstance(q.prompt, str) else next(fitted) for q in questions]
-        answers = Answers(
+        group_of = [number for number, group in enumerate(groups) for _ in group]
+        remaining, settings = Counter(group_of), self.settings
+        prepared = iter(self._prepare([q.prompt for q in questions if not isinstance(q.prompt, str)]))
+        prompts = [q.prompt if isinstance(q.prompt, str) else next(prepared) for q in questions]
+        scorer = AnswerScorer(
             self.client.label,
             self._fields(),
             settings.top_logprobs,
@@ -202,27 +207,28 @@ class ServerEngine:
             self.encoder,
         )
 
-        async def ask(post: Post, place: int) -> np.ndarray:
-            asked = questions[place]
-            as_text = partial(self._text, asked)
-            return await answers.ask(post, prompts[place], as_text, asked)
+        async def ask(post: Post, i: int) -> np.ndarray:
+            as_text = partial(self._text, questions[i])
+            return await scorer.logprobs(post, prompts[i], as_text, questions[i])
 
-        def done(place: int, _) -> None:
-            left[owners[place]] -= 1
-            if left[owners[place]] == 0:
+        def done(i: int, _) -> None:
+            remaining[group_of[i]] -= 1
+            if remaining[group_of[i]] == 0:
                 on_batch(1)
 
-        found = iter(self.client.run(range(len(questions)), ask, done))
-        return [[next(found) for _ in group] for group in groups]
+        logprobs = iter(self.client.run(range(len(questions)), ask, done))
+        return [[next(logprobs) for _ in group] for group in groups]
 
     def lengths(self, questions: Sequence[Question]) -> list[Lengths] | None:
-        """Tokens of each question, by the tokenizer in the model's folder; None where there is none."""
+        """See `Engine.lengths`; None if the model's folder contains no tokenizer."""
         return None if self.encoder is None else self.encoder.lengths(questions)
 
     @property
     def context_tokens(self) -> int | None:
-        """Most tokens that the model in the folder was made for; None without one. The server may be
-        set to fewer."""
+        """See `Engine.context_tokens`. It is the model's own limit; the server may have a lower one.
+
+        None if the model's folder contains no configuration.
+        """
         if not (self.folder / "config.json").is_file():
             return None
         from expertchat.engine.loading import read_context_tokens
@@ -230,43 +236,47 @@ class ServerEngine:
         return read_context_tokens(self.folder)
 
     def _text(self, question: Question) -> str | None:
-        """The prompt as text, None where that takes a chat template that is not known here."""
+        """The prompt as text; None if this needs a chat template that is unknown."""
         if isinstance(question.prompt, str):
             return question.prompt
         return None if self.tokenizer is None else chat.render(self.tokenizer, question.prompt)
 
-    def _fitted(self, conversations: Sequence[Sequence[chat.Message]]) -> list[list[chat.Message]]:
-        """Messages that the server's chat template takes, without special tokens spelled out in them."""
-        fitted = conversations
+    def _prepare(self, conversations: Sequence[Sequence[chat.Message]]) -> list[list[chat.Message]]:
+        """Conversations that the server's chat template accepts, without special tokens in their text."""
+        accepted = conversations
         if any(message["role"] == "system" for messages in conversations for message in messages):
             if self._system is None:
-                (self._system,) = self.client.run([None], lambda post, _: self._takes_system(post))
+                (self._system,) = self.client.run([None], lambda post, _: self._accepts_system(post))
             if not self._system:
-                fitted = [chat.fold_system(messages) for messages in conversations]
-        fitted = [chat.merge_neighbours(messages) for messages in fitted]
+                accepted = [chat.fold_system(messages) for messages in conversations]
+        accepted = [chat.merge_neighbours(messages) for messages in accepted]
         return [
             [{**m, "content": chat.strip_special_tokens(self.tokenizer, m["content"])} for m in messages]
-            for messages in fitted
+            for messages in accepted
         ]
 
-    async def _takes_system(self, post: Post) -> bool:
-        """Whether the server's chat template renders a system message: tried, and its tokens counted, as
-        a template may drop one in silence."""
+    async def _accepts_system(self, post: Post) -> bool:
+        """Whether the server's chat template renders system messages.
+
+        A template may drop them silently. So a request with a system message is sent and one without,
+        and their numbers of prompt tokens are compared.
+        """
         user = {"role": "user", "content": "Hello."}
         body = {**self._fields(), "max_tokens": 1}
+        # some servers report a template's error as status 500, which a retry does not change
+        transient = {429, 502, 503}
         refusal, with_system = None, {}
         try:
-            # a template that raises is an error of the server's own for some, which no retry mends
             messages = [{"role": "system", "content": PROBE}, user]
-            with_system = await post("chat/completions", {**body, "messages": messages}, {429, 502, 503})
+            with_system = await post("chat/completions", {**body, "messages": messages}, transient)
         except Refusal as error:
             refusal = error
             if refusal.status not in (400, 422, 500):
                 raise
         try:
-            without = await post("chat/completions", {**body, "messages": [user]}, {429, 502, 503})
+            without = await post("chat/completions", {**body, "messages": [user]}, transient)
         except Refusal:
-            raise (refusal or UserError(f"{self.client.label} refuses a plain greeting")) from None
+            raise (refusal or UserError(f"{self.client.label} rejects a plain greeting")) from None
         if refusal is not None:
             return False
         read = [(answer.get("usage") or {}).get("prompt_tokens") for answer in (with_system, without)]
@@ -274,9 +284,9 @@ class ServerEngine:
 
 
 class _Progress:
-    """Sums up replies for a progress callback, so that its rate is one over a second and more."""
+    """Calls a progress callback at most once per REPORT_SECONDS, with the replies since then."""
 
-    def __init__(self, on_batch: Callable[[int, int, float], None]):
+    def __init__(self, on_batch: OnReplies):
         self.on_batch, self.replies, self.tokens, self.began = on_batch, 0, 0, time.perf_counter()
 
     def add(self, _: int, reply: Reply) -> None:
@@ -289,70 +299,3 @@ class _Progress:
             now = time.perf_counter()
             self.on_batch(self.replies, self.tokens, now - self.began)
             self.replies, self.tokens, self.began = 0, 0, now
-
-
-def decoding_fields(decoding: Decoding) -> dict[str, Any]:
-    """A request's fields for this decoding; those beyond the protocol only where they are in use.
-
-    Replies with grace tokens are asked for at their full length with their tokens, and ended here.
-    """
-    if decoding.strategy == "contrastive":
-        raise UserError(
-            "decoding.strategy: contrastive; a server cannot do it: take sampling or greedy, or run the "
-            "model without load.server"
-        )
-    fields: dict[str, Any] = {"max_tokens": decoding.max_new_tokens + decoding.grace_tokens}
-    if decoding.strategy == "greedy":
-        fields |= {"temperature": 0.0, "top_p": 1.0}
-    else:
-        fields |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
-        if decoding.min_p > 0:
-            fields["min_p"] = decoding.min_p
-        if decoding.top_k is not None:
-            fields["top_k"] = decoding.top_k
-    if decoding.repetition_penalty != 1:
-        fields["repetition_penalty"] = decoding.repetition_penalty
-    if decoding.stop:
-        fields["stop"] = list(decoding.stop)
-    if decoding.grace_tokens:
-        fields["logprobs"] = True
-    return fields
-
-
-def reply_of(answer: dict[str, Any], decoding: Decoding, label: str) -> Reply:
-    """The reply in a server's answer. What a server cut off for another reason counts as `length`."""
-    choice = answer["choices"][0]
-    text = choice["message"].get("content") or ""
-    tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
-    reason = "stop" if choice.get("finish_reason") in ("stop", "tool_calls") else "length"
-    if decoding.grace_tokens and tokens >= decoding.max_new_tokens:
-        told = (choice.get("logprobs") or {}).get("content")
-        if not told:
-            raise UserError(
-                f"decoding.grace_tokens: {decoding.grace_tokens}; {label} does not tell the tokens "
-                "(logprobs), without which a sentence's end cannot be found: set grace_tokens to 0"
-            )
-        ended = sentence_end(text, told, decoding.max_new_tokens)
-        if ended is not None:
-            text, tokens, reason = *ended, "sentence"
-    before = cut(text, decoding.stop)
-    return Reply((text if before is None else before).strip(), tokens, reason)
-
-
-def sentence_end(text: str, told: Sequence[dict[str, Any]], limit: int) -> tuple[str, int] | None:
-    """(text, tokens) of a reply that is ended at the first sentence end from its `limit`th token on.
-
-    None where it has none there. What was drawn up to there does not depend on what followed.
-    """
-    pieces = [bytes(t["bytes"]).decode(errors="replace") if t.get("bytes") else t["token"] for t in told]
-    place, skipped = 0, 0
-    for count, piece in enumerate(pieces, 1):
-        piece = piece.strip(UNFINISHED) if place else piece.strip(UNFINISHED).lstrip()
-        found = text.find(piece, place, place + len(piece) + 4 * skipped) if piece else -1
-        if found < 0:  # a special token's name, a part of a character, or a stop text
-            skipped += 1
-            continue
-        place, skipped = found + len(piece), 0
-        if count >= limit and ends_sentence(text[:place]):
-            return text[:place], count
-    return None

@@ -1,6 +1,7 @@
-"""Ends a server whose job died without a word (kill -9, out of memory): python guard.py GROUP.
+"""Ends a server after its job was killed (kill -9, out of memory): python guard.py PROCESS_GROUP
 
-It waits on a pipe that only the job holds open. A byte there says that the job ended the server itself.
+It waits on a pipe that only the job keeps open. If the pipe closes without data, the job has died, and
+the guard ends the server. A byte on the pipe means that the job ended the server itself.
 """
 
 import contextlib
@@ -12,26 +13,29 @@ import time
 GRACE_SECONDS = 10
 
 
-def end_group(group: int, still_there) -> None:
-    """Asks the process group to end, then makes it; `still_there` says whether to go on waiting."""
+def end_group(group: int, is_running) -> None:
+    """Sends SIGTERM to the process group, waits up to GRACE_SECONDS, then sends SIGKILL.
+
+    `is_running()`: whether to continue to wait.
+    """
     try:
         os.killpg(group, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
-        while still_there() and time.monotonic() < deadline:
+        while is_running() and time.monotonic() < deadline:
             time.sleep(0.05)
     except ProcessLookupError:
-        pass  # all of it is gone
-    finally:  # also where the wait is interrupted
+        pass  # all of its processes have ended
+    finally:  # also if the wait is interrupted
         kill_group(group)
 
 
 def kill_group(group: int) -> None:
-    """Ends what is left of the process group at once."""
+    """Sends SIGKILL to the processes of the group that are left."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
 
-def group_there(group: int) -> bool:
+def group_exists(group: int) -> bool:
     """Whether any process of the group is left."""
     try:
         os.killpg(group, 0)
@@ -43,4 +47,4 @@ def group_there(group: int) -> bool:
 if __name__ == "__main__":
     if not sys.stdin.buffer.read(1):
         server = int(sys.argv[1])
-        end_group(server, lambda: group_there(server))
+        end_group(server, lambda: group_exists(server))

@@ -1,4 +1,4 @@
-"""A server of our own: started by a command, and ended with the job, whatever ends the job."""
+"""A server started by this job, and ended with it, however the job ends."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from pathlib import Path
 from expertchat.engine.server import guard
 from expertchat.errors import UserError
 
-SHOWN_LINES = 20  # of the server's log, where it died
+SHOWN_LINES = 20  # of the server's log in error messages
 
 
 def free_port() -> int:
-    """A port of this machine's loopback address that nobody listens on."""
+    """A port of the loopback address that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 class ServerProcess:
-    """A command under way in a process group of its own, never run by a shell.
+    """A running command in a process group of its own, started without a shell.
 
-    What it writes goes through `scrub` into the file `log`; its last lines are kept for messages.
+    Its output is passed through `scrub` and appended to the file `log`; the last lines are stored for
+    error messages. Raises UserError if the command cannot be started.
     """
 
     def __init__(self, command: Sequence[str], log: Path | None, scrub: Callable[[str], str]):
@@ -65,23 +66,23 @@ class ServerProcess:
         if file:
             file.close()
 
-    def died(self) -> str | None:
-        """How it ended, with the last lines of its log; None while it runs."""
+    def exit_message(self) -> str | None:
+        """How the server ended, with the last lines of its log; None while it runs."""
         code = self.process.poll()
         if code is None:
             return None
         self.reader.join(1)  # its last lines may still be in the pipe
         how = f"exit code {code}" if code >= 0 else f"signal {-code}"
-        return f"it ended ({how}); {self.tail()}"
+        return f"it ended ({how}); {self.last_lines()}"
 
-    def tail(self) -> str:
-        """The last lines of its log, for a message."""
+    def last_lines(self) -> str:
+        """The last lines of the server's log, for an error message."""
         if not self.lines:
             return "it wrote nothing"
         return "its last lines:\n    " + "\n    ".join(self.lines)
 
     def stop(self) -> None:
-        """Ends the server and all that it started."""
+        """Ends the server and all processes that it started."""
         atexit.unregister(self.stop)
         try:
             guard.end_group(self.process.pid, lambda: self.process.poll() is None)

@@ -1,0 +1,69 @@
+"""Forward passes of a transformers model: its arguments, its backbone and its output head.
+
+Generation and scoring both run the backbone alone if they can, and apply the head only where
+they need logits: a vocabulary's logits for every token would take most of the memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def base_of(model):
+    """The model without its peft wrapper, or the model itself if it has none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@functools.cache
+def forward_parameters(model_class: type) -> frozenset[str]:
+    """The names of the forward method's parameters: for instance, not all models take position ids."""
+    return frozenset(inspect.signature(model_class.forward).parameters)
+
+
+def forward_arguments(ids: Tensor, mask: Tensor | None, positions: Tensor, cache) -> dict[str, Any]:
+    """Arguments of a forward pass with explicit positions on a cache.
+
+    `ids` and `positions` [rows, new]; the shape of `mask` is that of the attention in use.
+    """
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": positions,
+        "past_key_values": cache,
+        "use_cache": True,
+    }
+
+
+def backbone_states(base, arguments: dict[str, Any]) -> tuple[Tensor, Any] | None:
+    """Runs the backbone alone: (last hidden states [rows, new, hidden], the head to apply to them).
+
+    None, without running anything, if logits are more than the head's projection of the states. The
+    caller then has to run the complete model.
+    """
+    if not has_plain_head(base):
+        return None
+    backbone = getattr(base, base.base_model_prefix)
+    return backbone(**arguments).last_hidden_state, base.get_output_embeddings()
+
+
+def has_plain_head(base) -> bool:
+    """Whether logits are only the output embedding's projection of the last hidden states.
+
+    Tested once per model, on two tokens.
+    """
+    plain = getattr(base, "_expertchat_plain_head", None)
+    if plain is None:
+        backbone, head = getattr(base, base.base_model_prefix, None), base.get_output_embeddings()
+        plain = backbone is not None and backbone is not base and head is not None
+        if plain:
+            ids = torch.tensor([[0, 1]], device=base.device)
+            logits = base(input_ids=ids, use_cache=False).logits
+            projected = head(backbone(input_ids=ids, use_cache=False).last_hidden_state)
+            plain = bool(torch.allclose(logits.float(), projected.float().to(logits.device), atol=1e-4))
+        base._expertchat_plain_head = plain
+    return plain

@@ -277,22 +277,26 @@ class ExperimentResults:
         self,
         round: int | None = None,
         *,
+        scope: str | None = None,
+        split: str | None = None,
+        model: str | None = None,
         controls: bool = False,
         columns: Sequence[str] | None = None,
-        **equal: str,
     ) -> pd.DataFrame:
         """One row per rating: item, rater, order, repeat and category.
 
         Without `controls`, only the ratings that count: by the partner, of texts without a canary. With
-        them also self-ratings, ratings by third parties, and of texts with a canary. `columns` names
-        the columns to read; `equal` keeps the rows in which a column has a value, such as
-        scope="dialogue".
+        them also self-ratings, ratings by third parties, and of texts with a canary. `scope`, `split`
+        and `model` (whose words are rated) select rows; `columns` names the columns to read.
         """
-        only = equal if controls else {"relation": PARTNER, "canary": "", **equal}
-        chosen = self.find("ratings", round)
+        wanted = {"scope": scope, "split": split, "model": model}
         if not controls:
-            chosen = [a for a in chosen if not self.models or a.model in self.models]
-        parts = [read_tables([a.folder], RATINGS, columns, **only).assign(round=a.round) for a in chosen]
+            wanted |= {"relation": PARTNER, "canary": ""}
+        equal = {name: value for name, value in wanted.items() if value is not None}
+        parts = [
+            read_tables([a.folder], RATINGS, columns, **equal).assign(round=a.round)
+            for a in self.find("ratings", round)
+        ]
         return _joined(parts)
 
     def rated_texts(self, round: int | None = None) -> pd.DataFrame:

@@ -17,8 +17,7 @@ class Strip:
     """A value with its interval and a reference value, drawn on a line from 0 to 1."""
 
     value: float
-    low: float
-    high: float
+    bounds: Sequence[float]  # low, high
     reference: float
 
 
@@ -71,7 +70,7 @@ def win_card(row: dict[str, Any], checked: bool) -> Card:
         f"95 %: {interval(bounds, 0, 100)} %; {counted(row['contexts'], 'context')}, "
         f"{counted(row['topics'], 'held-out topic')}"
     )
-    return Card(label, percent(value), detail, Strip(value, *bounds, 0.5))
+    return Card(label, percent(value), detail, Strip(value, bounds, 0.5))
 
 
 def rating_card(results: Results, row: dict[str, Any]) -> Card:
@@ -102,7 +101,7 @@ def reward_card(row: dict[str, Any]) -> Card:
         f"95 %: {interval(bounds, 0, 100)} %; {counted(row['reward_pairs'], 'held-out pair')}; "
         f"length baseline {percent(row['reward_length_accuracy'])}"
     )
-    return Card("Reward model accuracy", percent(value), detail, Strip(value, *bounds, 0.5))
+    return Card("Reward model accuracy", percent(value), detail, Strip(value, bounds, 0.5))
 
 
 def mmlu_card(row: dict[str, Any]) -> Card:
@@ -117,7 +116,7 @@ def mmlu_card(row: dict[str, Any]) -> Card:
     detail += f" (95 %: {interval(bounds, 1, 100, sign=True)})" if bounds else ""
     detail += f"; {counted(row['mmlu_questions'], 'question')}"
     around = [min(1, max(0, before + bound)) for bound in bounds or (row["mmlu_change"],) * 2]
-    return Card(label, percent(after, 1), detail, Strip(after, *around, before), percent(before, 1))
+    return Card(label, percent(after, 1), detail, Strip(after, around, before), percent(before, 1))
 
 
 def accuracy_panel(results: Results, row: dict[str, Any]) -> Panel:
@@ -137,7 +136,7 @@ def accuracy_panel(results: Results, row: dict[str, Any]) -> Panel:
 def accuracy_card(label: str, value: float, bounds: Sequence[float] | None, words: str) -> Card:
     """An accuracy compared with random guessing."""
     detail = f"95 %: {interval(bounds, 1, 100)} %; {words}" if bounds else words
-    return Card(label, percent(value, 1), detail, Strip(value, *(bounds or (value, value)), CHANCE))
+    return Card(label, percent(value, 1), detail, Strip(value, bounds or (value, value), CHANCE))
 
 
 def mixture_panels(results: Results) -> list[Panel]:

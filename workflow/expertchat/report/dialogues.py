@@ -46,7 +46,7 @@ def section(results: Results) -> Section:
         lead += (
             "Before: the base models. After: the same topic, discussed with the last round's adapters."
         )
-    blocks = [turn_table(results, rounds), flag_table(results, rounds)]
+    blocks: list[Block] = [turn_table(results, rounds), flag_table(results, rounds)]
     blocks += [Comparisons([side_by_side(key) for key in chosen], note)]
     if others:
         folded = [Comparisons([side_by_side(key) for key in others])]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from expertchat.report.wording import visible
 
@@ -66,8 +67,8 @@ def plot(name: str, height: float, paint: Callable, rows: int = 1, width: float 
     `name` seeds the SVG's ids: plots with different names share no ids, and equal input gives equal SVG.
     """
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+        layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
+        figure = Figure(figsize=(width, height), layout=layout)
         paint(figure.subplots(rows, sharex=True))
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})

@@ -31,7 +31,7 @@ def injection_plot(effects: Sequence[Mapping[str, Any]]) -> Markup:
 def histogram_plot(results: Results, measures: Mapping[str, Any], rater: str) -> Markup:
     """One row per category: the scores that a rater gave to dialogues of others."""
     categories = list(results.settings["weights"])
-    counts = {category: 0 for category in categories}
+    counts = {category: np.zeros(1) for category in categories}
     for row in measures["histograms"]:
         if (row["rater"], row["scope"]) == (rater, DIALOGUE) and row["relation"] != SELF:
             counts[row["category"]] = counts[row["category"]] + np.array(row["counts"])
@@ -40,9 +40,9 @@ def histogram_plot(results: Results, measures: Mapping[str, Any], rater: str) ->
 
     def paint(axes) -> None:
         for ax, category in zip(np.atleast_1d(axes), categories, strict=True):
-            heights = np.atleast_1d(counts[category])
-            edges = np.linspace(*measures["scale"], len(heights) + 1)
-            ax.bar(edges[:-1], heights, np.diff(edges), align="edge", color=color)
+            low, high = measures["scale"]
+            edges = np.linspace(low, high, len(counts[category]) + 1)
+            ax.bar(edges[:-1], counts[category], np.diff(edges), align="edge", color=color)
             ax.set_yticks([])
             ax.grid(visible=False)
             ax.spines["left"].set_visible(False)

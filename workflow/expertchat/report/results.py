@@ -76,10 +76,12 @@ class Results:
         """scores.json of stage mmlu."""
         return self.run.json("mmlu", "scores.json", number)
 
-    def ratings(self, number: int, **equal: str) -> pd.DataFrame:
-        """The partners' ratings, in the rows in which each named column has the given value."""
+    def ratings(
+        self, number: int, scope: str | None = None, split: str | None = None
+    ) -> pd.DataFrame:
+        """The partners' ratings of a scope and split, None for all."""
         columns = [*OVERALL_COLUMNS, "entropy", "valid_mass"]
-        return self.run.ratings(number + 1, columns=columns, **equal)
+        return self.run.ratings(number + 1, scope=scope, split=split, columns=columns)
 
     def dialogues(self, number: int) -> list[dict[str, Any]]:
         """All dialogues."""

@@ -102,7 +102,8 @@ def rating_change(run: ExperimentResults, number: int, name: str) -> dict[str, A
     Unusable ratings are left out; the share of usable ones is reported. Changes, in the round and from
     the base models, are paired by topic and seed. Intervals resample topics.
     """
-    usable, row = {}, {}
+    usable: dict[str, pd.DataFrame] = {}
+    row: dict[str, Any] = {}
     for moment, tunings in (("base", 0), ("before", number - 1), ("after", number)):
         table = held_out_ratings(run, tunings, name)
         usable[moment] = table[table["usable"]]

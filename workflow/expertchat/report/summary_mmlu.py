@@ -17,8 +17,10 @@ from expertchat.splits import TEST
 
 CHANCE = 1 / len(LETTERS)  # accuracy of random guessing
 
-MEASURED = ("before", "after", "change", "change_interval", "gained", "lost", "p")
-MEASURED += ("questions", "subjects")
+MEASURED = (
+    *("before", "after", "change", "change_interval", "gained", "lost", "p"),
+    *("questions", "subjects"),
+)
 
 
 def mmlu_rows(run: ExperimentResults) -> list[dict[str, Any]]:
@@ -75,8 +77,8 @@ def mmlu_change(run: ExperimentResults, number: int, name: str) -> dict[str, Any
         return row | {f"mmlu_{what}": row[f"mmlu_all_{what}"] for what in MEASURED}
     tables = [run.answers(name, TEST, n) for n in (0, number)]
     taught = [table[table["subject"].isin(knows)] for table in tables]
-    shares = [float((table["prediction"] == table["gold"]).mean()) for table in taught]
-    return row | _change("mmlu", *shares, differences(*taught))
+    base, tuned = (float((table["prediction"] == table["gold"]).mean()) for table in taught)
+    return row | _change("mmlu", base, tuned, differences(*taught))
 
 
 def _change(key: str, before: float, after: float, paired: Mapping[str, Any]) -> dict[str, Any]:

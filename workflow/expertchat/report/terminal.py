@@ -17,7 +17,7 @@ def answer_lines(summary: Mapping[str, Any], published: Mapping[str, float]) -> 
     rows = [(row["model"], row, members.get(row["model"])) for row in summary["mmlu"]]
     for method in methods:
         title = "oracle, not a method" if method["kind"] == "oracle" else method["title"]
-        chosen = " (*)" if method["method"] == mixed["chosen_fitted"] else ""
+        chosen = " (*)" if mixed and method["method"] == mixed["chosen_fitted"] else ""
         rows.append((title + chosen, method, method))
     gain_columns = ["over best single", "95 %"] if mixed else []
     lines = [["", "correct, %", "95 %", *gain_columns, *(["published"] if published else [])]]

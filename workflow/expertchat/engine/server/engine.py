@@ -242,7 +242,7 @@ class ServerEngine:
         return None if self.tokenizer is None else chat.render(self.tokenizer, question.prompt)
 
     def _prepare(self, conversations: Sequence[Sequence[chat.Message]]) -> list[list[chat.Message]]:
-        """Conversations that the server's chat template accepts, without special tokens in their text."""
+        """Conversations that the chat template accepts, without special tokens in their text."""
         accepted = conversations
         if any(message["role"] == "system" for messages in conversations for message in messages):
             if self._system is None:

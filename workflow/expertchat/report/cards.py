@@ -83,13 +83,12 @@ def rating_card(results: Results, row: dict[str, Any]) -> Card:
     def fraction(value: float) -> float:
         return (value - worst) / (best - worst)
 
-    strip = Strip(
-        *map(fraction, (row["rating_after"], *row["rating_after_interval"], row["rating_before"]))
-    )
+    bounds = [fraction(bound) for bound in row["rating_after_interval"]]
+    strip = Strip(fraction(row["rating_after"]), bounds, fraction(row["rating_before"]))
     detail = f"after, 95 %: {interval(row['rating_after_interval'])}; scale {worst} to {best}"
     if row["rating_change"] is not None:
-        bounds = interval(row["rating_change_interval"], sign=True)
-        change = f"{number(row['rating_change'], sign=True)} (95 %: {bounds})"
+        change_bounds = interval(row["rating_change_interval"], sign=True)
+        change = f"{number(row['rating_change'], sign=True)} (95 %: {change_bounds})"
         detail = f"change {change}; scale {worst} to {best}"
     return Card(label, number(row["rating_after"]), detail, strip, number(row["rating_before"]))
 

@@ -46,11 +46,13 @@ def section(results: Results) -> Section:
         lead += (
             "Before: the base models. After: the same topic, discussed with the last round's adapters."
         )
-    blocks: list[Block] = [turn_table(results, rounds), flag_table(results, rounds)]
-    blocks += [Comparisons([side_by_side(key) for key in chosen], note)]
-    if others:
-        folded = [Comparisons([side_by_side(key) for key in others])]
-        blocks.append(Fold(f"{len(others)} more {kind}", folded))
+    folded = [Comparisons([side_by_side(key) for key in others])]
+    blocks = [
+        turn_table(results, rounds),
+        flag_table(results, rounds),
+        Comparisons([side_by_side(key) for key in chosen], note),
+        *([Fold(f"{len(others)} more {kind}", folded)] if others else []),
+    ]
     return Section("dialogues", lead, blocks)
 
 
@@ -73,7 +75,7 @@ def comparison(results: Results, dialogues: list[Dialogue], scores) -> Compariso
     return Comparison(dialogues[0]["topic"], dialogues[0]["subject"], sides)
 
 
-def turn_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
+def turn_table(results: Results, rounds: Sequence[Sequence[Dialogue]]) -> Table:
     """Number, length, cut-off share and variety of turns, by round and model."""
     rows = []
     for name, when, dialogues, own in turns_by_model(results, rounds):
@@ -101,7 +103,7 @@ def turn_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
     return Table(head, rows, text_columns=2, note=note)
 
 
-def flag_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
+def flag_table(results: Results, rounds: Sequence[Sequence[Dialogue]]) -> Table:
     """Share of turns with each flag, by round and model."""
     rows = []
     for name, when, _, own in turns_by_model(results, rounds):
@@ -118,7 +120,7 @@ def flag_table(results: Results, rounds: list[list[Dialogue]]) -> Table:
 
 
 def turns_by_model(
-    results: Results, rounds: list[list[Dialogue]]
+    results: Results, rounds: Sequence[Sequence[Dialogue]]
 ) -> Iterator[tuple[ModelName, str, list[Dialogue], pd.DataFrame]]:
     """(model, "base" or "after round n", all dialogues, the model's turns), by round and model."""
     for round_number, dialogues in enumerate(rounds):

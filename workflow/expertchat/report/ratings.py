@@ -71,8 +71,8 @@ def held_out(results: Results, number: int) -> pd.DataFrame:
 
     Columns: item_id, topic_id, ratee, model, category, score (mean over raters, orders and repeats).
     """
-    splits = {"split": HELD_OUT} if results.rounds else {}
-    table = results.ratings(number, scope=DIALOGUE, **splits)
+    split = HELD_OUT if results.rounds else None
+    table = results.ratings(number, scope=DIALOGUE, split=split)
     keys = ["item_id", "topic_id", "ratee", "model", "category"]
     usable = table[table["usable"]].groupby(keys, sort=False, observed=True)
     return usable["score"].mean().reset_index().astype(dict.fromkeys(keys, str))

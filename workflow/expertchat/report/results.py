@@ -76,9 +76,7 @@ class Results:
         """scores.json of stage mmlu."""
         return self.run.json("mmlu", "scores.json", number)
 
-    def ratings(
-        self, number: int, scope: str | None = None, split: str | None = None
-    ) -> pd.DataFrame:
+    def ratings(self, number: int, scope: str | None = None, split: str | None = None) -> pd.DataFrame:
         """The partners' ratings of a scope and split, None for all."""
         columns = [*OVERALL_COLUMNS, "entropy", "valid_mass"]
         return self.run.ratings(number + 1, scope=scope, split=split, columns=columns)

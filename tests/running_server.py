@@ -13,7 +13,6 @@ from expertchat.engine.interface import Question, Request
 from expertchat.engine.server.engine import ServerEngine
 from expertchat.engine.server.process import free_port
 from expertchat.settings.decoding import Decoding
-from expertchat.settings.models import Load
 
 SERVE = Path(__file__).with_name("serve_demo.py")
 KEY = "key-7f3a9c"
@@ -35,7 +34,7 @@ SCORES = [[Question([said(f"{text} {end}")], list("0123456789")) for end in "ab"
 
 
 def opened(settings, folder, **kwargs):
-    return ServerEngine(folder, Load(server=settings), **kwargs)
+    return ServerEngine(folder, settings, **kwargs)
 
 
 def command(*words):

@@ -148,7 +148,7 @@ def test_heads_that_share_keys_and_plain_attention_agree():
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 9, 8).unbind()
     for causal in (False, True):
-        found = attend(query, key, value, causal, None)
+        found = attend(query, key, value, causal=causal, scaling=None)
         for a, b in zip(found, attend_plainly(query, key, value, causal, None), strict=True):
             assert torch.allclose(a, b, atol=1e-5)
 

@@ -37,9 +37,9 @@ from expertchat.pipeline import jobs
 from expertchat.engine.interface import Request
 from expertchat.engine.server.engine import ServerEngine
 from expertchat.settings.decoding import Decoding
-from expertchat.settings.models import Load, Server
+from expertchat.settings.models import Server
 signal.signal(signal.SIGTERM, jobs._raise_terminated)
-engine = ServerEngine(Path("/nonexistent"), Load(server=Server(command=sys.argv[1])))
+engine = ServerEngine(Path("/nonexistent"), Server(command=sys.argv[1]))
 print(engine.process.process.pid, engine.process.guard.pid, flush=True)
 if sys.argv[2] == "fails":
     raise ValueError("a fault")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,10 +20,14 @@ def base_of(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-@functools.cache
-def forward_parameters(model_class: type) -> frozenset[str]:
+def forward_parameters(base) -> frozenset[str]:
     """The names of the forward method's parameters: for instance, not all models take position ids."""
-    return frozenset(inspect.signature(model_class.forward).parameters)
+    return _parameters(type(base).forward)
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def forward_arguments(ids: Tensor, mask: Tensor | None, positions: Tensor, cache) -> dict[str, Any]:
@@ -59,8 +64,8 @@ def has_plain_head(base) -> bool:
     plain = getattr(base, "_expertchat_plain_head", None)
     if plain is None:
         backbone, head = getattr(base, base.base_model_prefix, None), base.get_output_embeddings()
-        plain = backbone is not None and backbone is not base and head is not None
-        if plain:
+        plain = False
+        if backbone is not None and backbone is not base and head is not None:
             ids = torch.tensor([[0, 1]], device=base.device)
             logits = base(input_ids=ids, use_cache=False).logits
             projected = head(backbone(input_ids=ids, use_cache=False).last_hidden_state)

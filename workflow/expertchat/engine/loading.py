@@ -89,7 +89,7 @@ def memory_need(
     return Need(name, block_bytes(skeleton, load), working)
 
 
-def open_weights(folder: Path, stack: ExitStack) -> dict:
+def open_weights(folder: Path, stack: ExitStack) -> dict[str, object]:
     """Weights by name from the safetensors of `folder`; each is read only when it is sliced.
 
     Unlike memory-mapped files, plain reads leave only tensors that are in use in memory.
@@ -99,7 +99,7 @@ def open_weights(folder: Path, stack: ExitStack) -> dict:
     names = [SINGLE]
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    weights = {}
+    weights: dict[str, object] = {}
     for path in (folder / name for name in names):
         if not path.is_file():
             raise UserError(f"{path} is missing: weights are read from safetensors only")

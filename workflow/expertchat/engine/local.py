@@ -190,7 +190,7 @@ class LocalEngine:
                 self.model, state, prompts, uniform, decoding, stopping, self.pad, keep_cache
             )
         for request, prefix in zip(requests, kept, strict=True):
-            if prefix is not None:
+            if prefix is not None and request.session is not None:
                 self.sessions.store(request.session, prefix)
         return completions
 
@@ -276,7 +276,7 @@ class LocalEngine:
         by_last = np.argsort(forest.last, kind="stable")
         cached: CachedNodes = {}
 
-        def score(part: range) -> tuple[np.ndarray, CachedNodes]:
+        def score(part: Sequence[int]) -> tuple[np.ndarray, CachedNodes]:
             return score_nodes(self.model, forest, part[0], part[-1] + 1, cached, self.method)
 
         def nodes_per_pass(first: int) -> int:

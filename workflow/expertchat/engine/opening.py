@@ -22,7 +22,7 @@ def open_engine(source: Source, placement: Mapping[str, int] | None = None) -> E
     if source.load.server is not None:
         from expertchat.engine.server.engine import ServerEngine
 
-        return ServerEngine(source.folder, source.load, source.adapter, source.log)
+        return ServerEngine(source.folder, source.load.server, source.adapter, source.log)
     from expertchat.engine.local import LocalEngine
 
     engine = LocalEngine(source.folder, source.load, source.batch_size, placement)
@@ -121,5 +121,7 @@ def place_on_gpus(sources: Sequence[Source]) -> tuple[dict[str, Mapping[str, int
 
     needs = [memory_need(s.name, s.folder, s.load, WORKING_ROWS, WORKING_TOKENS) for s in sources]
     placement = place(needs, gpu_free_bytes())
-    by_name = {s.name: devices for s, devices in zip(sources, placement.devices, strict=True)}
+    by_name: dict[str, Mapping[str, int]] = {
+        source.name: devices for source, devices in zip(sources, placement.devices, strict=True)
+    }
     return by_name, placement.side_by_side

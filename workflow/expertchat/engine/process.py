@@ -104,6 +104,7 @@ class ProcessEngine:
             if call is not None:
                 self._pipe.send(call)
             while (received := self._pipe.recv())[0] == "batch":
+                assert on_batch is not None  # only calls with a callback report batches
                 on_batch(*received[1])
         except (EOFError, OSError):
             self._process.join(5)

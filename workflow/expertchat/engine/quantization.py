@@ -16,6 +16,7 @@ from transformers import BitsAndBytesConfig
 from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 from transformers.quantizers.auto import register_quantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizer_bnb_8bit import Bnb8BitHfQuantizer
 from transformers.utils.quantization_config import QuantizationMethod
@@ -116,7 +117,7 @@ class SplitExperts(ConversionOps):
 FUSED = {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}
 
 
-class UnfusedExperts:
+class UnfusedExperts(HfQuantizer):
     """Mixin for transformers' quantizers: separate experts in place of fused ones."""
 
     def __init__(self, quantization_config: BitsAndBytesConfig, **kwargs):

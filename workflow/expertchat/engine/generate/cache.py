@@ -129,7 +129,7 @@ class KVCache(Cache):
             like = first.keys[number], first.values[number]
             keys, values = (t.new_zeros(len(prefixes), t.shape[0], longest, t.shape[2]) for t in like)
             for row, (prefix, length) in enumerate(zip(prefixes, lengths, strict=True)):
-                if length:
+                if prefix is not None and length:
                     keys[row, :, longest - length :] = prefix.keys[number][:, :length]
                     values[row, :, longest - length :] = prefix.values[number][:, :length]
             layer.update(keys, values)
@@ -149,7 +149,7 @@ class Sessions:
 
     def find(self, session: str | None) -> CachedPrefix | None:
         """The conversation's cached prefix; None if there is none."""
-        return self._prefixes.get(session)
+        return None if session is None else self._prefixes.get(session)
 
     def store(self, session: str, prefix: CachedPrefix) -> None:
         """Replaces the conversation's cached prefix; removes it if the new one does not fit."""

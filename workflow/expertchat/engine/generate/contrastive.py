@@ -75,7 +75,7 @@ def read_prompts_with_states(
     for row, (prefix, length) in enumerate(
         zip(prefixes, cached_lengths(prompts, prefixes), strict=True)
     ):
-        if length:
+        if prefix is not None and prefix.states is not None and length:
             all_states[row, old - length : old] = prefix.states[:length]
     last = torch.full((len(mask),), ids.shape[1] - 1, device=mask.device)
     return BatchState(cache, mask, logits_at(last), all_states)
@@ -111,7 +111,7 @@ def continue_contrastive(
         remaining = rows.remove_ended(state)
         if remaining is not None:
             if not remaining:
-                return rows.completions, rows.prefixes
+                return rows.results()
             kept = torch.tensor(remaining, device=state.mask.device)
             state = state.select(kept)
             seen = None if seen is None else seen[kept]
@@ -129,6 +129,7 @@ def choose(
 
     `likelihood` [rows, k]; `unfinished` [rows, 1] is 0 for rows that have ended, whose token is masked.
     """
+    assert state.states is not None  # `read_prompts_with_states` computes them
     slots, k = state.mask.shape[1], candidates.shape[1]
     positions = state.mask.sum(1, keepdim=True).expand(-1, k)
     mask = candidate_mask(state.mask, k, model.dtype)

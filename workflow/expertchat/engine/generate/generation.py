@@ -48,7 +48,7 @@ def forward_pass(model, ids: Tensor, mask: Tensor, cache, **kwargs):
     does not accept are left out.
     """
     base = base_of(model)
-    accepted = forward_parameters(type(base))
+    accepted = forward_parameters(base)
     one = ids.shape[1] == 1
     kwargs["position_ids"] = (
         (mask.sum(1, keepdim=True) - 1).clamp(min=0) if one else position_ids(mask)[:, -ids.shape[1] :]
@@ -148,7 +148,8 @@ class _Row:
     """One continuation: the index of its result, its prompt and its drawn tokens."""
 
     def __init__(self, index: int, prompt: Sequence[int]):
-        self.index, self.prompt, self.ids = index, prompt, []
+        self.index, self.prompt = index, prompt
+        self.ids: list[int] = []
 
 
 class Continuations:
@@ -160,19 +161,21 @@ class Continuations:
         """`keep_cache`: whether to return the cache of each row; empty: of none."""
         self.rows = [_Row(index, prompt) for index, prompt in enumerate(prompts)]
         self.stopping, self.keep_cache = stopping, keep_cache or [False] * len(prompts)
-        self.completions: list[Completion | None] = [None] * len(prompts)
+        self.completions: dict[int, Completion] = {}  # of the rows that have ended, by their index
         self.prefixes: list[CachedPrefix | None] = [None] * len(prompts)
 
     def add(self, tokens: Tensor) -> None:
         """Appends the next token [rows] to each row that has not ended."""
         for row, token in zip(self.rows, tokens.tolist(), strict=True):
-            if self.completions[row.index] is None:
+            if row.index not in self.completions:
                 row.ids.append(token)
-                self.completions[row.index] = self.stopping.check(row.ids)
+                completion = self.stopping.check(row.ids)
+                if completion is not None:
+                    self.completions[row.index] = completion
 
     def unfinished(self, device) -> Tensor:
         """[rows, 1]: 1 for unfinished rows, 0 for rows that have ended."""
-        flags = [[int(self.completions[row.index] is None)] for row in self.rows]
+        flags = [[int(row.index not in self.completions)] for row in self.rows]
         return torch.tensor(flags, device=device)
 
     def remove_ended(self, state: BatchState) -> list[int] | None:
@@ -180,14 +183,18 @@ class Continuations:
 
         Returns None if nothing was removed.
         """
-        remaining = [i for i, row in enumerate(self.rows) if self.completions[row.index] is None]
+        remaining = [i for i, row in enumerate(self.rows) if row.index not in self.completions]
         if len(remaining) > PACK_SHARE * len(self.rows):
             return None
         for i, row in enumerate(self.rows):
-            if self.completions[row.index] is not None and self.keep_cache[row.index]:
+            if row.index in self.completions and self.keep_cache[row.index]:
                 self.prefixes[row.index] = state.copy_row(i, [*row.prompt, *row.ids])
         self.rows = [self.rows[i] for i in remaining]
         return remaining
+
+    def results(self) -> tuple[list[Completion], list[CachedPrefix | None]]:
+        """Completions and cached prefixes (None if not requested) of all rows, once all have ended."""
+        return [self.completions[index] for index in range(len(self.prefixes))], self.prefixes
 
 
 def continue_batch(
@@ -220,7 +227,7 @@ def continue_batch(
         remaining = rows.remove_ended(state)
         if remaining is not None:
             if not remaining:
-                return rows.completions, rows.prefixes
+                return rows.results()
             kept = torch.tensor(remaining, device=device)
             state, tokens, numbers = state.select(kept), tokens[kept], numbers[kept]
             seen = None if seen is None else seen[kept]

@@ -61,7 +61,7 @@ class Encoder:
     `local`: whether texts may be encoded in parts; set to False once a check failed.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer) -> None:
         self.tokenizer = tokenizer
         self.leading = leading_ids(tokenizer)
         self.local = is_local(tokenizer)
@@ -181,7 +181,8 @@ class Encoder:
         after = self._continuations([texts[i] for i in several], [answers[i] for i in several])
         ids: list[list[list[int]] | None] = [None] * len(texts)
         for i, own in zip(several, after, strict=True):
-            ids[i] = own and [continuation.tolist() for continuation in own]
+            if own is not None:
+                ids[i] = [continuation.tolist() for continuation in own]
         return ids
 
     def _continuations(
@@ -241,7 +242,8 @@ def _shared_heads(texts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
     """The texts in lists of at most CHUNK_CHARACTERS in total, or of a single longer text."""
-    chunk, characters = [], 0
+    chunk: list[str] = []
+    characters = 0
     for text in texts:
         if chunk and characters + len(text) > CHUNK_CHARACTERS:
             yield chunk

@@ -48,7 +48,7 @@ class PassPlan:
     outer: list[tuple[int, int]]
     keep: list[tuple[int, int, int]]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._gathers: dict[torch.device, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     @property
@@ -259,11 +259,13 @@ def _within_nodes(plan, query, key, value, groups, scaling) -> tuple[Tensor, Ten
     lse = query.new_empty(tokens, heads, dtype=torch.float32)
     for begin, end in (part[0] for part in plan.own if len(part) == 1):
         one = (t[:, :, begin:end] for t in (query, key, value))
-        part, part_lse = attend(*one, True, scaling)
+        part, part_lse = attend(*one, causal=True, scaling=scaling)
         output[begin:end], lse[begin:end] = part[0].transpose(0, 1), part_lse[0].T
     for padded, real, numbers in plan.gathers(query.device):
         rows = (t[0].transpose(0, 1)[padded].transpose(1, 2) for t in (query, key, value))
-        part, part_lse = (t.transpose(1, 2).flatten(0, 1) for t in attend(*rows, True, scaling))
+        part, part_lse = (
+            t.transpose(1, 2).flatten(0, 1) for t in attend(*rows, causal=True, scaling=scaling)
+        )
         output[numbers], lse[numbers] = part[real].float(), part_lse[real]
     return output, lse
 
@@ -274,9 +276,8 @@ def _full_attention(query, key, value, groups, scaling) -> tuple[Tensor, Tensor]
     Query heads that share keys are treated as additional tokens, so that keys need no copies.
     """
     _, heads, tokens, dim = query.shape
-    out, lse = attend(
-        query.reshape(1, heads // groups, groups * tokens, dim), key, value, False, scaling
-    )
+    grouped = query.reshape(1, heads // groups, groups * tokens, dim)
+    out, lse = attend(grouped, key, value, causal=False, scaling=scaling)
     return out.reshape(heads, tokens, -1).transpose(0, 1), lse.reshape(heads, tokens).T
 
 
@@ -290,7 +291,7 @@ def _combine(output: Tensor, lse: Tensor, begin: int, part: Tensor, part_lse: Te
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scaling: float | None
 ) -> tuple[Tensor, Tensor]:
     """Fused attention: (output [rows, heads, new, dim], log-sum-exp [rows, heads, new] in 32 bits).
 

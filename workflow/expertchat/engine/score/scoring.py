@@ -83,7 +83,7 @@ def _states_at(model, plan, cache, mask, wanted: Tensor):
     if (output := backbone_states(base, arguments)) is not None:
         states, head = output
         return states[0][wanted.to(states.device)], head
-    if "logits_to_keep" in forward_parameters(type(base)):
+    if "logits_to_keep" in forward_parameters(base):
         return model(**arguments, logits_to_keep=wanted).logits[0], None
     return model(**arguments).logits[0, wanted], None
 
@@ -150,7 +150,8 @@ def trial_failure(model, method: Method) -> str | None:
     rows = [np.array(ids, np.int32) for ids in TRIAL_SEQUENCES]
     sequences = [AnswerSequence(ids, [1], (0, 0, k)) for k, ids in enumerate(rows)]
     forest = build_forest(sequences, 2, min_saved=1)
-    cached, logprobs = {}, []
+    cached: CachedNodes = {}
+    logprobs: list[float] = []
     half = len(forest.nodes) // 2
     try:
         for first, end in ((0, half), (half, len(forest.nodes))):

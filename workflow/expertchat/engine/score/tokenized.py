@@ -9,6 +9,8 @@ import numpy as np
 
 from expertchat.errors import UserError
 
+TokenIds = Sequence[int] | np.ndarray  # an array is [tokens] int32
+
 
 @dataclass(frozen=True)
 class TokenizedQuestion:
@@ -18,7 +20,7 @@ class TokenizedQuestion:
     each answer separately.
     """
 
-    prompt: Sequence[int]
+    prompt: TokenIds
     answers: Sequence[Sequence[int]]
     cut: bool = False
 
@@ -36,7 +38,7 @@ class AnswerSequence:
     index: tuple[int, int, int]
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+def common_prefix(rows: Sequence[list[int]]) -> int:
     """Number of leading tokens that all rows share."""
     low, high = min(rows), max(rows)
     for i, (a, b) in enumerate(zip(low, high, strict=False)):
@@ -90,7 +92,7 @@ def answer_ids(
 
 
 def slice_answers(
-    joined: Sequence[Sequence[int]], prompt: Sequence[int], answers: Sequence[str], distinct: bool
+    joined: Sequence[TokenIds], prompt: TokenIds, answers: Sequence[str], distinct: bool
 ) -> list[list[int]]:
     """`answer_ids` from `joined`, the ids of the prompt with each of the answers."""
     sliced = []

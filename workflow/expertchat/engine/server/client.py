@@ -45,20 +45,22 @@ class Secrets:
     """
 
     def __init__(self, settings: Server):
-        self.url, self.key = read_variable(settings.url_env), read_variable(settings.key_env)
+        url, self.key = read_variable(settings.url_env), read_variable(settings.key_env)
         self.replacements: dict[str, str] = {}
         if self.key:
             if not (self.key.isascii() and self.key.isprintable()) or " " in self.key:
                 raise UserError(f"the key in the environment variable {settings.key_env} is malformed")
             self.replacements[self.key] = f"${settings.key_env}"
-        if self.url:
-            self._add_url(settings.url_env)
+        self.url = None if url is None else self._add_url(url, settings.url_env)
 
-    def _add_url(self, name: str) -> None:
-        """Checks the address and adds its secret parts to the replacements."""
+    def _add_url(self, url: str, name: str | None) -> str:
+        """Checks the address and adds its secret parts to the replacements.
+
+        Returns the address, with /v1 appended if it has no path.
+        """
         try:
-            parts = urlsplit(self.url)
-            secret = [self.url, self.url.rstrip("/"), parts.netloc, parts.hostname, parts.password]
+            parts = urlsplit(url)
+            secret = [url, url.rstrip("/"), parts.netloc, parts.hostname, parts.password]
             valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
         except ValueError:
             valid = False
@@ -68,8 +70,7 @@ class Secrets:
                 "https://host:8000/v1"
             )
         self.replacements |= {value: f"${name}" for value in secret if value}
-        if parts.path in ("", "/"):
-            self.url = self.url.rstrip("/") + "/v1"
+        return url.rstrip("/") + "/v1" if parts.path in ("", "/") else url
 
     def scrub(self, text: str) -> str:
         """`text` with each secret replaced by the name of its environment variable."""
@@ -155,7 +156,7 @@ class Client:
         other status, and UserError if no try succeeds.
         """
         for attempt in range(self.settings.retries + 1):
-            response, reason = None, ""
+            response: httpx2.Response | None = None
             try:
                 async with asyncio.timeout(self.settings.timeout_seconds):
                     response = await http.request(method, path, json=body)
@@ -166,9 +167,10 @@ class Client:
                 reason = f"no response within {self.settings.timeout_seconds:g} seconds"
             except (httpx2.RequestError, ValueError) as error:  # ValueError: the response is not JSON
                 reason = self.secrets.scrub(f"{type(error).__name__}: {error}".rstrip(": "))
-            failed = response is not None and not response.is_success
-            if failed and response.status_code not in transient:
-                raise Refusal(response.status_code, self._refused(response))
+            if response is not None and not response.is_success:
+                status = response.status_code
+                if status not in transient:
+                    raise Refusal(status, self._refused(response))
             if (how := self.exit_message()) is not None:
                 raise UserError(f"{self.label} stopped: {how}")
             if attempt < self.settings.retries:

@@ -30,7 +30,7 @@ from expertchat.engine.server.process import ServerProcess, free_port
 from expertchat.engine.server.replies import decoding_fields, parse_reply
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
-from expertchat.settings.models import Load
+from expertchat.settings.models import Load, Server
 
 POLL_SECONDS = 0.25  # between checks whether a started server is ready
 REPORT_SECONDS = 1.0  # between calls of a progress callback
@@ -45,9 +45,11 @@ class ServerEngine:
     draws in every batch. The number of tokens of a reply is the one that the server reports.
     """
 
-    def __init__(self, folder: Path, load: Load, adapter: Path | None = None, log: Path | None = None):
+    def __init__(
+        self, folder: Path, settings: Server, adapter: Path | None = None, log: Path | None = None
+    ):
         """`folder`: the model's, if there is one; `log`: the file for a started server's output."""
-        self.settings, self.folder, self.log = load.server, folder, log
+        self.settings, self.folder, self.log = settings, folder, log
         self.secrets = Secrets(self.settings)
         self.process: ServerProcess | None = None
         self.tokenizer = self.encoder = None
@@ -55,16 +57,23 @@ class ServerEngine:
             from expertchat.engine.loading import load_tokenizer
             from expertchat.engine.score.encoding import Encoder
 
-            self.tokenizer = load_tokenizer(folder, load)
+            self.tokenizer = load_tokenizer(folder, Load(server=settings))
             self.encoder = Encoder(self.tokenizer)
-        self.adapter, self.client = None, None
+        self.adapter: Path | None = None
+        self._client: Client | None = None
         self._system: bool | None = None  # whether the chat template accepts system messages
         self.use(adapter)
+
+    @property
+    def client(self) -> Client:
+        """Sends requests to the server that is in use."""
+        assert self._client is not None  # `use` sets it, and an engine is not used after `close`
+        return self._client
 
     def use(self, adapter: Path | None) -> None:
         """See `Engine.use`. A server started by this job is restarted with the adapter."""
         adapter = adapter and adapter.resolve()
-        if self.client is not None and adapter == self.adapter:
+        if self._client is not None and adapter == self.adapter:
             return
         if adapter is not None and self.settings.adapter_arguments is None:
             raise UserError(
@@ -73,32 +82,33 @@ class ServerEngine:
             )
         self.close()
         self.adapter, self._system = adapter, None
-        if self.settings.command is None:
-            label = f"the server at ${self.settings.url_env}"
-            self.client = Client(self.secrets.url, self.settings, self.secrets, label)
+        if self.settings.command is not None:
+            self._start(self.settings.command)
         else:
-            self._start()
+            assert self.secrets.url is not None  # without a command, `Server` requires url_env
+            label = f"the server at ${self.settings.url_env}"
+            self._client = Client(self.secrets.url, self.settings, self.secrets, label)
         self.model = self._served_name()
 
     def close(self) -> None:
         """Ends the server if this job started it."""
         if self.process is not None:
             self.process.stop()
-        self.process = self.client = None
+        self.process = self._client = None
 
-    def _start(self) -> None:
+    def _start(self, command: str) -> None:
         """Starts the server and waits until it is ready."""
         port = free_port()
-        words = shlex.split(self.settings.command)
-        if self.adapter is not None:
+        words = shlex.split(command)
+        if self.adapter is not None and self.settings.adapter_arguments is not None:
             words += shlex.split(self.settings.adapter_arguments)
-        command = [self._fill(word).replace("{port}", str(port)) for word in words]
+        filled = [self._fill(word).replace("{port}", str(port)) for word in words]
         label = f"the server started by {words[0]}"
-        self.process = ServerProcess(command, self.log, self.secrets.scrub)
+        self.process = process = ServerProcess(filled, self.log, self.secrets.scrub)
         url = f"http://127.0.0.1:{port}/v1"
-        self.client = Client(url, self.settings, self.secrets, label, self.process.exit_message)
+        self._client = Client(url, self.settings, self.secrets, label, process.exit_message)
         try:
-            asyncio.run(self._wait(f"http://127.0.0.1:{port}/health"))
+            asyncio.run(self._wait(process, f"http://127.0.0.1:{port}/health"))
         except BaseException:
             self.close()
             raise
@@ -108,7 +118,7 @@ class ServerEngine:
         text = text.replace("{folder}", str(self.folder.resolve()))
         return text if self.adapter is None else text.replace("{adapter}", str(self.adapter))
 
-    async def _wait(self, health: str) -> None:
+    async def _wait(self, process: ServerProcess, health: str) -> None:
         """Waits until the server lists its models or, if it has no list, its health check succeeds.
 
         Raises UserError if the server ends, rejects the key or is not ready within `start_minutes`.
@@ -117,7 +127,7 @@ class ServerEngine:
         deadline = time.monotonic() + limit * 60
         async with self.client.open() as http:
             while time.monotonic() < deadline:
-                if (how := self.process.exit_message()) is not None:
+                if (how := process.exit_message()) is not None:
                     raise UserError(f"{label} did not start: {how}")
                 for address in ("models", health):
                     try:
@@ -133,7 +143,7 @@ class ServerEngine:
                             + self.client.error_message(response)
                         )
                 await asyncio.sleep(POLL_SECONDS)
-        raise UserError(f"{label} was not ready within {limit:g} minutes; {self.process.last_lines()}")
+        raise UserError(f"{label} was not ready within {limit:g} minutes; {process.last_lines()}")
 
     def _served_name(self) -> str:
         """The name of the model in requests."""
@@ -265,7 +275,8 @@ class ServerEngine:
         body = {**self._fields(), "max_tokens": 1}
         # some servers report a template's error as status 500, which a retry does not change
         transient = {429, 502, 503}
-        refusal, with_system = None, {}
+        refusal: Refusal | None = None
+        with_system: dict[str, Any] = {}
         try:
             messages = [{"role": "system", "content": PROBE}, user]
             with_system = await post("chat/completions", {**body, "messages": messages}, transient)
@@ -279,8 +290,10 @@ class ServerEngine:
             raise (refusal or UserError(f"{self.client.label} rejects a plain greeting")) from None
         if refusal is not None:
             return False
-        read = [(answer.get("usage") or {}).get("prompt_tokens") for answer in (with_system, without)]
-        return None in read or read[0] > read[1]
+        longer, shorter = (
+            (answer.get("usage") or {}).get("prompt_tokens") for answer in (with_system, without)
+        )
+        return longer is None or shorter is None or longer > shorter
 
 
 class _Progress:

@@ -58,6 +58,7 @@ class ServerProcess:
 
     def _read(self, log: Path | None, scrub: Callable[[str], str]) -> None:
         file = log.open("a", encoding="utf-8") if log else None
+        assert self.process.stdout is not None  # it was started with a pipe
         for raw in self.process.stdout:
             line = scrub(raw.decode(errors="replace").rstrip())
             self.lines.append(line)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from expertchat.engine.generate.stopping import before_stop
-from expertchat.engine.interface import Reply
+from expertchat.engine.interface import FinishReason, Reply
 from expertchat.errors import UserError
 from expertchat.sentences import ends_sentence
 from expertchat.settings.decoding import Decoding
@@ -49,7 +49,8 @@ def parse_reply(response: dict[str, Any], decoding: Decoding, label: str) -> Rep
     choice = response["choices"][0]
     text = choice["message"].get("content") or ""
     tokens = int((response.get("usage") or {}).get("completion_tokens") or 0)
-    reason = "stop" if choice.get("finish_reason") in ("stop", "tool_calls") else "length"
+    stopped = choice.get("finish_reason") in ("stop", "tool_calls")
+    reason: FinishReason = "stop" if stopped else "length"
     if decoding.grace_tokens and tokens >= decoding.max_new_tokens:
         entries = (choice.get("logprobs") or {}).get("content")
         if not entries:

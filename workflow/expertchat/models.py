@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.errors import UserError
+from expertchat.records import write_json
 from expertchat.settings.target_modules import check_target_modules
 
 WEIGHTS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # files fetched from the hub
@@ -44,7 +45,7 @@ def make_demo_model(settings: Mapping[str, Any], targets: TargetModules, out: Pa
         prompts=settings["prompts"],
         world_seed=settings["world"]["seed"],
     )
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    write_json(out / "metrics.json", metrics)
 
 
 def link_model(source: Path, targets: TargetModules, out: Path) -> None:
@@ -145,7 +146,7 @@ def check_adapter(adapter: Path, model: Path) -> None:
 
 def write_server(server: Mapping[str, Any], out: Path) -> None:
     """Writes server.json: how the server of a model is started or named. The artifact has no weights."""
-    (out / "server.json").write_text(json.dumps(server, indent=1), encoding="utf-8")
+    write_json(out / "server.json", server)
 
 
 def fetch_model(repository: str, revision: str, targets: TargetModules, out: Path) -> None:

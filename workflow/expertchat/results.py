@@ -21,14 +21,18 @@ from typing import Any
 
 import pandas as pd
 
-from expertchat.answers.artifact import read_answers
+from expertchat.answers.artifact import ANSWERS, read_answers
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
 from expertchat.errors import UserError
+from expertchat.oracle.artifact import ITEMS
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import artifact_path, manifest_path, read_manifest, recipe_path
+from expertchat.policies.artifact import STEPS
 from expertchat.ratings.artifact import ANCHORS, PARTNER, RATINGS, TEXTS, read_tables
 from expertchat.records import read_all, read_json, read_records
+from expertchat.replies.artifact import REPLIES
+from expertchat.rewards.artifact import PAIRS
 from expertchat.settings.mmlu import Asking
 from expertchat.topics.artifact import REJECTED, TOPICS
 
@@ -310,16 +314,16 @@ class ExperimentResults:
     def preferences(self, model: str | None = None, round: int | None = None) -> pd.DataFrame:
         """One row per preference pair of a model's reward model; `chosen` and `rejected` are
         candidate_ids."""
-        return self._tables("rewards", "pairs.parquet", model, round)
+        return self._tables("rewards", PAIRS, model, round)
 
     def ppo_steps(self, model: str | None = None, round: int | None = None) -> pd.DataFrame:
         """One row per step of PPO: score, KL, losses and so on. Key: round, model, step."""
-        return self._tables("policies", "steps.parquet", model, round)
+        return self._tables("policies", STEPS, model, round)
 
     def replies(self, model: str | None = None, round: int | None = None) -> pd.DataFrame:
         """One row per reply to a held-out context; round 0 is by the base model."""
         parts = [
-            pd.DataFrame(read_records(a.folder / "replies.jsonl")).assign(round=a.round, model=a.model)
+            pd.DataFrame(read_records(a.folder / REPLIES)).assign(round=a.round, model=a.model)
             for a in self.find("replies", round, model)
         ]
         return _joined(parts)
@@ -340,11 +344,11 @@ class ExperimentResults:
 
     def mixtures(self, round: int | None = None) -> pd.DataFrame:
         """One row per method of mixing the models' answers and question of the split test."""
-        return self._by_round("mixture", "answers.parquet", round)
+        return self._by_round("mixture", ANSWERS, round)
 
     def oracle_items(self) -> pd.DataFrame:
         """One row per rated item of the demo's held-out topics, with its score by the oracle."""
-        return pd.read_parquet(self.folder("oracle") / "items.parquet")
+        return pd.read_parquet(self.folder("oracle") / ITEMS)
 
     def summary(self) -> dict[str, Any]:
         """The experiment's figures, as the report states them (docs/summary.md)."""

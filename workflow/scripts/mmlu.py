@@ -1,7 +1,5 @@
 """Scores the models' answers to the multiple-choice questions, before and after tuning."""
 
-import json
-
 from expertchat.pipeline.jobs import open_job
 
 
@@ -10,6 +8,7 @@ def main() -> None:
         from expertchat.answers.artifact import folders_by_model, read_checked_answers
         from expertchat.mmlu.harness import result_files
         from expertchat.mmlu.scores import scores
+        from expertchat.records import write_json
         from expertchat.settings.mmlu import Asking
 
         section, questions = job.settings["section"], job.input("questions")
@@ -22,7 +21,7 @@ def main() -> None:
             scores(after, before), after, section, job.settings["round"], questions, tuned
         )
         for name, content in files.items():
-            (job.out / name).write_text(json.dumps(content, indent=1, allow_nan=False))
+            write_json(job.out / name, content)
 
 
 if __name__ == "__main__":

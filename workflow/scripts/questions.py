@@ -1,10 +1,11 @@
 """Copy or fetch the multiple-choice questions, check them, and store them in MMLU's layout."""
 
-import json
 from pathlib import Path
 
 from expertchat.pipeline.jobs import open_job
+from expertchat.questions.artifact import QUESTIONS
 from expertchat.questions.sources import copy_questions, describe, fetch_questions
+from expertchat.records import write_json
 
 
 def main() -> None:
@@ -20,8 +21,7 @@ def main() -> None:
 
             world = build_world(job.settings["world"]["seed"])
             write_questions(job.out, world, job.settings["seed"])
-        text = json.dumps(describe(job.out), indent=1, ensure_ascii=False)
-        (job.out / "questions.json").write_text(text, encoding="utf-8")
+        write_json(job.out / QUESTIONS, describe(job.out))
 
 
 if __name__ == "__main__":

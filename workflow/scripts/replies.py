@@ -11,7 +11,7 @@ def main() -> None:
         from expertchat.dialogues.contexts import contexts_of
         from expertchat.engine.opening import open_copies
         from expertchat.records import read_all
-        from expertchat.replies import write_replies
+        from expertchat.replies.writing import write_replies
         from expertchat.splits import HELD_OUT
 
         settings, speaker = job.settings, job.settings["speaker"]

@@ -3,7 +3,6 @@ own."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from expertchat.records import read_json, write_json
+
+MIXTURE = "mixture.json"  # accuracies of models and mixtures
 FITS, ARRAYS = "fits.json", "fits.safetensors"
 LARGE = 2_000  # numbers; larger arrays go to ARRAYS, so that the JSON stays readable
 
@@ -34,8 +36,7 @@ def write_fits(folder: Path, fits: Mapping[str, Any]) -> None:
             return [to_json(item, f"{path}.{k}") for k, item in enumerate(value)]
         return value
 
-    text = json.dumps(to_json(fits, ""), indent=1)
-    (folder / FITS).write_text(text, encoding="utf-8")
+    write_json(folder / FITS, to_json(fits, ""))
     (folder / ARRAYS).write_bytes(save(arrays))
 
 
@@ -52,4 +53,4 @@ def read_fits(folder: Path) -> dict[str, Any]:
             return arrays[value["array"]]
         return {key: with_arrays(item) for key, item in value.items()}
 
-    return with_arrays(json.loads((folder / FITS).read_text(encoding="utf-8")))
+    return with_arrays(read_json(folder / FITS))

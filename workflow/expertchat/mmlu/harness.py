@@ -7,7 +7,6 @@ suffix with their name, and `expertchat.deviations` lists everything else that d
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +17,12 @@ import pandas as pd
 
 from expertchat import __version__
 from expertchat.answers.artifact import LOGPROBS
+from expertchat.mmlu.artifact import SCORES
 from expertchat.mmlu.categories import CATEGORIES, HARNESS
 from expertchat.mmlu.scores import by_subject, pooled
 from expertchat.pipeline.store import read_manifest
-from expertchat.questions.artifact import LETTERS
-from expertchat.records import without_nan
+from expertchat.questions.artifact import LETTERS, QUESTIONS
+from expertchat.records import read_json, without_nan
 
 SCHEMA = 1  # of scores.json
 TASK_VERSION, GROUP_VERSION = 1.0, "2"
@@ -231,7 +231,7 @@ def result_files(
     `found`: the result of `mmlu.scores.scores`; `answers`: {model: answers}; `folders`: {model: its
     artifacts of stage answers}; `questions`: artifact of stage questions.
     """
-    described = json.loads((questions / "questions.json").read_text(encoding="utf-8"))
+    described = read_json(questions / QUESTIONS)
     asked = {
         "round": round_number,
         "settings": dict(section),
@@ -255,4 +255,4 @@ def result_files(
         files[f"results-{model}.json"] = without_nan(results)
     differing = {model: deviations(table, section) for model, table in answers.items()}
     head = {"schema": SCHEMA, **asked, "deviations": differing}
-    return {"scores.json": without_nan(head | dict(found)), **files}
+    return {SCORES: without_nan(head | dict(found)), **files}

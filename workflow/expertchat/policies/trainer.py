@@ -26,6 +26,7 @@ from torch import Tensor
 from expertchat.console import progress_bar, rate
 from expertchat.engine.training import draw_completions
 from expertchat.policies import ppo
+from expertchat.policies.artifact import STEPS, VALUE_HEAD
 from expertchat.policies.rollout import Rollout, make_rollout
 from expertchat.policies.shared_backbone import POLICY, SharedBackbone
 from expertchat.records import read_records, write_records
@@ -284,6 +285,6 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
                 trainer.save_checkpoint(checkpoint)
     trainer.backbone.model.save_pretrained(out / "adapter", selected_adapters=[POLICY])
     value_head = {n: p.detach() for n, p in trainer.backbone.value_head.named_parameters()}
-    save_file(value_head, out / "value_head.safetensors")
-    pd.DataFrame(rows).to_parquet(out / "steps.parquet")
+    save_file(value_head, out / VALUE_HEAD)
+    pd.DataFrame(rows).to_parquet(out / STEPS)
     shutil.move(checkpoints / "tensorboard", out / "tensorboard")

@@ -20,6 +20,7 @@ from pathlib import Path
 from expertchat.errors import UserError
 from expertchat.splits import SPLITS
 
+QUESTIONS = "questions.json"  # counts, overlaps and checksums
 LETTERS = "ABCD"
 HEADER_WORDS = {"question", "answer", "label", "gold", "target", "correct", "correct answer"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -121,7 +121,7 @@ def flag_table(results: Results, rounds: Sequence[Sequence[Dialogue]]) -> Table:
 
 def turns_by_model(
     results: Results, rounds: Sequence[Sequence[Dialogue]]
-) -> Iterator[tuple[ModelName, str, list[Dialogue], pd.DataFrame]]:
+) -> Iterator[tuple[ModelName, str, Sequence[Dialogue], pd.DataFrame]]:
     """(model, "base" or "after round n", all dialogues, the model's turns), by round and model."""
     for round_number, dialogues in enumerate(rounds):
         turns = pd.DataFrame(

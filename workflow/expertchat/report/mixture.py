@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from expertchat.mixture.artifact import MIXTURE
+from expertchat.records import read_json
 from expertchat.report.blocks import Figure, Figures, Section, Table
 from expertchat.report.mixture_plots import (
     accuracy_plot,
@@ -37,7 +38,7 @@ KINDS = {"member": "model", "oracle": "upper bound"}
 def section(results: Results) -> Section:
     """All methods compared with the models, the best single one and the oracle, after the last round."""
     folder = results.run.folder("mixture", results.rounds)
-    stored = json.loads((folder / "mixture.json").read_text(encoding="utf-8"))
+    stored = read_json(folder / MIXTURE)
     row = results.summary["mixture"][results.rounds]
     methods = row["methods"]
     figures = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from expertchat.oracle.artifact import ITEMS
 from expertchat.report.blocks import Figure, Figures, Section, Table, Text
 from expertchat.report.plots import (
     MARKERS,
@@ -19,7 +20,6 @@ from expertchat.report.results import Results
 from expertchat.report.wording import counted, interval, number, percent, round_label
 
 MAX_POINTS = 400  # of one scatter plot
-ITEMS = "items.parquet"  # rated items with their oracle scores, if stage oracle stored them
 
 
 def section(results: Results) -> Section:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
+from expertchat.mmlu.artifact import SCORES
 from expertchat.ratings.artifact import OVERALL_COLUMNS
 from expertchat.report.blocks import ModelName
 from expertchat.report.plots import COLORS
@@ -74,7 +75,7 @@ class Results:
 
     def scores(self, number: int) -> dict[str, Any]:
         """scores.json of stage mmlu."""
-        return self.run.json("mmlu", "scores.json", number)
+        return self.run.json("mmlu", SCORES, number)
 
     def ratings(self, number: int, scope: str | None = None, split: str | None = None) -> pd.DataFrame:
         """The partners' ratings of a scope and split, None for all."""

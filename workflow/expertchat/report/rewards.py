@@ -19,6 +19,7 @@ from expertchat.report.plots import (
 )
 from expertchat.report.results import Results
 from expertchat.report.wording import interval, number, percent, round_label
+from expertchat.rewards.artifact import METRICS
 from expertchat.splits import HELD_OUT
 
 BINS = 5  # of the calibration plot
@@ -118,7 +119,7 @@ def accuracy_table(results: Results) -> Table:
     """Accuracy, calibration and scale as numbers."""
     rows = []
     for row in results.rows:
-        metrics = results.run.json("rewards", "metrics.json", row["round"], row["model"])
+        metrics = results.run.json("rewards", METRICS, row["round"], row["model"])
         rows.append(
             [
                 results.name(row["model"]),
@@ -157,7 +158,7 @@ def fate_table(results: Results) -> Table:
     """How many pairs were used and why others were dropped, by split."""
     counts_by_row = {}
     for row in results.rows:
-        metrics = results.run.json("rewards", "metrics.json", row["round"], row["model"])
+        metrics = results.run.json("rewards", METRICS, row["round"], row["model"])
         for split in ("training", "held_out"):
             counts_by_row[row["round"], row["model"], split] = metrics[split]["fates"]
     fates = list(dict.fromkeys(fate for counts in counts_by_row.values() for fate in counts))

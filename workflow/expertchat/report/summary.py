@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from expertchat.oracle.artifact import COMPARISON
 from expertchat.pipeline.plan import STAGES
 from expertchat.ratings.artifact import DIALOGUE, OVERALL_COLUMNS, overall
 from expertchat.records import without_nan
@@ -19,6 +20,7 @@ from expertchat.report.summary_mmlu import (
     mmlu_words,
 )
 from expertchat.results import ExperimentResults
+from expertchat.rewards.artifact import METRICS
 from expertchat.splits import HELD_OUT
 from expertchat.statistics import cluster_bootstrap
 from expertchat.topics.artifact import DIVERSITY, MEASURES
@@ -51,7 +53,7 @@ def summarise(run: ExperimentResults) -> dict[str, Any]:
 
 def round_row(run: ExperimentResults, number: int, name: str) -> dict[str, Any]:
     """The figures of one model in one round, from 1."""
-    trained = run.json("rewards", "metrics.json", number, name)
+    trained = run.json("rewards", METRICS, number, name)
     metrics, steps = trained["held_out"], run.ppo_steps(name, number)
     score_first, score_last = ends(steps["score"])
     row: dict[str, Any] = {
@@ -70,7 +72,7 @@ def round_row(run: ExperimentResults, number: int, name: str) -> dict[str, Any]:
     row |= rating_change(run, number, name)
     row |= mmlu_change(run, number, name)
     if run.has("oracle"):
-        compared = run.json("oracle", "oracle.json")
+        compared = run.json("oracle", COMPARISON)
         (found,) = [r for r in compared if (r["round"], r["model"]) == (number, name)]
         row |= {key: value for key, value in found.items() if key not in row}
     return row

@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 
 from expertchat.answers.artifact import ANSWERS
+from expertchat.mixture.artifact import MIXTURE
+from expertchat.mmlu.artifact import SCORES
 from expertchat.mmlu.scores import differences
 from expertchat.questions.artifact import LETTERS
 from expertchat.records import read_json
@@ -27,7 +29,7 @@ def mmlu_rows(run: ExperimentResults) -> list[dict[str, Any]]:
     """The accuracy of each model, by round (0: base), then by model."""
     rows = []
     for number in range(run.rounds + 1) if run.has("mmlu") else ():
-        by_model = run.json("mmlu", "scores.json", number)["models"]
+        by_model = run.json("mmlu", SCORES, number)["models"]
         for name in run.models:
             scores, answers = by_model[name], run.answers(name, TEST, number)
             given = answers["prediction"].value_counts(normalize=True)
@@ -68,7 +70,7 @@ def mmlu_change(run: ExperimentResults, number: int, name: str) -> dict[str, Any
     row: dict[str, Any] = {f"{key}_{what}": None for key in ("mmlu", "mmlu_all") for what in MEASURED}
     if not run.has("mmlu"):
         return row
-    scores = run.json("mmlu", "scores.json", number)
+    scores = run.json("mmlu", SCORES, number)
     before, after = scores["before"][name]["micro"], scores["models"][name]["micro"]
     row |= _change("mmlu_all", before["accuracy"], after["accuracy"], scores["changes"][name])
     asked = set(scores["models"][name]["by_subject"])
@@ -102,7 +104,7 @@ def mixture_rows(run: ExperimentResults) -> list[dict[str, Any]]:
     rows, published_accuracy = [], published(run)
     for number in range(run.rounds + 1) if run.has("mixture") else ():
         folder = run.folder("mixture", number)
-        found = read_json(folder / "mixture.json")
+        found = read_json(folder / MIXTURE)
         methods = [
             _method(row, None if number else published_accuracy.get(row_name(row)))
             for row in found["methods"]

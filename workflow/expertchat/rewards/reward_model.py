@@ -7,7 +7,6 @@ Bradley and Terry (1952).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import torch
 
 from expertchat.engine.training import load_tokenizer
 from expertchat.errors import UserError
+from expertchat.records import write_json
+from expertchat.rewards.artifact import METRICS, PAIRS, TRAINING_LOG
 from expertchat.rewards.candidates import encode_candidates, rated_candidates
 from expertchat.rewards.evaluation import evaluate, supported_scale, validation_topics
 from expertchat.rewards.preferences import build_pairs, shuffle_within_contexts
@@ -98,7 +99,7 @@ def make_reward_model(
         }
         for pair in (*pairs, *validation, *held_out)
     ]
-    pd.DataFrame(scored).to_parquet(out / "pairs.parquet")
-    (out / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    pd.DataFrame(scored).to_parquet(out / PAIRS)
+    write_json(out / TRAINING_LOG, log)
+    write_json(out / METRICS, metrics)
     return metrics

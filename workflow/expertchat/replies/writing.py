@@ -14,6 +14,7 @@ from expertchat.console import progress_bar, rate
 from expertchat.dialogues.contexts import Context, draw_replies
 from expertchat.engine.interface import Engine
 from expertchat.records import write_records
+from expertchat.replies.artifact import REPLIES
 from expertchat.seeds import seed_of
 from expertchat.settings.dialogues import Dialogues
 
@@ -41,7 +42,7 @@ def write_replies(
             progress.update(replies)
 
         replies = draw_replies(engine, [c for c, _ in numbered], texts, dialogues, seeds, report)
-    write_records(out / "replies.jsonl", map(_record, numbered, replies))
+    write_records(out / REPLIES, map(_record, numbered, replies))
 
 
 def _record(numbered: tuple[Context, int], reply: dict[str, Any]) -> dict[str, Any]:

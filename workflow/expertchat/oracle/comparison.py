@@ -17,6 +17,7 @@ from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
 from expertchat.pipeline.store import of_round
 from expertchat.ratings.artifact import DIALOGUE, OVERALL_COLUMNS, REPLY, overall, read_ratings
 from expertchat.records import read_all, read_records
+from expertchat.replies.artifact import REPLIES
 from expertchat.splits import HELD_OUT
 from expertchat.statistics import cluster_bootstrap, spearman, win_rate
 
@@ -63,7 +64,7 @@ def agreement(rows: pd.DataFrame) -> dict[str, Any]:
 def oracle_scores(world: World, replies: Path) -> pd.DataFrame:
     """The oracle's scores {context_id, topic_id, total, one per mark} of the replies in an artifact."""
     rows = []
-    for reply in read_records(replies / "replies.jsonl"):
+    for reply in read_records(replies / REPLIES):
         score = score_turn(reply["text"], world)
         ids = {key: reply[key] for key in ("context_id", "topic_id")}
         rows.append({**ids, "total": score.total, **{m: getattr(score, m) for m in MARKS}})

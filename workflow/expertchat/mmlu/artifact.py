@@ -1,0 +1,3 @@
+"""Files that stage mmlu publishes, beside results-<model>.json for each model."""
+
+SCORES = "scores.json"  # accuracies, intervals and paired differences

@@ -1,0 +1,1 @@
+"""Stage oracle: the results of the demo compared with its known truth."""

@@ -1,0 +1,1 @@
+"""Stage replies: base and tuned models reply to the same held-out contexts."""

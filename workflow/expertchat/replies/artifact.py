@@ -1,0 +1,3 @@
+"""The file that stage replies publishes."""
+
+REPLIES = "replies.jsonl"

@@ -10,6 +10,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # small models: more threads only wait for 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the real workflow, which takes longest; tests of one file run in one process."""
+    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

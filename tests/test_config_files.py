@@ -8,6 +8,8 @@ import pytest
 from expertchat.errors import UserError
 from expertchat.settings.config_files import check_config_file, config_files
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = (ROOT / "config/config.yaml").read_text(encoding="utf-8")
 

@@ -285,6 +285,7 @@ def test_matrices_share_memory_with_their_parameters():
     assert model.body.layers[0].weight.abs().sum() == 0
 
 
+@pytest.mark.slow
 def test_a_build_follows_its_seed(tmp_path):
     small("llama", tmp_path / "a")
     small("llama", tmp_path / "b")

@@ -41,6 +41,7 @@ def test_the_best_is_chosen_by_val(fits):
     assert "subject" in fits["best_fitted"] or fits["best_fitted"] in ("question_gate", "confidence")
 
 
+@pytest.mark.slow
 def test_questions_that_are_in_test_too_are_left_out():
     marked, poisoned = val_answers(), val_answers()
     rows = [0, 5, 20]

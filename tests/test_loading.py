@@ -268,6 +268,7 @@ print(footprint(model), resident("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 def test_host_memory_stays_near_the_quantized_size(mixtral, tmp_path):
     sizes = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 400}
     config = MixtralConfig(num_local_experts=16, num_attention_heads=8, num_key_value_heads=4, **sizes)

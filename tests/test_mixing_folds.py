@@ -77,6 +77,7 @@ def test_a_hyperparameter_is_never_chosen_by_the_fold_that_it_is_judged_on():
     assert found.log_loss > naive + 0.06 and found.log_loss == pytest.approx(chance, abs=0.08)
 
 
+@pytest.mark.slow
 def test_cross_validation_predicts_the_test_accuracy():
     """Mixing models that guess gains nothing, and cross-validation does not predict a gain."""
     for skill, least, most in ((0.0, 0.17, 0.33), (1.0, 0.6, 0.86)):

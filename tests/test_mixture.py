@@ -205,6 +205,7 @@ def save_shards(store, split, answers):
     return names, references
 
 
+@pytest.mark.slow
 def test_the_scripts_from_answers_to_the_table(tmp_path, fits, scores):
     names, val = save_shards(tmp_path, "val", experts(8, 0, val=True))
     settings = {"models": ["m0", "m1"], "answers": names, "seed": 0, "section": Asking().scored()}

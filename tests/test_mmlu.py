@@ -402,6 +402,7 @@ def run_script(stage, store, settings, inputs):
     return recipe.reference
 
 
+@pytest.mark.slow
 def test_the_scripts_from_csv_files_to_results(tmp_path):
     for split in SPLITS:
         for subject in ("anatomy", "virology"):

@@ -117,6 +117,7 @@ def test_a_loaded_mixtral_has_the_linear_layers_that_are_checked(quantization, t
         check_targets(targets, loaded.config, "mixtral")
 
 
+@pytest.mark.slow
 def test_the_job_of_a_model_stops_at_target_modules_that_it_lacks(
     default_config, root, llama_folder, tmp_path
 ):

@@ -346,6 +346,7 @@ def test_each_rounds_answers_are_compared_with_the_base_models(planned, default_
     assert later.settings["before"] == ["llama", "mixtral"]
 
 
+@pytest.mark.slow
 def test_a_large_experiments_report_job_starts(tmp_path, root, default_config):
     """Linux refuses an argument of more than 128 KiB, so jobs get their recipes as files."""
     llama = default_config["models"]["llama"]

@@ -128,6 +128,7 @@ def test_a_reply_without_an_end_token_gets_the_fixed_score(backbone, model_folde
     assert experience.returns[:, -1].tolist() == pytest.approx([finished, unfinished], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_ppo_learns_what_is_rewarded(backbone, model_folder, tokenizer):
     """The share of tokens from the vocabulary's lower half is rewarded, and so is ending in time."""
     settings = SETTINGS.model_copy(
@@ -152,6 +153,7 @@ def test_ppo_learns_what_is_rewarded(backbone, model_folder, tokenizer):
     assert after["score"] == pytest.approx(after["raw_score"], abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, tmp_path):
     def run(folder, stop_after=None):
         torch.manual_seed(0)

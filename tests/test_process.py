@@ -17,6 +17,8 @@ from expertchat.settings.decoding import Decoding
 from expertchat.settings.dialogues import Dialogues
 from expertchat.settings.models import Load
 
+pytestmark = pytest.mark.slow
+
 REQUESTS = [Request([{"role": "user", "content": text}], i) for i, text in enumerate(["bread", "rye"])]
 QUESTIONS = [[Question("Topic: bread", [" A", " B"])], [Question("Rate", [" A", " B"])]]
 DECODING = Decoding(max_new_tokens=6)

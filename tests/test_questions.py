@@ -275,6 +275,7 @@ def test_the_real_files_are_read_whole():
     assert overlaps == {"dev_in_test": 5, "val_in_test": 28, "val_in_dev": 1, "test_repeated": 105}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("EXPERTCHAT_DATA" not in os.environ, reason="EXPERTCHAT_DATA names no data")
 def test_the_real_files_and_a_hub_of_them_are_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")

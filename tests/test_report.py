@@ -19,6 +19,8 @@ from expertchat.report.wording import interval, memory, number, p_value, percent
 from expertchat.results import ExperimentResults
 from small_experiment import SUBJECTS, asking_config, small_config, write_experiment
 
+pytestmark = pytest.mark.slow
+
 STAGES = ("topics", "dialogues", "ratings", "reliability")
 STAGES += ("rewards", "policies", "replies", "mmlu", "mixture", "oracle")
 

@@ -13,6 +13,8 @@ from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
 
+pytestmark = pytest.mark.slow
+
 
 def test_figures_worked_out_by_hand():
     pairs = [

@@ -326,6 +326,7 @@ def mmlu() -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["byte-level", "spaces that join", "spaces alone"])
 def test_answers_to_mmlu_are_encoded_as_with_their_whole_prompts(mmlu, kind):
     """A quarter of MMLU, to save time, without shots, which are far before the answer."""

@@ -10,7 +10,7 @@ from expertchat.engine.server.answers import listed_logprobs, upper_bound
 from expertchat.errors import UserError
 from running_server import GRACE, NOWHERE, SCORES, TEXTS, asking, assert_close, said
 
-pytestmark = pytest.mark.usefixtures("quick_retries")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_retries")]
 
 LETTERS = [[Question(text, [" A", " B", " 1"]) for text in TEXTS]]
 LONG = [[Question(text, [" rye bread", " bake", " 220 degrees now"]) for text in TEXTS]]

@@ -20,7 +20,7 @@ from running_server import (
     said,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_retries")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_retries")]
 
 GREEDY = Decoding(strategy="greedy", max_new_tokens=12)
 CONVERSATIONS = [

@@ -13,7 +13,7 @@ from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Server
 from running_server import KEY, NOWHERE, asking, command, is_there, opened, wait_for
 
-pytestmark = pytest.mark.usefixtures("quick_retries")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_retries")]
 
 
 def test_a_server_is_started_used_and_ended_with_its_children(tmp_path, monkeypatch):

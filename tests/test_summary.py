@@ -156,6 +156,7 @@ def test_the_verdict_on_mixtures_says_what_val_chose(chosen, row, words):
     assert words in " ".join(mixture_verdict([found]))
 
 
+@pytest.mark.slow
 def test_models_that_talk_need_not_answer_questions(tmp_path):
     summary = summarise(write_experiment(tmp_path, small_config(mmlu=None)))
     assert summary["mmlu"] == [] and summary["mixture"] == []
@@ -191,6 +192,7 @@ def test_an_empty_measure_is_null():
     assert with_interval("x", [], []) == {"x": None, "x_interval": None}
 
 
+@pytest.mark.slow
 def test_unusable_ratings_are_left_out(tmp_path):
     run = write_experiment(tmp_path, small_config())
     path = run.folder("ratings", 1, "llama") / "ratings.parquet"  # by llama, so of mixtral
@@ -205,6 +207,7 @@ def test_unusable_ratings_are_left_out(tmp_path):
     assert row["rating_before"] is None and row["rating_change"] is None
 
 
+@pytest.mark.slow
 def test_rounds_give_a_row_each(tmp_path):
     summary = summarise(write_experiment(tmp_path, small_config(rounds=2)))
     assert [(r["round"], r["model"]) for r in summary["rows"]] == [

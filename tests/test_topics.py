@@ -172,6 +172,7 @@ def test_an_interrupted_job_resumes_after_its_last_finished_round(tmp_path):
     assert len(rest.asked) == 2  # of eight: the checkpoint has the first six
 
 
+@pytest.mark.slow
 def test_real_models_write_topics_that_do_not_depend_on_an_interruption(tmp_path, llama_folder):
     engine = LocalEngine(llama_folder, Load(dtype="float32"), 8)
     decoding = Decoding(max_new_tokens=12)

@@ -88,6 +88,7 @@ def run(root, stage, recipe, store, check=True):
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_job_takes_the_users_file_and_rejects_what_gives_a_question_away(
     root, default_config, tmp_path
 ):

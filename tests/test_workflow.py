@@ -9,13 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from expertchat.pipeline.plan import STAGES
+from expertchat.records import read_records
+from expertchat.tables import read_tables
 from safetensors.torch import load_file
 from small_workflow import BIN, ROOT, dry_run, planned_rules, small_config, snakemake, write_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -200,3 +203,38 @@ def test_a_gpu_rule_asks_slurm_for_four_gpus_of_one_node(copied, tmp_path):
     calls = [c for c in (tmp_path / "calls").read_text().splitlines() if c.startswith("sbatch")]
     assert calls and all("--gres=gpu:4" in call and "--nodes=1" in call for call in calls)
     assert all(" -p gpu " in call and " -A me " in call for call in calls)
+
+
+TYPES = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "list": list,
+    "mapping": dict,
+}
+
+
+def rows_of(path) -> list[dict]:
+    """The rows of a table as plain Python values."""
+    if path.suffix == ".jsonl":
+        return read_records(path)
+    frame = pd.read_parquet(path)
+    names = [name for name in frame if frame[name].dtype == "category"]
+    frame = frame.astype({name: str for name in names}).astype(object)
+    return frame.where(frame.notna(), None).to_dict("records")
+
+
+@pytest.mark.parametrize("table", read_tables(), ids=lambda table: f"{table.stage}-{table.file}")
+def test_columns_and_types_are_those_of_real_files(table, finished):
+    paths = sorted((finished / "results" / table.stage).glob(f"*/{table.file}"))
+    assert paths
+    described = {column.name: column for column in table.columns}
+    needed = {column.name for column in table.columns if not column.optional}
+    for row in (row for path in paths for row in rows_of(path)):
+        assert needed <= set(row) <= set(described), (table.file, set(row) ^ needed)
+        for name, value in row.items():
+            type_name, _, null = described[name].type.partition(" or ")
+            allowed = TYPES[type_name]
+            right = isinstance(value, allowed) and (allowed is not int or not isinstance(value, bool))
+            assert right or (value is None and null == "null"), (table.file, name, value)

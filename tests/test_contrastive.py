@@ -12,6 +12,8 @@ from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["Topic: bread.", "I bake rye bread at 220 degrees. Topic", "Rate A", "B", "coherence from 0"]
 CONTRASTIVE = Decoding(strategy="contrastive", max_new_tokens=10)
 

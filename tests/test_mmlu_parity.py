@@ -31,6 +31,8 @@ from test_questions import write
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from parity_models import ARCHITECTURES, PARTED, build_model
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(os.environ.get("EXPERTCHAT_DATA", "absent")) / "mmlu"
 needs_mmlu = pytest.mark.skipif(not DATA.is_dir(), reason="EXPERTCHAT_DATA has no mmlu")
 

@@ -9,6 +9,8 @@ from expertchat.engine.local import LocalEngine
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = {
     "llama": {},
     "mistral": {"sliding_window": None},

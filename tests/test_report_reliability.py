@@ -14,6 +14,8 @@ from expertchat.report.reliability_tables import (
 from expertchat.report.results import Results
 from small_experiment import small_config, write_experiment
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Results:

@@ -37,6 +37,7 @@ def test_transient_failures_are_retried(fault, word_server, engine_on):
         engine.generate(asking(1), Decoding())
 
 
+@pytest.mark.slow
 def test_a_response_that_hangs_is_timed_out_and_retried(word_server, engine_on):
     engine = engine_on(word_server, timeout_seconds=1, retries=1)
     word_server.control(fail=["hang"])
@@ -68,6 +69,7 @@ def test_other_failures_stop_at_once_with_the_servers_message(word_server, engin
         engine_on(word_server, model="gpt").generate(asking(1), Decoding())
 
 
+@pytest.mark.slow
 def test_requests_continue_after_a_killed_server_is_restarted(monkeypatch, engine_on):
     running = RunningServer()
     try:

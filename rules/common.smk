@@ -23,7 +23,27 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-if workflow.is_main_process and not workflow.output_settings.dryrun:
+# Options with which Snakemake reads this file but runs no job of the plan
+NO_JOBS = {
+    *("--list", "--list-rules", "-l", "--list-target-rules", "--lt", "--summary", "-S"),
+    *(
+        "--detailed-summary",
+        "-D",
+        "--dag",
+        "--rulegraph",
+        "--filegraph",
+        "--d3dag",
+        "--lint",
+        "--unlock",
+    ),
+    *("--list-changes", "--lc", "--list-input-changes", "--li", "--list-params-changes", "--lp"),
+    *("--list-untracked", "--lu", "--list-conda-envs", "--containerize", "--generate-unit-tests"),
+    *("--report", "--archive", "--cleanup-metadata", "--cm", "--delete-all-output"),
+    *("--delete-temp-output", "--print-compilation"),
+}
+runs_jobs = not {word.split("=")[0] for word in sys.argv} & NO_JOBS
+
+if workflow.is_main_process and runs_jobs and not workflow.output_settings.dryrun:
     plan.write_recipes()
     plan.write_view()
 

@@ -80,7 +80,9 @@ def test_artifacts_tell_what_is_there(run):
     [
         (lambda run: run.ppo_steps("lama"), "policies: no model 'lama' in demo; known: llama, mixtral"),
         (lambda run: run.turns(round=7), "dialogues: no round 7 in demo; known: 1, 2, 3"),
-        (lambda run: run.answers("llama", split="tset"), "no part 'tset' in demo; known: test, val"),
+        (lambda run: run.answers("llama", split="tset"), "no split 'tset' in demo; known: test, val"),
+        (lambda run: run.ratings(model="lama"), "no model 'lama' in demo; known: llama, mixtral"),
+        (lambda run: run.ratings(scope="replies"), "no scope 'replies' in demo; known: dialogue, reply"),
         (lambda run: run.answers("llama", split="val"), "is not finished"),
         (lambda run: run.summary(), "report is not finished"),
         (lambda run: run.find("judging"), "no stage judging"),
@@ -127,3 +129,11 @@ def test_neither_snakemake_nor_torch_is_imported(store):
 def test_the_view_of_the_files_is_that_of_the_store(run, store):
     for artifact in run.all_artifacts:
         assert artifact.folder == artifact_path(store, artifact.reference)
+
+
+def test_overall_ratings_are_those_of_the_report(run):
+    """Every dialogue on held-out topics is rated 4 + n and 6 + n after n rounds, in all categories."""
+    table = run.overall_ratings(split="held_out")
+    means = table.groupby(["round", "model"])["overall"].mean()
+    assert means.to_dict() == {(n, m): 4.0 + n for n in (1, 2, 3) for m in ("llama", "mixtral")}
+    assert set(run.overall_ratings(round=2, scope="reply")["scope"]) == {"reply"}

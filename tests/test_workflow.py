@@ -225,6 +225,27 @@ def rows_of(path) -> list[dict]:
     return frame.where(frame.notna(), None).to_dict("records")
 
 
+@pytest.mark.parametrize("option", ["--list", "--summary", "--dag", "--unlock", "--dry-run"])
+def test_looking_leaves_the_view_as_it_is(finished, option):
+    def links():
+        found = (finished / "results/experiments").rglob("*")
+        return {path: os.readlink(path) for path in found if path.is_symlink()}
+
+    before, recipes = links(), set((finished / "results/recipes").rglob("*.json"))
+    write_config(finished, small_config(seed=5))
+    snakemake(finished, "all", option)
+    write_config(finished, small_config())
+    assert links() == before and set((finished / "results/recipes").rglob("*.json")) == recipes
+
+
+def test_a_finished_job_run_by_hand_leaves_nothing_behind(finished):
+    recipe = next((finished / "results/recipes/topics").glob("*.json"))
+    command = [sys.executable, ROOT / "workflow/scripts/topics.py", recipe]
+    done = subprocess.run(command, cwd=finished, capture_output=True, text=True)
+    assert done.returncode == 0 and "is already finished" in done.stderr
+    assert not (finished / "results/work/topics" / recipe.stem).exists()
+
+
 @pytest.mark.parametrize("table", read_tables(), ids=lambda table: f"{table.stage}-{table.file}")
 def test_columns_and_types_are_those_of_real_files(table, finished):
     paths = sorted((finished / "results" / table.stage).glob(f"*/{table.file}"))

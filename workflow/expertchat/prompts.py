@@ -5,15 +5,27 @@ The text of the templates is part of a stage's settings, so a changed word leads
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Set
 from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import StrictUndefined, Template
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta
 from jinja2.sandbox import SandboxedEnvironment
 
 from expertchat.errors import UserError
 
 NAMES = ("topic", "opening", "rating")  # in addition to one template per role
+
+TOPIC_VALUES = frozenset({"topic", "subject", "audience", "kind"})
+VALUES = {  # the names that a template may use; roles may use those of `opening`
+    "topic": TOPIC_VALUES - {"topic"} | {"taken"},
+    "opening": TOPIC_VALUES,
+    "rating": frozenset(
+        {"topic", "turns", "rated", "scope", "category", "description", "low", "high", "worst"}
+        | {"best", "fence"}
+    ),
+}
 
 _environment = SandboxedEnvironment(
     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
@@ -23,6 +35,20 @@ _environment = SandboxedEnvironment(
 def read_prompts(folder: Path) -> dict[str, str]:
     """{name: text} of all `<name>.jinja` files in the folder: `NAMES` and the roles."""
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
+
+
+def template_faults(path: Path, allowed: Set[str]) -> Iterator[str]:
+    """Problems of a template with file and line: its syntax, and names that are not `allowed`."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        names = meta.find_undeclared_variables(_environment.parse(text))
+    except TemplateSyntaxError as error:
+        yield f"{path}, line {error.lineno}: {error.message}"
+        return
+    for name in sorted(names - allowed):
+        found = re.search(rf"\b{re.escape(name)}\b", text)
+        line = text.count("\n", 0, found.start()) + 1 if found else 1
+        yield f"{path}, line {line}: unknown name {name!r}; known: {', '.join(sorted(allowed))}"
 
 
 def read_chat_template(path: Path, where: str) -> str:

@@ -15,7 +15,6 @@ computed from them are by the models after round n, and round 0 is the base mode
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,60 +26,26 @@ from expertchat.errors import UserError
 from expertchat.oracle.artifact import ITEMS
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.recipes import Recipe
-from expertchat.pipeline.store import artifact_path, manifest_path, read_manifest, recipe_path
+from expertchat.pipeline.store import artifact_path, read_manifest, recipe_path
+from expertchat.pipeline.view import Artifact, place_of
 from expertchat.policies.artifact import STEPS
-from expertchat.ratings.artifact import ANCHORS, PARTNER, RATINGS, TEXTS, read_tables
+from expertchat.ratings.artifact import (
+    ANCHORS,
+    DIALOGUE,
+    OVERALL_COLUMNS,
+    PARTNER,
+    RATINGS,
+    TEXTS,
+    overall,
+    read_tables,
+)
 from expertchat.records import read_all, read_json, read_records
 from expertchat.replies.artifact import REPLIES
 from expertchat.rewards.artifact import PAIRS
 from expertchat.settings.mmlu import Asking
 from expertchat.topics.artifact import REJECTED, TOPICS
 
-TALKING = ("dialogues", "ratings", "reliability")  # their first round is by the base models
-WITHOUT_ROUND = ("models", "questions", "topics", "oracle", "report")
 EXPERIMENTS = "experiments"  # the folder of readable views in a store
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """One artifact of an experiment; `name` is its readable name within its stage and round."""
-
-    stage: str
-    round: int | None
-    name: str
-    reference: str
-    store: Path
-
-    @property
-    def folder(self) -> Path:
-        """Where its files are, once it is finished."""
-        return artifact_path(self.store, self.reference)
-
-    @property
-    def finished(self) -> bool:
-        """Whether it has been published."""
-        return manifest_path(self.store, self.reference).exists()
-
-    @property
-    def model(self) -> str:
-        """The model that it belongs to (for ratings, the rater); empty if there is no single one."""
-        owned = ("models", "ratings", "rewards", "policies", "replies", "answers")
-        return self.name.split("/")[0] if self.stage in owned else ""
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """Its manifest: recipe, versions, seconds and checksums. UserError if it is not finished."""
-        return read_manifest(self.folder)
-
-
-def place_of(view: str, reference: str, store: Path) -> Artifact:
-    """The artifact with the readable name `view`, such as "round-1/ratings/llama"."""
-    parts = view.split("/")
-    round = int(parts.pop(0).removeprefix("round-")) if parts[0].startswith("round-") else None
-    stage, name = parts[0], "/".join(parts[1:])
-    if round is None and stage not in WITHOUT_ROUND:
-        round = 1 if stage in TALKING else 0
-    return Artifact(stage, round, name, reference, store)
 
 
 def open_experiment(name: str, store: str | Path = "results") -> ExperimentResults:
@@ -194,7 +159,7 @@ class ExperimentResults:
         for what, value, values in (
             ("round", round, [a.round for a in own]),
             ("model", model, [a.model for a in own]),
-            ("part", within or None, [part for a in own for part in a.name.split("/")[1:]]),
+            ("split", within or None, [part for a in own for part in a.name.split("/")[1:2]]),
         ):
             if value is not None and value not in values:
                 known = ", ".join(map(str, dict.fromkeys(v for v in values if v not in (None, ""))))
@@ -212,7 +177,7 @@ class ExperimentResults:
             when = f" of round {missing[0].round}" if missing[0].round is not None else ""
             raise UserError(
                 f"{first}{when} is not finished ({len(missing)} of {len(chosen)} are missing); "
-                "`expertchat status` shows what is, and a round can be chosen by round="
+                "run.artifacts() lists what is, and round= chooses a round"
             )
         return chosen
 
@@ -297,9 +262,30 @@ class ExperimentResults:
         if not controls:
             wanted |= {"relation": PARTNER, "canary": ""}
         equal = {name: value for name, value in wanted.items() if value is not None}
+        chosen = self.find("ratings", round)
+        table = _joined(
+            read_tables([a.folder], RATINGS, columns, **equal).assign(round=a.round) for a in chosen
+        )
+        for name, value in (("scope", scope), ("split", split), ("model", model)):
+            if table.empty and value is not None:
+                known = set(read_tables([a.folder for a in chosen], RATINGS, [name])[name])
+                if value not in known:
+                    listed = ", ".join(sorted(known))
+                    raise UserError(f"ratings: no {name} {value!r} in {self.name}; known: {listed}")
+        return table
+
+    def overall_ratings(
+        self, round: int | None = None, *, scope: str = DIALOGUE, split: str | None = None
+    ) -> pd.DataFrame:
+        """One row per rated item: its overall rating, weighted as in the rubric, which training and the
+        report use; `overall` is missing if a rating of the item is unusable."""
+        rounds = [round] if round is not None else sorted({a.round or 0 for a in self.find("ratings")})
         parts = [
-            read_tables([a.folder], RATINGS, columns, **equal).assign(round=a.round)
-            for a in self.find("ratings", round)
+            overall(
+                self.ratings(number, scope=scope, split=split, columns=OVERALL_COLUMNS),
+                self.settings["weights"],
+            ).assign(round=number)
+            for number in rounds
         ]
         return _joined(parts)
 

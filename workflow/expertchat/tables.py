@@ -58,7 +58,7 @@ def read_tables() -> tuple[Table, ...]:
 
 def describe_tables() -> str:
     """Markdown: one section per table, then the JSON files; the second half of docs/python.md."""
-    lines = ["## Tables", ""]
+    lines = ["## Tables", "", "<!-- written by `make docs` from workflow/expertchat/tables.yaml -->", ""]
     for table in read_tables():
         lines += [f"### `{table.stage}/<id>/{table.file}`: `run.{table.reader}()`", ""]
         lines += [f"One row per {table.row}.", "", "| column | type | meaning |", "|---|---|---|"]

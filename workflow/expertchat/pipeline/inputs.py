@@ -9,7 +9,7 @@ from expertchat.demo.world import build_world
 from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
 from expertchat.mixture.constants import FOLDS, ROW_NAMES, TITLES
-from expertchat.prompts import NAMES
+from expertchat.prompts import NAMES, VALUES, template_faults
 from expertchat.questions.artifact import also_in, question_path, read_questions, read_shots
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.experiment import Experiment
@@ -51,8 +51,12 @@ def _topic_faults(topics: Topics, root: Path) -> Iterator[str]:
 def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
     """Prompts, model folders, transcripts and question files that do not exist."""
     for name in dict.fromkeys((*NAMES, *experiment.dialogues.roles)):
-        if not (root / experiment.prompts / f"{name}.jinja").is_file():
+        path = root / experiment.prompts / f"{name}.jinja"
+        if not path.is_file():
             yield f"prompts: {experiment.prompts}; there is no {name}.jinja in this folder"
+            continue
+        for fault in template_faults(path, VALUES.get(name, VALUES["opening"])):
+            yield f"prompts: {fault}"
     for name, model in experiment.models.items():
         if model.source == "path" and not (root / model.path / "config.json").is_file():
             yield f"models.{name}.path: {model.path}; not a model: the folder contains no config.json"

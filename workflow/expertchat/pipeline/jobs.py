@@ -211,6 +211,7 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
                 artifact_path(store, recipe.reference)
             ):
                 print(f"{recipe.reference} is already finished", file=sys.stderr)
+                shutil.rmtree(work)
                 sys.exit(0)
             out = work / "out"
             shutil.rmtree(out, ignore_errors=True)

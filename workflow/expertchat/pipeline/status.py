@@ -19,7 +19,7 @@ MOST_DETAILS = 3  # artifacts of one stage and round that the short form describ
 
 
 @dataclass(frozen=True)
-class Artifact:
+class ArtifactStatus:
     """One artifact of a plan and what is known about its job."""
 
     recipe: Recipe
@@ -29,10 +29,10 @@ class Artifact:
     resumes: bool = False  # an interrupted or failed job left checkpoints
 
 
-def list_artifacts(plan: Plan) -> list[Artifact]:
+def list_artifacts(plan: Plan) -> list[ArtifactStatus]:
     """The artifacts of a plan with their states, by round and stage."""
     return [
-        Artifact(plan.recipes[reference], heading, *_state(plan.store, reference))
+        ArtifactStatus(plan.recipes[reference], heading, *_state(plan.store, reference))
         for reference, heading in _headings(plan).items()
     ]
 
@@ -60,7 +60,7 @@ def _headings(plan: Plan) -> dict[str, str]:
 
 
 def _state(store: Path, reference: str) -> tuple[str, str, bool]:
-    """The last three fields of an `Artifact`."""
+    """The last three fields of an `ArtifactStatus`."""
     if manifest_path(store, reference).exists():
         return "done", "", False
     work = work_path(store, reference)
@@ -76,7 +76,7 @@ def _state(store: Path, reference: str) -> tuple[str, str, bool]:
     return ("resumable" if resumes else "waiting"), "", resumes
 
 
-def plan_lines(artifacts: Sequence[Artifact]) -> Iterator[str]:
+def plan_lines(artifacts: Sequence[ArtifactStatus]) -> Iterator[str]:
     """One line per artifact under the headings of the rounds, and the counts."""
     for heading, group in groupby(artifacts, lambda artifact: artifact.heading):
         yield from [heading] if heading else []
@@ -87,7 +87,7 @@ def plan_lines(artifacts: Sequence[Artifact]) -> Iterator[str]:
     yield f"{len(artifacts)} artifacts: {done} done, {len(artifacts) - done} to be made"
 
 
-def status_lines(artifacts: Sequence[Artifact], every: bool = False) -> Iterator[str]:
+def status_lines(artifacts: Sequence[ArtifactStatus], every: bool = False) -> Iterator[str]:
     """One line per stage with counts, or one per artifact (`every`); then what a rerun would do."""
     for heading, group in groupby(artifacts, lambda artifact: artifact.heading):
         yield from [heading] if heading else []
@@ -98,13 +98,13 @@ def status_lines(artifacts: Sequence[Artifact], every: bool = False) -> Iterator
     yield from rerun_lines(artifacts)
 
 
-def _all_lines(artifacts: Iterable[Artifact]) -> Iterator[str]:
+def _all_lines(artifacts: Iterable[ArtifactStatus]) -> Iterator[str]:
     for artifact in artifacts:
         line = f"  {artifact.state:9}  {artifact.recipe.reference:24}  {artifact.recipe.label}"
         yield line + (f": {artifact.detail}" if artifact.detail else "")
 
 
-def _stage_lines(stage: str, artifacts: Sequence[Artifact]) -> Iterator[str]:
+def _stage_lines(stage: str, artifacts: Sequence[ArtifactStatus]) -> Iterator[str]:
     """The counts of a stage, and its running and failed artifacts by name."""
     yield f"  {stage:11}  {_state_counts(artifacts)}"
     detailed = [artifact for artifact in artifacts if artifact.detail]
@@ -114,13 +114,13 @@ def _stage_lines(stage: str, artifacts: Sequence[Artifact]) -> Iterator[str]:
         yield f"{'':15}and {len(detailed) - MOST_DETAILS} more: see expertchat status --all"
 
 
-def _state_counts(artifacts: Iterable[Artifact]) -> str:
+def _state_counts(artifacts: Iterable[ArtifactStatus]) -> str:
     """ "3 done, 1 waiting", states without artifacts left out."""
     counts = Counter(artifact.state for artifact in artifacts)
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
 
 
-def rerun_lines(artifacts: Sequence[Artifact]) -> Iterator[str]:
+def rerun_lines(artifacts: Sequence[ArtifactStatus]) -> Iterator[str]:
     """What snakemake would do if it was started again."""
     jobs = [artifact for artifact in artifacts if artifact.state not in ("done", "running")]
     resuming = [artifact for artifact in jobs if artifact.resumes]
@@ -132,7 +132,7 @@ def rerun_lines(artifacts: Sequence[Artifact]) -> Iterator[str]:
         yield f"Of these, {_jobs(resuming)} would resume from checkpoints."
 
 
-def _jobs(artifacts: Sequence[Artifact]) -> str:
+def _jobs(artifacts: Sequence[ArtifactStatus]) -> str:
     """ "3 jobs (topics 1, ratings 2)"."""
     counts = Counter(artifact.recipe.stage for artifact in artifacts)
     stages = ", ".join(f"{stage} {counts[stage]}" for stage in STAGES if counts[stage])

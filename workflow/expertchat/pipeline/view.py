@@ -1,0 +1,54 @@
+"""The artifacts of an experiment by their readable names in results/experiments/<name>/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expertchat.pipeline.store import artifact_path, manifest_path, read_manifest
+
+TALKING = ("dialogues", "ratings", "reliability")  # their first round is by the base models
+WITHOUT_ROUND = ("models", "questions", "topics", "oracle", "report")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact of an experiment; `name` is its readable name within its stage and round."""
+
+    stage: str
+    round: int | None
+    name: str
+    reference: str
+    store: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are, once it is finished."""
+        return artifact_path(self.store, self.reference)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has been published."""
+        return manifest_path(self.store, self.reference).exists()
+
+    @property
+    def model(self) -> str:
+        """The model that it belongs to (for ratings, the rater); empty if there is no single one."""
+        owned = ("models", "ratings", "rewards", "policies", "replies", "answers")
+        return self.name.split("/")[0] if self.stage in owned else ""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Its manifest: recipe, versions, seconds and checksums. UserError if it is not finished."""
+        return read_manifest(self.folder)
+
+
+def place_of(view: str, reference: str, store: Path) -> Artifact:
+    """The artifact with the readable name `view`, such as "round-1/ratings/llama"."""
+    parts = view.split("/")
+    round = int(parts.pop(0).removeprefix("round-")) if parts[0].startswith("round-") else None
+    stage, name = parts[0], "/".join(parts[1:])
+    if round is None and stage not in WITHOUT_ROUND:
+        round = 1 if stage in TALKING else 0
+    return Artifact(stage, round, name, reference, store)

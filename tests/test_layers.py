@@ -1,4 +1,4 @@
-"""Where each module stands, imports that go one way, and one name for each stage."""
+"""The layer of each module, imports in one direction, and one name for each stage."""
 
 import ast
 import re
@@ -17,7 +17,8 @@ from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
 from packaging.requirements import Requirement
 
-# From the bottom to the top: a module imports from its own layer's rooms or from layers below it.
+# From the bottom to the top: a module imports from its own layer or from layers below it.
+# Within layer "stages" it imports from its own package only.
 LAYERS = {
     "foundations": ("errors", "splits", "seeds", "records", "sentences", "statistics", "console"),
     "messages": ("chat", "prompts"),
@@ -25,7 +26,7 @@ LAYERS = {
     "store": ("pipeline.recipes", "pipeline.fingerprints", "pipeline.store"),
     "engine": ("engine", "engine.*"),
     "demo": ("demo", "demo.*"),
-    # what a stage hands on to later ones: file names, columns, readers
+    # what later stages read of a stage: file names, columns, readers
     "artifacts": ("*.artifact", "dialogues.contexts"),
     "stages": tuple(p for stage in STAGES if stage != "report" for p in (stage, f"{stage}.*")),
     "pipeline": ("pipeline", "pipeline.*"),
@@ -46,7 +47,7 @@ MODULES = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def layer_of(module: str) -> str | None:
-    """The first layer with the module's own name, or with a pattern of it."""
+    """The layer that lists the module's name; if none does, the first with a matching pattern."""
     for patterns in LAYERS.values():
         if module in patterns:
             return next(name for name, own in LAYERS.items() if own is patterns)
@@ -54,13 +55,14 @@ def layer_of(module: str) -> str | None:
     return found[0] if found else None
 
 
-def room_of(module: str) -> str:
+def top_package(module: str) -> str:
+    """The first part of a module's name: its package or, for a module on its own, itself."""
     return module.split(".")[0]
 
 
 @cache
 def names_imported(path) -> frozenset[str]:
-    """All that a file imports, anywhere in it, as dotted names."""
+    """The dotted names of all imports in a file, imports inside functions included."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -72,42 +74,44 @@ def names_imported(path) -> frozenset[str]:
 
 
 def imports_of(path) -> set[str]:
-    """The package's own modules among them; a package only where nothing below it is meant."""
+    """The modules of this package that a file imports. Packages of imported modules are left out."""
     own = {n.removeprefix("expertchat.") for n in names_imported(path) if n.startswith("expertchat.")}
     found = {name for name in own if name in MODULES}
     return {name for name in found if not any(other.startswith(name + ".") for other in found)}
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_go_one_way(module):
+def test_imports_go_in_one_direction(module):
     layer, order = layer_of(module), list(LAYERS)
-    assert layer is not None, f"{module} stands in no layer"
+    assert layer is not None, f"{module} is not in any layer: add it to LAYERS"
     for other in imports_of(MODULES[module]):
-        theirs = layer_of(other)
-        beside = layer == theirs and (layer != "stages" or room_of(module) == room_of(other))
-        assert beside or order.index(theirs) < order.index(layer), f"{module} ({layer}) imports {other}"
+        other_layer = layer_of(other)
+        same_package = top_package(module) == top_package(other)
+        same_layer = layer == other_layer and (layer != "stages" or same_package)
+        is_lower = order.index(other_layer) < order.index(layer)
+        assert same_layer or is_lower, f"{module} ({layer}) imports {other}"
 
 
-def test_no_module_imports_itself_in_a_circle():
+def test_no_circular_imports():
     graph = {module: imports_of(path) for module, path in MODULES.items()}
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
 
 
-def test_stages_know_of_the_engine_only_its_interface_or_its_door_for_training():
+def test_stages_import_only_interface_and_training_of_the_engine():
     for module, path in MODULES.items():
         if layer_of(module) in ("stages", "artifacts"):
-            used = {name for name in imports_of(path) if room_of(name) == "engine"}
+            used = {name for name in imports_of(path) if top_package(name) == "engine"}
             assert used <= {"engine.interface", "engine.training"}, module
 
 
-def test_the_packages_of_stages_hold_a_docstring_only():
+def test_init_files_contain_only_a_docstring():
     for name in {*STAGES, "pipeline", "engine", "settings"}:
         if (PACKAGE / name).is_dir():
             body = ast.parse((PACKAGE / name / "__init__.py").read_text(encoding="utf-8")).body
             assert [type(node) for node in body] == [ast.Expr], name
 
 
-def test_the_house_stays_small_enough_to_find_ones_way():
+def test_files_and_the_package_stay_small():
     assert len(list(PACKAGE.glob("*.py"))) <= MOST_TOP_MODULES
     for path in (*PACKAGE.rglob("*.py"), *SCRIPTS.glob("*.py")):
         lines = len(path.read_text(encoding="utf-8").splitlines())
@@ -119,7 +123,7 @@ def test_neutral_names_are_modules_that_exist():
     assert {name.removeprefix("expertchat").removeprefix(".") for name in names} <= set(MODULES)
 
 
-def test_only_stage_oracle_reaches_the_oracle():
+def test_only_stage_oracle_imports_the_oracle():
     oracle = PACKAGE / "demo/oracle.py"
     reaching = {stage for stage in STAGES if oracle in code_files(SCRIPTS / f"{stage}.py")}
     assert reaching == {"oracle"}
@@ -143,7 +147,7 @@ def test_planning_imports_nothing_heavy():
 
 @pytest.fixture(scope="module")
 def rules(root) -> dict[str, dict[str, str]]:
-    """{stage: {name of an input: the stage that makes it}}, as rules/ says."""
+    """{stage: {name of an input: the stage that makes it}}, read from the files in rules/."""
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(root.glob("rules/*.smk")))
     found = {}
     for part in re.split(r"^rule make_", text, flags=re.MULTILINE)[1:]:
@@ -176,8 +180,8 @@ def test_rules_name_the_inputs_that_the_planner_gives(rules, root, default_confi
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_has_one_name_everywhere(stage, root):
     assert (root / f"workflow/scripts/{stage}.py").is_file()
-    room = {"fits": "mixture.fits"}.get(stage, stage)  # fits shares the room of what it fits
-    assert room in MODULES
+    module = {"fits": "mixture.fits"}.get(stage, stage)  # fits shares the package of stage mixture
+    assert module in MODULES
 
 
 def test_lock_file_environment_and_package_agree(root):

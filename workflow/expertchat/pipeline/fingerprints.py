@@ -1,8 +1,9 @@
 """Fingerprints of code and files.
 
 The code fingerprint of a stage covers its script and every module of this package that the script
-imports, directly or through other modules. Comments, docstrings and blank lines do not count, so that
-editing a comment does not invalidate any result.
+imports, directly or through other modules, except those in `NEUTRAL` and what only they import.
+Comments, docstrings and blank lines do not count, so that editing a comment does not invalidate any
+result.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The lock of a work folder, so that two jobs never make the same artifact at the same time.
 
-The system releases a lock when its process ends, in whatever way. On a cluster the file system must
-share locks between nodes, as NFS 4, Lustre (`-o flock`) and GPFS do.
+The system releases a lock however its process ends. On a cluster the file system
+must share locks between nodes, as NFS 4, Lustre (`-o flock`) and GPFS do.
 """
 
 from __future__ import annotations

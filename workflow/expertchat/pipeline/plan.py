@@ -1,7 +1,8 @@
 """The plan: the complete experiment as a list of recipes.
 
 The rules and the commands `expertchat plan`, `status` and `show` all read this list. The planner makes
-it from the settings, and no other code builds paths of artifacts.
+it from the settings. The rules declare only the pattern `results/<stage>/{id}/manifest.json`; which ids
+there are, and what each job reads, comes from the plan.
 """
 
 from __future__ import annotations

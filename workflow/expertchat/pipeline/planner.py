@@ -1,4 +1,4 @@
-"""The planner: a pure function from the settings of an experiment to its plan."""
+"""The planner: turns an experiment's settings, and the files that they name, into its plan."""
 
 from __future__ import annotations
 

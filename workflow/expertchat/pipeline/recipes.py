@@ -1,7 +1,14 @@
 """Recipes: everything that determines an artifact, and the id computed from it.
 
-An id is a short hash of the stage's name, its part of the settings, the fingerprint of the code that
-it runs, and the ids of its inputs. Equal recipes share one artifact. Any difference gives a new id.
+An id is a short hash of four things:
+
+- the stage's name;
+- the settings that it uses, with the texts of prompts and rubrics and the hashes of the user's files;
+- the fingerprint of its code (`fingerprints.py`);
+- the references of its inputs.
+
+Recipes that agree in these share one artifact, and any difference gives a new id. Versions of packages
+are recorded in the manifest and are not part of the id.
 """
 
 from __future__ import annotations

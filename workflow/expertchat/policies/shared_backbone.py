@@ -1,9 +1,13 @@
 """One frozen backbone that serves as policy, value model, reward model and reference model.
 
-- Policy: the backbone with the policy's LoRA adapter, which PPO trains.
-- Value model: a linear head on the policy's last hidden states, which PPO trains too.
+- Policy: the backbone with the policy's LoRA adapter.
+- Value model: a linear head on the policy's last hidden states.
 - Reward model: the backbone with the reward model's adapter, and its score head.
 - Reference model: the backbone with all adapters disabled.
+
+PPO trains the policy's adapter and the value head. The value head reads the hidden states without
+detaching them, so the value loss, weighted by `ppo.value_coefficient`, also changes the policy's
+adapter.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ class PPOTrainer:
         return {name: value / updates for name, value in sums.items()}
 
     def _minibatch_update(self, experience: Experience, rows: Tensor) -> dict[str, float]:
-        """One optimiser step on the minibatch `rows`, with gradients summed over forward passes.
+        """One optimizer step on the minibatch `rows`, with gradients summed over forward passes.
 
         Returns the mean losses and the share of clipped tokens of the minibatch.
         """
@@ -228,7 +228,7 @@ class PPOTrainer:
         )
 
     def save_checkpoint(self, path: Path) -> None:
-        """Writes trained parameters, optimiser and trainer state to one safetensors file, atomically."""
+        """Writes trained parameters, optimizer and trainer state to one safetensors file, atomically."""
         tensors = {}
         for name, parameter in self.parameters.items():
             tensors[name] = parameter.detach().contiguous()

@@ -1,9 +1,9 @@
 """Stage ratings: models rate dialogues and replies, category by category.
 
-Each question is asked in a new conversation, never in that of a dialogue. A rating is the expected
+Each question is asked in a new conversation, separate from the rated dialogue. A rating is the expected
 score: the mean of the valid scores under the rater's probabilities of them. It comes with the entropy of
 that distribution and with the valid mass, which is the total probability of all valid scores. If the
-valid mass is below a limit, there is no score.
+valid mass is below `ratings.min_valid_mass`, there is no score.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Presentation:
 def expected_score(logprobs: np.ndarray, scores: np.ndarray) -> tuple[float, float, float]:
     """(mean score, entropy in nats, valid mass) from the log-probabilities [scores] of the scores.
 
-    Mean and entropy are those of the renormalised distribution over the valid scores; NaN if their
+    Mean and entropy are those of the renormalized distribution over the valid scores; NaN if their
     probabilities are all 0.
     """
     total = np.logaddexp.reduce(logprobs)

@@ -1,8 +1,8 @@
 """What stage rewards makes: a reward model, from dialogues and ratings.
 
-The reward model is a LoRA adapter and a linear score head on the same model that it will later train, so
-that policy, reference model and reward model share one backbone. TRL does the training, with the loss of
-Bradley and Terry (1952).
+The reward model is a LoRA adapter and a linear score head on the same base model that PPO will later
+train with it, so that policy, reference model and reward model share one backbone. TRL does the
+training, with the loss of Bradley and Terry (1952).
 """
 
 from __future__ import annotations

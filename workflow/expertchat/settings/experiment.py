@@ -37,8 +37,8 @@ class Experiment(Section):
     seed: int = 0
     """Random seed of the experiment. The same seed gives the same results."""
     rounds: int = Field(1, ge=0)
-    """Number of rounds of dialogues, ratings and tuning. Each round starts from the adapters of the last
-    one. 0: the models talk and rate, and are not tuned."""
+    """Number of rounds of dialogues, ratings and tuning. Each round starts from the adapters of the
+    previous round. 0: the models talk and rate, and are not tuned."""
     control: Literal["none", "shuffled"] = "none"
     """`shuffled`: a control run. Ratings are shuffled within each context before the reward model is
     trained, so that it cannot learn from them; remaining changes are not due to the ratings."""

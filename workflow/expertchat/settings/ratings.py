@@ -43,8 +43,8 @@ class Ratings(Section):
     perplexity: bool = False
     """Whether to also measure how likely the rated words are under the rater, in bits per byte."""
     tuned_raters: bool = False
-    """Whether models rate with the adapters of the last round, from round 2 on; false: the base models
-    rate."""
+    """Whether models rate with the adapters of the previous round, from round 2 on; false: the base
+    models rate in every round."""
 
     def recipe_settings(self) -> dict:
         """The keys that change one rater's ratings, for recipes, which have files by their contents."""

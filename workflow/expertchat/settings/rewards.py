@@ -20,7 +20,8 @@ class Rewards(Section):
     pairs_per_context: int = Field(4, gt=0)
     """Maximum number of pairs per context; those with the largest differences are used."""
     validation_share: float = Field(0.2, gt=0, lt=1)
-    """Fraction of the training topics that the reward model is validated on and not trained on."""
+    """Fraction of the training topics that the reward model is validated on and not trained on. Its
+    scores are multiplied by a factor from 0 to 1, the reward scale, estimated on these topics."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW."""
     epochs: float = Field(1, gt=0)

@@ -22,7 +22,8 @@ class TopicFile(Section):
     mode: Literal["extend", "replace"] = "extend"
     """`extend`: the models write topics in addition to these; `replace`: only these topics are used."""
     subject: str = Field("this field", min_length=1)
-    """Subject of topics that name none; the prompts contain it."""
+    """Subject of topics that name none. The prompts contain it: with the default, a speaker is an expert
+    "with years of practice in this field"."""
     held_out_share: float = Field(0.25, gt=0, lt=1)
     """Fraction of the topics without a subject and a split that is held out, at regular intervals."""
 

@@ -469,3 +469,14 @@ def test_a_fault_in_a_prompt_is_found_when_planning(default_config, root, tmp_pa
 def test_the_prompts_that_come_with_the_project_use_known_names(root, folder):
     for path in (root / folder).glob("*.jinja"):
         assert not list(template_faults(path, VALUES.get(path.stem, VALUES["opening"])))
+
+
+def test_demo_models_are_not_asked_for_what_they_were_not_trained_on(default_config, root, tmp_path):
+    rubric = tmp_path / "mine.yaml"
+    rubric.write_text("categories: [{name: wit, description: is funny}]", encoding="utf-8")
+    default_config["ratings"] |= {"rubric": str(rubric)}
+    with pytest.raises(UserError) as caught:
+        read_experiment(default_config, root)
+    assert "mine.yaml; demo models cannot rate 'wit', only expertise, human-likeness" in str(
+        caught.value
+    )

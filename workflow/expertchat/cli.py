@@ -35,7 +35,14 @@ def status_command(arguments: argparse.Namespace) -> int:
     failed     its job ended with an error, which is printed; a rerun tries again
     waiting    not begun
     """
-    print(*status_lines(list_artifacts(read_plan(arguments)), arguments.all), sep="\n")
+    plan = read_plan(arguments)
+    print(*status_lines(list_artifacts(plan), arguments.all), sep="\n")
+    outdated = plan.outdated_links()
+    if outdated:
+        print(
+            f"{outdated} of {len(plan.views)} links in {plan.folder()} lead to results of earlier "
+            "settings or code, which a notebook reads; the next run replaces them."
+        )
     return 0
 
 

@@ -79,8 +79,8 @@ def _report_settings(store: Path, reference: str) -> dict[str, Any]:
 class ExperimentResults:
     """What an experiment produced. Methods that take `round` return all rounds if it is None.
 
-    DataFrames are tidy: one row per observation, joined by ids. Methods raise UserError if what they read is
-    not finished, or if there is no such round, model or split.
+    DataFrames are tidy: one row per observation, joined by ids. Methods raise UserError if what they
+    read is not finished, or if there is no such round, model or split.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from expertchat.demo.corpus import CATEGORIES
 from expertchat.demo.world import build_world
 from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
@@ -201,11 +202,27 @@ def _world_faults(experiment: Experiment, root: Path) -> Iterator[str]:
     for name, model in experiment.models.items():
         if model.source == "demo":
             named[f"models.{name}.knows"] = model.knows
+    if any(model.source == "demo" for model in experiment.models.values()):
+        yield from _demo_model_faults(experiment, root)
     for key, values in named.items():
         unknown = [value for value in values if value not in subjects]
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             yield f"{key}: {unknown[0]!r}{more}; the demo world has {', '.join(sorted(subjects))}"
+
+
+def _demo_model_faults(experiment: Experiment, root: Path) -> Iterator[str]:
+    """Categories that demo models are not trained to rate."""
+    try:
+        rated = read_rubric(root / experiment.ratings.rubric).categories
+    except UserError:  # reported by _rating_faults
+        return
+    for category in rated:
+        if category.name not in CATEGORIES:
+            yield (
+                f"ratings.rubric: {experiment.ratings.rubric}; demo models cannot rate "
+                f"{category.name!r}, only {', '.join(CATEGORIES)}"
+            )
 
 
 def _listed_subjects(topics: Topics | None, root: Path) -> list[str]:

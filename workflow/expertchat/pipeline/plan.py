@@ -75,6 +75,14 @@ class Plan:
         suffix = "" if control == "none" else f"-{control}"
         return self.store / "experiments" / (self.experiment.name + suffix)
 
+    def outdated_links(self) -> int:
+        """Number of links of the view that lead to results of other settings or other code."""
+        links = ((self.folder() / name, self.store / ref) for name, ref in self.views.items())
+        return sum(
+            path.is_symlink() and os.readlink(path) != os.path.relpath(target, path.parent)
+            for path, target in links
+        )
+
     def write_recipes(self) -> None:
         """Writes the file of each recipe, which is the argument of its job."""
         for recipe in self.recipes.values():

@@ -1,7 +1,6 @@
 """Invalid settings end with a sentence before any job starts: the key, the value, what is allowed."""
 
 import re
-import shutil
 from copy import deepcopy
 from datetime import date
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 import yaml
 from expertchat.errors import UserError
 from expertchat.pipeline.experiment import read_experiment
-from expertchat.prompts import VALUES, template_faults
 from expertchat.settings.anchors import Anchor
 from expertchat.settings.describe import describe_settings, description_and_example
 from expertchat.settings.experiment import Experiment
@@ -444,39 +442,3 @@ def test_invalid_names_of_models_and_mixtures_are_reported(default_config, root)
     default_config["mmlu"] |= {"mixture": False, "published": {"uniform": 70}}
     with pytest.raises(UserError, match="'uniform' is neither a model"):
         read_experiment(default_config, root)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "You are an expert.\nTopic: {{ topik }}",
-            "line 2: unknown name 'topik'; known: audience, kind",
-        ),
-        ("{% if topic %}", "line 1: Unexpected end of template"),
-    ],
-)
-def test_a_fault_in_a_prompt_is_found_when_planning(default_config, root, tmp_path, text, message):
-    prompts = tmp_path / "prompts"
-    shutil.copytree(root / default_config["prompts"], prompts)
-    (prompts / "speaker.jinja").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError) as caught:
-        read_experiment(default_config | {"prompts": str(prompts)}, root)
-    assert f"prompts: {prompts / 'speaker.jinja'}, {message}" in str(caught.value)
-
-
-@pytest.mark.parametrize("folder", ["config/prompts", "config/prompts/demo"])
-def test_the_prompts_that_come_with_the_project_use_known_names(root, folder):
-    for path in (root / folder).glob("*.jinja"):
-        assert not list(template_faults(path, VALUES.get(path.stem, VALUES["opening"])))
-
-
-def test_demo_models_are_not_asked_for_what_they_were_not_trained_on(default_config, root, tmp_path):
-    rubric = tmp_path / "mine.yaml"
-    rubric.write_text("categories: [{name: wit, description: is funny}]", encoding="utf-8")
-    default_config["ratings"] |= {"rubric": str(rubric)}
-    with pytest.raises(UserError) as caught:
-        read_experiment(default_config, root)
-    assert "mine.yaml; demo models cannot rate 'wit', only expertise, human-likeness" in str(
-        caught.value
-    )

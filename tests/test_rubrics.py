@@ -169,7 +169,3 @@ def test_an_error_in_anchors_names_file_and_line(lines, words, tmp_path):
     with pytest.raises(UserError) as caught:
         read_anchors(path)
     assert "anchors.jsonl" in str(caught.value) and words in str(caught.value)
-
-
-def test_the_anchors_of_this_repository_are_valid(root):
-    assert len(read_anchors(root / "config/anchors/expert.jsonl")) == 8

@@ -98,12 +98,12 @@ def build(texts: dict[str, str]) -> list[Path]:
     return folders
 
 
-def topics(number: int) -> list[dict]:
-    """Topics of the demo world, one per dialogue."""
+def topics(number: int, run: str = "") -> list[dict]:
+    """Topics of the demo world, one per dialogue; `run` is part of their ids."""
     world = build_world(0)
     names = [(s, f"{s} {k}") for k in range(number) for s in world.names][:number]
     return [
-        {"topic_id": f"t{i}", "topic": topic, "subject": subject, "split": "train"}
+        {"topic_id": f"{run}t{i}", "topic": topic, "subject": subject, "split": "train"}
         for i, (subject, topic) in enumerate(names)
     ]
 
@@ -128,10 +128,9 @@ def talking(ours_by, theirs_by, texts, turns: int, number: int, alone: int | Non
     )
 
     def ours() -> float:
-        for engine in ours_by.values():
-            engine.use(None)  # clears its cache
         with tempfile.TemporaryDirectory() as folder:
-            begun = create_dialogues(topics(number), list(ours_by), settings)
+            # each run has names of its own, so that it finds no cached conversation of another
+            begun = create_dialogues(topics(number, Path(folder).name), list(ours_by), settings)
             began = time.perf_counter()
             both = ours_by is not theirs_by
             place = Path(folder)

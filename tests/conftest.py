@@ -49,6 +49,23 @@ def llama_folder(tokenizer, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def adapters(llama_folder, tmp_path_factory) -> list[Path]:
+    """Folders of two random adapters of the random Llama, of different layers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folders = []
+    for seed, modules in enumerate((["q_proj"], ["q_proj", "v_proj"])):
+        torch.manual_seed(seed)
+        base = AutoModelForCausalLM.from_pretrained(llama_folder)
+        config = LoraConfig(r=2, target_modules=modules, init_lora_weights=False)
+        folders.append(tmp_path_factory.mktemp(f"adapter-{seed}"))
+        get_peft_model(base, config).save_pretrained(folders[-1])
+    return folders
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
     """A small experiment, run to its end."""
     from small_workflow import small_config, snakemake, write_config

@@ -53,9 +53,9 @@ def small_config(names=("llama", "mixtral"), **changes) -> dict:
 def asking_config(names=("a", "b", "c"), **changes) -> dict:
     """An experiment without dialogues: models with these names answer questions."""
     whole = small_config()
-    llama = whole["models"]["llama"]
+    models = {name: whole["models"]["llama"] | {"seed": seed} for seed, name in enumerate(names)}
     config = {key: whole[key] for key in ("prompts", "world", "mmlu", "ratings")}
-    return config | {"name": "asked", "rounds": 0, "models": dict.fromkeys(names, llama)} | changes
+    return config | {"name": "asked", "rounds": 0, "models": models} | changes
 
 
 def write_experiment(

@@ -262,22 +262,6 @@ def test_answers_that_are_the_same_tokens_are_an_error_only_where_they_must_diff
     assert answer_ids(blind, [1], ":", ["a", "A"], distinct=False) == [[0], [0]]
 
 
-@pytest.fixture(scope="module")
-def adapters(llama_folder, tmp_path_factory):
-    """Folders of two adapters of the Llama."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    folders = []
-    for seed in range(2):
-        torch.manual_seed(seed)
-        base = AutoModelForCausalLM.from_pretrained(llama_folder)
-        config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
-        folders.append(tmp_path_factory.mktemp(f"adapter-{seed}"))
-        get_peft_model(base, config).save_pretrained(folders[-1])
-    return folders
-
-
 def test_adapters_are_loaded_once_and_switched(llama_folder, adapters):
     questions = [[Question("Topic: bread", ["A", "B"])]]
 

@@ -51,6 +51,21 @@ def row(scores, name):
     return found
 
 
+def test_models_that_answer_alike_are_mixed_to_what_each_answers():
+    """Two names of the same weights share their base answers."""
+    val, test = (
+        dict.fromkeys(("ada", "eva"), experts(8, seed, val=val)["m0"])
+        for seed, val in ((0, True), (1, False))
+    )
+    fits = fit_mixtures(val, {}, 0)
+    scores = score_mixtures(fits, *mix_answers(fits, test, {}), seed=0)
+    alone = row(scores, "model/ada")
+    assert alone["accuracy"] == row(scores, "model/eva")["accuracy"] == row(scores, "oracle")["accuracy"]
+    unbiased = ("best_single", "uniform", "log_linear", "majority", "temperature", "weights")
+    assert {row(scores, name)["accuracy"] for name in unbiased} == {alone["accuracy"]}
+    assert text_table(scores)
+
+
 def test_every_model_method_and_the_oracle_have_a_row(scores):
     names = ["model/m0", "model/m1", *(method.name for method in METHODS), "oracle"]
     assert [row["method"] for row in scores["methods"]] == names

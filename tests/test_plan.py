@@ -269,6 +269,38 @@ def test_models_can_answer_questions_without_talking(planned, default_config):
     assert set(plan.views) >= {"answers/llama/test", "answers/mixtral/val", "mmlu", "mixture"}
 
 
+def test_models_with_the_same_weights_share_what_does_not_depend_on_their_names(planned, default_config):
+    config = default_config
+    config["models"] = dict.fromkeys(("ada", "eva"), config["models"]["llama"])
+    plan = planned(config | {"pairs": [["ada", "eva"]]})
+    views, recipes = plan.views, plan.recipes
+    assert views["models/ada"] == views["models/eva"]
+    assert recipes[views["models/ada"]].label == "models of ada and eva"
+    for split in ("test", "val"):
+        base = views[f"answers/ada/{split}"]
+        assert base == views[f"answers/eva/{split}"]
+        assert recipes[base].label == f"answers of ada/{split} and eva/{split}"
+        tuned = [views[f"round-1/answers/{name}/{split}"] for name in ("ada", "eva")]
+        assert len({base, *tuned}) == 3  # the policies differ
+        assert recipes[tuned[0]].label == f"answers of ada/{split} in round 1"
+    for stage, view in (("mmlu", "mmlu"), ("fits", "fits"), ("mixture", "mixture")):
+        recipe = recipes[views[view]]
+        assert len(recipe.inputs["answers"]) == 2 and len(set(recipe.inputs["answers"])) == 1
+        assert recipe.settings["answers"] == ["ada", "eva"]
+        assert len(plan.inputs(stage, recipe.id)["answers"]) == 1  # Snakemake makes it once
+    assert recipes[views["round-1/mmlu"]].settings["before"] == ["ada", "eva"]
+    for stage in ("ratings", "rewards", "policies", "replies"):
+        assert views[f"round-1/{stage}/ada"] != views[f"round-1/{stage}/eva"]
+
+
+def test_models_that_are_loaded_differently_answer_for_themselves(planned, default_config):
+    llama = default_config["models"]["llama"]
+    models = {"ada": llama, "eva": llama | {"load": {"dtype": "bfloat16"}}}
+    plan = planned(asking_only(default_config | {"models": models}))
+    assert plan.views["models/ada"] == plan.views["models/eva"]
+    assert plan.views["answers/ada/test"] != plan.views["answers/eva/test"]
+
+
 def test_fits_read_answers_to_val_and_nothing_of_test(planned, default_config):
     plan = planned(default_config)
     fits = [recipe for recipe in plan.recipes.values() if recipe.stage == "fits"]

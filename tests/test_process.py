@@ -1,5 +1,6 @@
 """Engines in their own processes give the same results as in this one, and end with it."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,11 +25,19 @@ QUESTIONS = [[Question("Topic: bread", [" A", " B"])], [Question("Rate", [" A", 
 DECODING = Decoding(max_new_tokens=6)
 
 
+@pytest.fixture(scope="module")
+def sources(llama_folder, tmp_path_factory):
+    """Two models in different folders."""
+    copy = tmp_path_factory.mktemp("copy") / "llama"
+    shutil.copytree(llama_folder, copy)
+    return [Source(*named, Load(), 4) for named in (("a", llama_folder), ("b", copy))]
+
+
 @pytest.fixture
-def pair(llama_folder, monkeypatch):
+def pair(sources, monkeypatch):
     """Two engines, each in a process of its own."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    engines, side_by_side = open_engines([Source(name, llama_folder, Load(), 4) for name in "ab"])
+    engines, side_by_side = open_engines(sources)
     assert side_by_side and all(isinstance(engine, ProcessEngine) for engine in engines.values())
     yield engines
     for engine in engines.values():
@@ -89,8 +98,7 @@ def test_a_model_that_cannot_be_opened_says_why(tmp_path):
     engine.close()
 
 
-def test_with_a_thread_for_both_they_share_this_process(llama_folder, monkeypatch):
-    sources = [Source(name, llama_folder, Load(), 4) for name in "ab"]
+def test_with_a_thread_for_both_they_share_this_process(sources, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     engines, side_by_side = open_engines(sources)
     assert not side_by_side and not any(isinstance(engine, ProcessEngine) for engine in engines.values())

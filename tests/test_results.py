@@ -11,7 +11,9 @@ from expertchat.errors import UserError
 from expertchat.pipeline.experiment import read_experiment
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.store import artifact_path
-from small_experiment import ROOT, small_config, write_experiment
+from expertchat.report.page import write_report
+from expertchat.report.summary import summarise
+from small_experiment import FACTS, ROOT, asking_config, small_config, write_experiment
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,22 @@ def test_artifacts_tell_what_is_there(run):
     assert not report["finished"] and pd.isna(report["seconds"])
     assert table[table["stage"] == "policies"]["finished"].all()
     assert str(run) == f"<experiment demo: {table['finished'].sum()} of {len(table)} artifacts finished>"
+
+
+def test_what_two_models_share_is_one_job_with_both_names(tmp_path):
+    llama = asking_config()["models"]["a"]
+    run = write_experiment(tmp_path, asking_config(models={"ada": llama, "eva": llama}))
+    shared = {"models of ada and eva", "answers of ada/test and eva/test"}
+    assert shared <= set(run.jobs)
+    assert len(run.jobs) == len({artifact.reference for artifact in run.all_artifacts})
+    assert summarise(run)["seconds"]["answers"] == FACTS["seconds"]
+    table = run.artifacts()
+    labels = table[table["stage"] == "answers"]["label"]
+    assert list(labels) == ["answers of ada/test", "answers of eva/test"]
+    assert set(run.answers()["model"]) == {"ada", "eva"}
+    write_report(summarise(run), run, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "answers of ada/test and eva/test" in page
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from expertchat.oracle.artifact import ITEMS
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import artifact_path, read_manifest, recipe_path
-from expertchat.pipeline.view import Artifact, place_of
+from expertchat.pipeline.view import Artifact, label_of, place_of
 from expertchat.policies.artifact import STEPS
 from expertchat.ratings.artifact import (
     ANCHORS,
@@ -104,6 +104,14 @@ class ExperimentResults:
     # ------------------------------------------------------------ what there is
 
     @property
+    def jobs(self) -> dict[str, Artifact]:
+        """The artifacts by a description of their jobs; each once, also if several models share it."""
+        by_reference: dict[str, list[Artifact]] = {}
+        for artifact in self.all_artifacts:
+            by_reference.setdefault(artifact.reference, []).append(artifact)
+        return {label_of([a.view for a in shared]): shared[0] for shared in by_reference.values()}
+
+    @property
     def models(self) -> list[str]:
         """Names of the models that talk or answer, in the order of the settings."""
         return list(self.settings.get("models") or dict.fromkeys(a.model for a in self.all_artifacts))
@@ -119,8 +127,9 @@ class ExperimentResults:
         return self.settings.get("experiment", {})
 
     def artifacts(self) -> pd.DataFrame:
-        """One row per artifact: stage, round, name, model, id, finished, label, seconds,
-        peak_memory_bytes and path. Times and memory are missing for artifacts that are not finished."""
+        """One row per artifact and name: stage, round, name, model, id, finished, label, seconds,
+        peak_memory_bytes and path. Times and memory are missing for artifacts that are not finished.
+        Models with the same weights share artifacts, which have the same id."""
         rows = []
         for artifact in self.all_artifacts:
             manifest = artifact.manifest if artifact.finished else {}
@@ -132,7 +141,7 @@ class ExperimentResults:
                     "model": artifact.model,
                     "id": artifact.reference.split("/")[1],
                     "finished": artifact.finished,
-                    "label": manifest.get("recipe", {}).get("label", ""),
+                    "label": label_of([artifact.view]),
                     "seconds": manifest.get("seconds"),
                     "peak_memory_bytes": manifest.get("peak_memory_bytes"),
                     "path": str(artifact.folder),

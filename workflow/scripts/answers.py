@@ -12,7 +12,7 @@ def main() -> None:
 
         settings, asking = job.settings, Asking.from_section(job.settings["section"])
         asked = read_asked(job.input("questions"), settings["split"], asking, tuple(settings["shard"]))
-        engine = open_copies(job.source(settings["name"], job.input("model"), job.input("policy")))
+        engine = open_copies(job.source("model", job.input("model"), job.input("policy")))
         answers = answer_questions(engine, asked, asking, job.checkpoints, job.recipe.label)
         answers.to_parquet(job.out / ANSWERS)
 

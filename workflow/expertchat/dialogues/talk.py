@@ -18,7 +18,7 @@ from expertchat.console import progress_bar, rate
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES, TOPIC_KEYS
 from expertchat.dialogues.contexts import Context, draw_replies
 from expertchat.dialogues.turn_flags import flags_of
-from expertchat.engine.interface import Engine
+from expertchat.engine.interface import Engine, names_by_engine
 from expertchat.records import read_records, write_records
 from expertchat.seeds import seed_of
 from expertchat.sentences import trim_to_sentence
@@ -78,8 +78,10 @@ def run_dialogues(
 
     `dialogues` come from `create_dialogues`, `texts` are the prompt templates by name, and `seed` can be
     a tuple. If models take turns in opening, each of them speaks in half of the dialogues in every turn.
-    With `side_by_side`, for models that share no device, both generate at the same time.
+    Two models with the same engine do so in one call. With `side_by_side`, for models that share no
+    device, both generate at the same time.
     """
+    speakers = names_by_engine(engines)
     dialogues, candidates, done = _resume(dialogues, settings, checkpoints)
     steps = settings.turns + len(set(settings.candidate_turns)) - done
     with (
@@ -90,17 +92,17 @@ def run_dialogues(
         def report(replies: int, tokens: int, seconds: float) -> None:
             progress.set_postfix_str(rate(tokens, seconds, "tokens"))
 
-        def speak(name: str, turn: int) -> list[dict[str, Any]]:
+        def speak(engine: Engine, names: Sequence[str], turn: int) -> list[dict[str, Any]]:
             contexts = [Context(d, turn) for d in dialogues if has_tokens_left(d, settings)]
-            own = [context for context in contexts if context.model == name]
-            return _take_turn(engines[name], own, texts, settings, seed, report)
+            own = [context for name in names for context in contexts if context.model == name]
+            return _take_turn(engine, own, texts, settings, seed, report)
 
         for turn in range(done, settings.turns):
             if side_by_side:
-                futures = [pool.submit(speak, name, turn) for name in engines]
+                futures = [pool.submit(speak, *speaker, turn) for speaker in speakers]
                 drawn = [future.result() for future in futures]
             else:
-                drawn = [speak(name, turn) for name in engines]
+                drawn = [speak(*speaker, turn) for speaker in speakers]
             candidates += chain.from_iterable(drawn)
             progress.update(1 + (turn in settings.candidate_turns))
             write_records(checkpoints / f"{turn}.{CANDIDATES}", candidates)
@@ -120,7 +122,7 @@ def engine_threads(engines: Mapping[str, Engine]) -> Iterator[ThreadPoolExecutor
         try:
             yield pool
         except BaseException:
-            for engine in engines.values():
+            for engine, _ in names_by_engine(engines):
                 engine.close()
             raise
 

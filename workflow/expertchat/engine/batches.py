@@ -19,12 +19,21 @@ MAX_ROWS = 1024  # larger batches are not faster
 MAX_PASS_TOKENS = {"cpu": 2048, "cuda": 16384}  # larger passes take memory and are not faster
 SHARE = 0.6  # of the free memory that a plan may use; activations and the allocator need the rest
 
+processes = 1  # processes of this job that use the host's memory at the same time; set by process.serve
+
 
 def free_bytes(model) -> int:
-    """Memory that is free for the model: its number of GPUs times the fullest one's, else the host's."""
+    """Memory that is free for the model: its number of GPUs times the fullest one's, else the host's.
+
+    Processes that work at the same time get equal parts of the host's.
+    """
     gpus = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     if gpus:
         return len(gpus) * min(map(_gpu_free_bytes, gpus))
+    return _host_free_bytes() // processes
+
+
+def _host_free_bytes() -> int:
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):

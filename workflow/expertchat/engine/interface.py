@@ -6,7 +6,7 @@ on its messages and its seed, never on the other requests of the same call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -150,8 +150,23 @@ class Engine(Protocol):
     def use(self, adapter: Path | None) -> None:
         """Switches to the adapter in this folder (peft's layout), or to no adapter if None.
 
-        Each adapter is loaded only once. Raises UserError if the back end cannot use adapters.
+        Each adapter is loaded only once, and sessions of different adapters do not share cached keys and
+        values. Raises UserError if the back end cannot use adapters.
         """
 
     def close(self) -> None:
-        """Frees the engine's memory and processes. The engine cannot be used afterwards."""
+        """Frees the engine's memory and processes. The engine cannot be used afterwards.
+
+        Engines that share weights free them when the last of them is closed.
+        """
+
+
+def names_by_engine(engines: Mapping[str, Engine]) -> list[tuple[Engine, list[str]]]:
+    """(engine, the names that it serves), in the order of the names.
+
+    What is asked of names with the same engine can be asked in one call, whose batches are larger.
+    """
+    served: dict[int, tuple[Engine, list[str]]] = {}
+    for name, engine in engines.items():
+        served.setdefault(id(engine), (engine, []))[1].append(name)
+    return list(served.values())

@@ -47,16 +47,25 @@ from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 
-SESSION_SHARE = 0.3  # of the free memory after loading that cached conversations may take
+SESSION_SHARE = 0.3  # of the free memory after loading that all cached conversations may take
 
 
 class LocalEngine:
     """An `Engine` on the model in a folder."""
 
     def __init__(
-        self, folder: Path, load: Load, batch_size: int, placement: Mapping[str, int] | None = None
+        self,
+        folder: Path,
+        load: Load,
+        batch_size: int,
+        placement: Mapping[str, int] | None = None,
+        engines: int = 1,
     ):
-        """`batch_size`: largest number of rows in a batch; `placement`: a GPU for each module."""
+        """`batch_size`: largest number of rows in a batch; `placement`: a GPU for each module.
+
+        `engines`: number of engines that take turns on this memory, each of which may fill its part of
+        it with cached conversations.
+        """
         self.folder = folder
         self.tokenizer = load_tokenizer(folder, load)
         self.model = load_model(folder, load, placement=placement)
@@ -69,31 +78,37 @@ class LocalEngine:
         self.reusable = reason is None
         if reason:
             print(f"{folder}: prompts are recomputed for each call, as {reason}", file=sys.stderr)
-        self.sessions = Sessions(int(SESSION_SHARE * free_bytes(self.model)))
+        self.sessions = Sessions(int(SESSION_SHARE * free_bytes(self.model) / engines))
         self._adapters: dict[Path, str] = {}
         self.encoder = Encoder(self.tokenizer)
         self._method: Method | None = None
 
     def use(self, adapter: Path | None) -> None:
-        """See `Engine.use`. Clears all cached conversations."""
-        self.sessions.clear()
-        if adapter is None:
-            if self._adapters:
-                self.model.base_model.disable_adapter_layers()
+        """See `Engine.use`. Each adapter has cached conversations of its own, which stay."""
+        name = None if adapter is None else self._load_adapter(adapter.resolve())
+        if name == self.sessions.adapter:
             return
-        adapter = adapter.resolve()
-        if adapter not in self._adapters:
+        if name is None:
+            self.model.base_model.disable_adapter_layers()
+        else:
+            self.model.base_model.enable_adapter_layers()
+            self.model.set_adapter(name, inference_mode=True)
+        self.sessions.adapter = name
+
+    def _load_adapter(self, folder: Path) -> str:
+        """The name of the adapter in this folder, which is loaded if it is new."""
+        if folder not in self._adapters:
             from peft import PeftModel
 
             name = f"adapter-{len(self._adapters)}"
             if self._adapters:
-                self.model.load_adapter(adapter, name)
+                self.model.load_adapter(folder, name)
             else:
-                self.model = PeftModel.from_pretrained(self.model, adapter, name)
-            self._adapters[adapter] = name
-        self.model.base_model.enable_adapter_layers()
-        self.model.set_adapter(self._adapters[adapter])
-        self.model.eval()
+                self.model = PeftModel.from_pretrained(self.model, folder, name)
+                self.model.base_model.disable_adapter_layers()
+            self.model.eval()
+            self._adapters[folder] = name
+        return self._adapters[folder]
 
     def _make_room(self) -> bool:
         """Clears all cached conversations; returns whether there were any."""
@@ -104,7 +119,7 @@ class LocalEngine:
     def close(self) -> None:
         """Frees the model's memory."""
         self.sessions.clear()
-        del self.model
+        self.model = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -14,10 +14,11 @@ from expertchat.errors import UserError
 WORKING_ROWS, WORKING_TOKENS = 4, 2048
 
 
-def open_engine(source: Source, placement: Mapping[str, int] | None = None) -> Engine:
+def open_engine(source: Source, placement: Mapping[str, int] | None = None, engines: int = 1) -> Engine:
     """An engine in this process or behind a server, depending on the model's settings.
 
     `placement`: a GPU for each of the model's modules; without it the model is spread over all GPUs.
+    `engines`: number of engines that take turns in this process.
     """
     if source.load.server is not None:
         from expertchat.engine.server.engine import ServerEngine
@@ -25,7 +26,7 @@ def open_engine(source: Source, placement: Mapping[str, int] | None = None) -> E
         return ServerEngine(source.folder, source.load.server, source.adapter, source.log)
     from expertchat.engine.local import LocalEngine
 
-    engine = LocalEngine(source.folder, source.load, source.batch_size, placement)
+    engine = LocalEngine(source.folder, source.load, source.batch_size, placement, engines)
     engine.use(source.adapter)
     return engine
 
@@ -33,25 +34,47 @@ def open_engine(source: Source, placement: Mapping[str, int] | None = None) -> E
 def open_engines(sources: Sequence[Source]) -> tuple[dict[str, Engine], bool]:
     """(engines by name, whether they can work at the same time).
 
-    Several local models get a process each if each can have GPUs of its own (chosen from the planned
-    memory, before weights are read) or, on a machine without GPUs, threads of its own. Otherwise they
-    share this process and take turns. Raises UserError if the models do not fit on the GPUs.
+    Names with the same weights, loaded in the same way, share one engine. If their adapters differ, it
+    switches between them, and they take turns (`sharing.py`). If all names share one engine, it uses all
+    devices, as in `open_copies`.
+
+    Several different local models get a process each if each can have GPUs of its own (chosen from the
+    planned memory, before weights are read) or, on a machine without GPUs, threads of its own. Otherwise
+    they share this process and take turns. Raises UserError if the models do not fit on the GPUs.
+    """
+    from expertchat.engine.sharing import as_one_source, group_by_weights, share
+
+    groups = group_by_weights(sources)
+    opened, side_by_side = _open_different([as_one_source(group) for group in groups])
+    engines: dict[str, Engine] = {}
+    for group, engine in zip(groups, opened, strict=True):
+        engines |= share(engine, group)
+    takes_turns = len({id(engine) for engine in engines.values()}) > len(groups)
+    return {source.name: engines[source.name] for source in sources}, side_by_side and not takes_turns
+
+
+def _open_different(sources: Sequence[Source]) -> tuple[list[Engine], bool]:
+    """(an engine for each source, whether they can work at the same time); no two have the same weights.
+
+    See `open_engines`.
     """
     local = [source for source in sources if source.load.server is None]
+    if len(sources) == 1:
+        return [open_copies(sources[0])], True
     if len(local) < 2:
-        return {source.name: open_engine(source) for source in sources}, True
+        return [open_engine(source) for source in sources], True
     devices, threads, side_by_side = arrange(local)
     if not side_by_side:
-        return {s.name: open_engine(s, devices.get(s.name)) for s in sources}, False
+        return [open_engine(s, devices.get(s.name), len(local)) for s in sources], False
     from expertchat.engine.process import ProcessEngine
 
-    engines = {
-        source.name: ProcessEngine(source, devices.get(source.name), threads, open_engine)
+    processes = 1 if devices else len(local)  # with GPUs, conversations and batches are not on the host
+    return [
+        ProcessEngine(source, devices.get(source.name), threads, open_engine, processes)
         if source in local
         else open_engine(source)
         for source in sources
-    }
-    return engines, True
+    ], True
 
 
 def open_copies(source: Source) -> Engine:
@@ -114,13 +137,18 @@ def arrange(sources: Sequence[Source]) -> tuple[dict[str, Mapping[str, int]], in
     return {}, threads // len(sources) or None, threads >= len(sources)
 
 
-def place_on_gpus(sources: Sequence[Source]) -> tuple[dict[str, Mapping[str, int]], bool]:
-    """(a GPU for each module by model, whether no GPU is shared by two models)."""
+def place_on_gpus(
+    sources: Sequence[Source], free: Sequence[int] | None = None
+) -> tuple[dict[str, Mapping[str, int]], bool]:
+    """(a GPU for each module by model, whether no GPU is shared by two models).
+
+    `free`: free bytes of each GPU; None: query them.
+    """
     from expertchat.engine.loading import memory_need
     from expertchat.engine.placement import gpu_free_bytes, place
 
     needs = [memory_need(s.name, s.folder, s.load, WORKING_ROWS, WORKING_TOKENS) for s in sources]
-    placement = place(needs, gpu_free_bytes())
+    placement = place(needs, gpu_free_bytes() if free is None else free)
     by_name: dict[str, Mapping[str, int]] = {
         source.name: devices for source, devices in zip(sources, placement.devices, strict=True)
     }

@@ -44,16 +44,20 @@ class ProcessEngine:
         placement: Mapping[str, int] | None,
         threads: int | None,
         open_engine: Opener,
+        processes: int = 1,
     ):
         """Starts to open the engine by `open_engine`; the first call waits until it is open.
 
-        `threads`: CPU threads of the process; None: as many as there are.
+        `threads`: CPU threads of the process; None: as many as there are. `processes`: number of
+        engines' processes that work at the same time and divide the host's memory.
         """
         context = multiprocessing.get_context("spawn")
         self.name = source.name
         self._pipe, child_pipe = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(child_pipe, source, placement, threads, open_engine), daemon=True
+            target=serve,
+            args=(child_pipe, source, placement, threads, open_engine, processes),
+            daemon=True,
         )
         self._process.start()
         child_pipe.close()  # so that a read from the pipe fails once the process has ended
@@ -124,6 +128,7 @@ def serve(
     placement: Mapping[str, int] | None,
     threads: int | None,
     open_engine: Opener,
+    processes: int = 1,
 ) -> None:
     """Main function of the process: opens the engine, then serves calls until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles interrupts
@@ -136,8 +141,11 @@ def serve(
     try:
         import torch
 
+        from expertchat.engine import batches
+
         if threads is not None:
             torch.set_num_threads(threads)
+        batches.processes = processes
         engine = _respond(pipe, open_engine, (source, placement), send_value=False)
         while engine is not None:
             method, arguments, reports = pipe.recv()

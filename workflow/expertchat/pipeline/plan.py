@@ -58,7 +58,7 @@ class Plan:
             if isinstance(value, str):
                 manifests[name] = str(manifest_path(self.store, value))
             else:
-                manifests[name] = [str(manifest_path(self.store, reference)) for reference in value]
+                manifests[name] = [str(manifest_path(self.store, r)) for r in dict.fromkeys(value)]
         return manifests
 
     def manifests(self, *stages: str) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expertchat.pipeline.plan import LISTED, Plan
-from expertchat.pipeline.stage_recipes import StageRecipes, Tuned, required, shard_place
+from expertchat.pipeline.stage_recipes import Answers, StageRecipes, Tuned, required, shard_place
 from expertchat.settings.experiment import Experiment
 
 
@@ -53,7 +53,7 @@ class _Planner:
         self.make = StageRecipes(experiment, root)
         self.names = experiment.talkers or list(experiment.models)
         self.questions: str | None = None
-        self.base_answers: dict[str, str] = {}  # to split test: reference -> model
+        self.base_answers: Answers = []  # to split test
         self.results: dict[str, list[str]] = {stage: [] for stage in LISTED}  # inputs of the report
 
     def play_rounds(self) -> None:
@@ -163,22 +163,22 @@ class _Planner:
         tests = self.answers(tuned, "test", round)
         if round is None:
             self.base_answers = tests
-        before = self.base_answers if round else {}
-        results["answers"] += tests
+        before = self.base_answers if round else []
+        results["answers"] += [reference for reference, _ in tests]
         results["mmlu"].append(make.mmlu(tests, before, self.questions, self.names, round))
         if mmlu.mixture and len(self.names) > 1:
             fits = make.fits(self.answers(tuned, "val", round), self.names, round)
             results["fits"].append(fits)
             results["mixture"].append(make.mixture(fits, tests, self.names, round))
 
-    def answers(self, tuned: Tuned, split: str, round: int | None) -> dict[str, str]:
-        """Reference of answers -> model, for all models and shards, in order."""
+    def answers(self, tuned: Tuned, split: str, round: int | None) -> Answers:
+        """(reference, model) of all models' answers in all shards, in order."""
         questions, shards = required(self.questions), range(required(self.experiment.mmlu).shards)
-        return {
-            self.make.answers(name, split, shard, questions, tuned[name], round): name
+        return [
+            (self.make.answers(name, split, shard, questions, tuned[name], round), name)
             for name in self.names
             for shard in shards
-        }
+        ]
 
     def report(self, topics: str | None) -> None:
         """The report, and the comparison with the oracle if there is a demo world."""

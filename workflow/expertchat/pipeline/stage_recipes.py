@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from expertchat.pipeline.fingerprints import code_fingerprint, folder_sample, user_file_fingerprint
 from expertchat.pipeline.plan import Plan
 from expertchat.pipeline.recipes import Recipe, references
+from expertchat.pipeline.view import label_of
 from expertchat.prompts import read_chat_template, read_prompts
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.experiment import Experiment
@@ -21,6 +22,8 @@ from expertchat.settings.section import Section
 from expertchat.topics.taxonomies import choose_taxonomy
 
 Tuned = Mapping[str, str | None]  # model -> reference of its policy, None for the base model
+
+Answers = Sequence[tuple[str, str]]  # (reference, model); models with the same weights share references
 
 Value = TypeVar("Value")
 
@@ -52,6 +55,11 @@ def shard_place(shard: int, shards: int) -> str:
     return f"shard-{shard:02d}" if shards > 1 else ""
 
 
+def _references(answers: Answers) -> list[str]:
+    """The references of answers, in order; one that two models share occurs for each of them."""
+    return [reference for reference, _ in answers]
+
+
 class StageRecipes:
     """Adds recipes to a plan: one method per stage, each returning the artifact's reference "stage/id".
 
@@ -64,6 +72,7 @@ class StageRecipes:
         self.plan = Plan(experiment)
         self.texts = read_prompts(root / experiment.prompts)
         self.models: dict[str, str] = {}  # name -> reference, for models added so far
+        self._views: dict[str, dict[str, None]] = {}  # reference -> readable paths
         ratings = experiment.ratings
         self.rubric = read_rubric(root / ratings.rubric, ratings.repeats)
         self.weights = self.rubric.weights
@@ -78,26 +87,30 @@ class StageRecipes:
         uses: Sequence[str] = (),
         round: int | None = None,
         runtime: Mapping[str, Any] | None = None,
+        key: str | None = None,
     ) -> str:
         """Adds a recipe and its readable path. `uses`: the models that the job loads.
 
-        `runtime`: entries of the recipe's runtime in addition to those of the models.
+        `runtime`: entries of the recipe's runtime in addition to those of the models. `key`: what the
+        recipe calls the only model that it uses; None: its name. Without names, the recipes of two
+        models with the same weights can be equal. They are then one job with a path for each model.
         """
-        loads = {model: self.experiment.models[model].load for model in uses}
+        loads = {key or model: self.experiment.models[model].load for model in uses}
         if loads:
-            settings = {**settings, "load": {model: self._load(model) for model in loads}}
-        of, when = [f"of {name}"] if name else [], [f"in round {round}"] if round else []
+            settings = {**settings, "load": {key or model: self._load(model) for model in uses}}
         recipe = Recipe(
             stage=stage,
             settings=settings,
             code=code_fingerprint(stage),
             inputs={key: value for key, value in (inputs or {}).items() if value},
             runtime={**load_runtime(loads), **(runtime or {})},
-            label=" ".join([stage, *of, *when]),
         )
-        self.plan.recipes.setdefault(recipe.reference, recipe)
         view = [*([f"round-{round}"] if round else []), stage, *([name] if name else [])]
         self.plan.views["/".join(view)] = recipe.reference
+        views = self._views.setdefault(recipe.reference, {})
+        views["/".join(view)] = None
+        first = self.plan.recipes.get(recipe.reference, recipe)
+        self.plan.recipes[recipe.reference] = replace(first, label=label_of(list(views)))
         return recipe.reference
 
     def _load(self, model: str) -> dict[str, Any]:
@@ -296,61 +309,61 @@ class StageRecipes:
     def answers(
         self, name: str, split: str, shard: int, questions: str, policy: str | None, round: int | None
     ) -> str:
-        """The answers of `name`, base or tuned, to one shard of the questions of a split."""
+        """The answers of `name`, base or tuned, to one shard of the questions of a split.
+
+        They do not depend on the model's name: models with the same weights share their base answers.
+        """
         asked = required(self.experiment.mmlu)
         settings = {
             "section": asked.recipe_settings(),
-            "name": name,
             "split": split,
             "shard": [shard, asked.shards],
         }
         inputs = {"questions": questions, "model": self.models[name], "policy": policy}
         place = "/".join(filter(None, (name, split, shard_place(shard, asked.shards))))
-        return self.add("answers", place, settings, inputs, [name], round)
+        return self.add("answers", place, settings, inputs, [name], round, key="model")
 
     def mmlu(
         self,
-        answers: Mapping[str, str],
-        before: Mapping[str, str],
+        answers: Answers,
+        before: Answers,
         questions: str,
         names: Sequence[str],
         round: int | None,
     ) -> str:
-        """The accuracies. `answers`, and `before` of the base models, map references to models."""
+        """The accuracies of `answers`, compared with those of `before`, of the base models."""
         settings = {
             "models": list(names),
-            "answers": list(answers.values()),
-            "before": list(before.values()),
+            "answers": [name for _, name in answers],
+            "before": [name for _, name in before],
             "section": required(self.experiment.mmlu).model_dump(include=set(Asking.model_fields)),
             "round": round or 0,
         }
-        inputs = {"answers": list(answers), "before": list(before), "questions": questions}
+        inputs = {"answers": _references(answers), "before": _references(before), "questions": questions}
         return self.add("mmlu", "", settings, inputs, round=round)
 
-    def fits(self, answers: Mapping[str, str], names: Sequence[str], round: int | None) -> str:
-        """The mixtures, fitted on the answers to split val (reference -> model)."""
+    def fits(self, answers: Answers, names: Sequence[str], round: int | None) -> str:
+        """The mixtures, fitted on the answers to split val."""
         settings = {
             "models": list(names),
-            "answers": list(answers.values()),
+            "answers": [name for _, name in answers],
             "section": required(self.experiment.mmlu).scored(),
             "seed": self.experiment.seed,
         }
-        return self.add("fits", "", settings, {"answers": list(answers)}, round=round)
+        return self.add("fits", "", settings, {"answers": _references(answers)}, round=round)
 
-    def mixture(
-        self, fits: str, answers: Mapping[str, str], names: Sequence[str], round: int | None
-    ) -> str:
-        """The mixtures, evaluated on the answers to split test (reference -> model)."""
+    def mixture(self, fits: str, answers: Answers, names: Sequence[str], round: int | None) -> str:
+        """The mixtures, evaluated on the answers to split test."""
         settings = {
             "models": list(names),
-            "answers": list(answers.values()),
+            "answers": [name for _, name in answers],
             "section": required(self.experiment.mmlu).scored(),
             "seed": self.experiment.seed,
         }
         published = required(self.experiment.mmlu).published
         if published:
             settings["published"] = published
-        inputs = {"fits": fits, "answers": list(answers)}
+        inputs = {"fits": fits, "answers": _references(answers)}
         return self.add("mixture", "", settings, inputs, round=round)
 
     def _reported(self, names: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ class Artifact:
     name: str
     reference: str
     store: Path
+    view: str = ""  # its readable path
 
     @property
     def folder(self) -> Path:
@@ -46,9 +48,25 @@ class Artifact:
 
 def place_of(view: str, reference: str, store: Path) -> Artifact:
     """The artifact with the readable name `view`, such as "round-1/ratings/llama"."""
-    parts = view.split("/")
-    round = int(parts.pop(0).removeprefix("round-")) if parts[0].startswith("round-") else None
-    stage, name = parts[0], "/".join(parts[1:])
+    round, stage, name = _parts(view)
     if round is None and stage not in WITHOUT_ROUND:
         round = 1 if stage in TALKING else 0
-    return Artifact(stage, round, name, reference, store)
+    return Artifact(stage, round, name, reference, store, view)
+
+
+def label_of(views: Sequence[str]) -> str:
+    """A description of the artifact that has these readable paths, for display.
+
+    There are several if models with the same weights share it: "answers of ada/test and eva/test".
+    """
+    round, stage, _ = _parts(views[0])
+    names = [name for _, _, name in map(_parts, views) if name]
+    of = ["of " + " and ".join(names)] if names else []
+    return " ".join([stage, *of, *([f"in round {round}"] if round else [])])
+
+
+def _parts(view: str) -> tuple[int | None, str, str]:
+    """(round, stage, name) of a readable path. Round and name can be missing."""
+    parts = view.split("/")
+    round = int(parts.pop(0).removeprefix("round-")) if parts[0].startswith("round-") else None
+    return round, parts[0], "/".join(parts[1:])

@@ -43,7 +43,7 @@ def bars(values: dict[str, float], name: str, wording):
 def job_table(results: Results) -> Fold:
     """One row per job."""
     rows = [
-        [m["recipe"]["label"], seconds(m["seconds"]), memory(m["peak_memory_bytes"])]
-        for m in (artifact.manifest for artifact in results.run.all_artifacts)
+        [label, seconds(m["seconds"]), memory(m["peak_memory_bytes"])]
+        for label, m in ((label, job.manifest) for label, job in results.run.jobs.items())
     ]
     return Fold("All jobs", [Table(["job", "run time", "peak memory"], rows)])

@@ -11,23 +11,23 @@ from expertchat.report.results import Results
 
 
 def manifests(results: Results) -> list[dict[str, Any]]:
-    """The manifests of all artifacts, in the order of the artifacts."""
-    return [artifact.manifest for artifact in results.run.all_artifacts]
+    """The manifests of all jobs, in the order of the artifacts."""
+    return [job.manifest for job in results.run.jobs.values()]
 
 
 def section(results: Results) -> Section:
     """Settings, versions, machines and artifact ids, each in a fold."""
-    jobs = manifests(results)
+    jobs, labels = manifests(results), list(results.run.jobs)
     shown = yaml.safe_dump(results.settings["experiment"], sort_keys=False, allow_unicode=True)
     artifacts = [
         [
             m["recipe"]["stage"],
-            m["recipe"]["label"],
+            label,
             m["recipe"]["id"],
             m["recipe"]["code"],
             m["finished"],
         ]
-        for m in jobs
+        for label, m in zip(labels, jobs, strict=True)
     ]
     lead = "The settings of this experiment, and the artifacts from which this page was made."
     blocks = [

@@ -136,7 +136,7 @@ def topic_counts(run: ExperimentResults) -> dict[str, Any]:
 def costs(run: ExperimentResults, key: str, combine: Callable[[list], float]) -> dict[str, float]:
     """`key` of all artifacts' manifests, combined by stage."""
     values: dict[str, list[float]] = {}
-    for artifact in run.all_artifacts:
+    for artifact in run.jobs.values():
         values.setdefault(artifact.stage, []).append(artifact.manifest[key])
     return {stage: combine(values[stage]) for stage in STAGES if stage in values}
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from expertchat import prompts
 from expertchat.console import progress_bar, rate
-from expertchat.engine.interface import Engine, Request
+from expertchat.engine.interface import Engine, Request, names_by_engine
 from expertchat.errors import UserError
 from expertchat.records import read_records, write_json, write_records
 from expertchat.seeds import seed_of
@@ -195,8 +195,8 @@ def _ask(engines, wanted, outcomes, settings: Topics, template: str, seed: int, 
         if not outcome["reason"]:
             taken.setdefault(outcome["subject"], []).append(outcome["topic"])
     replies: dict[tuple[str, int], Any] = {}
-    for author, engine in engines.items():
-        own = [attempt for attempt in wanted if attempt["author"] == author]
+    for engine, authors in names_by_engine(engines):
+        own = [attempt for attempt in wanted if attempt["author"] in authors]
         requests = [
             Request(
                 [{"role": "user", "content": topic_prompt(template, attempt, taken)}],

@@ -141,30 +141,34 @@ class Sessions:
 
     A prefix that does not fit is not stored, so its conversation is recomputed. Stored prefixes are not
     evicted for new ones: dialogues take turns, so the least recently used is the next to be needed.
+
+    Keys and values depend on the adapter that computed them. Prefixes are stored and found under
+    `adapter`, which names the one in use; None: the model without an adapter.
     """
 
     def __init__(self, budget: int):
         self.budget, self.used = budget, 0
-        self._prefixes: dict[str, CachedPrefix] = {}
+        self.adapter: str | None = None
+        self._prefixes: dict[tuple[str | None, str], CachedPrefix] = {}
 
     def find(self, session: str | None) -> CachedPrefix | None:
         """The conversation's cached prefix; None if there is none."""
-        return None if session is None else self._prefixes.get(session)
+        return None if session is None else self._prefixes.get((self.adapter, session))
 
     def store(self, session: str, prefix: CachedPrefix) -> None:
         """Replaces the conversation's cached prefix; removes it if the new one does not fit."""
         self.drop(session)
         if self.used + prefix.bytes() <= self.budget:
-            self._prefixes[session] = prefix
+            self._prefixes[self.adapter, session] = prefix
             self.used += prefix.bytes()
 
     def drop(self, session: str) -> None:
         """Removes the conversation's cached prefix."""
-        old = self._prefixes.pop(session, None)
+        old = self._prefixes.pop((self.adapter, session), None)
         self.used -= old.bytes() if old else 0
 
     def clear(self) -> None:
-        """Removes all cached prefixes."""
+        """Removes all cached prefixes, of all adapters."""
         self._prefixes.clear()
         self.used = 0
 

@@ -47,8 +47,8 @@ def rotate_as(model, long: bool) -> Iterator[None]:
 
     Contexts may be nested. Models without LongRoPE are not changed.
     """
-    limit = long_rope_limit(model.config)
-    modules = [] if limit is None else [m for m in model.modules() if hasattr(m, "rope_type")]
+    limit = long_rope_limit(model.config) or 0
+    modules = [m for m in model.modules() if hasattr(m, "rope_type")] if limit else []
     before = [(m, m.rope_type, {n: b.clone() for n, b in m.named_buffers()}) for m in modules]
     try:
         for module in modules:

@@ -247,6 +247,7 @@ def answer_table(subjects, model: int, number: int, split: str = "test") -> pd.D
             row = {"subject": subject, "index": index, "question": f"{subject} {split} {index}?"}
             row |= dict(zip("ABCD", "1234", strict=True))  # one character: nothing to normalize
             row |= {"gold": gold, "prediction": int(p.argmax()), "shots": 5, "shortened": False}
+            row |= {"beyond_harness": False}
             row |= {f"logprob_{x}": np.log(0.9 * p[k]) for k, x in enumerate("ABCD")}
             row |= {f"p_{x}": p[k] for k, x in enumerate("ABCD")} | {"mass": 0.9}
             rows.append(

@@ -1,5 +1,7 @@
 """Answers to multiple-choice questions: what is asked, what is stored, how it is scored."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +20,7 @@ from expertchat.answers.artifact import (
 from expertchat.answers.asking import (
     answer_questions,
     answer_subject,
+    harness_tokens,
     read_asked,
     shard_of_subjects,
 )
@@ -28,6 +31,8 @@ from expertchat.questions.artifact import MultipleChoice, question_path
 from expertchat.settings.mmlu import Asking
 from expertchat.settings.models import Load
 from test_questions import write
+from transformers import AutoConfig
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 CHOICES = ("cold", "warm", "hot", "very hot indeed")
 SHOTS = [MultipleChoice(f"How is {x}?", CHOICES, k) for k, x in enumerate(["ice", "tea", "fire"])]
@@ -142,6 +147,37 @@ def test_cut_prompts_keep_their_last_tokens_as_the_harness_does(engine):
         logits = engine.model(torch.tensor([ids[-(most + 1) :][:-1]])).logits[0, -1]
     assert table.loc[0, "logprob_A"] == pytest.approx(logits.log_softmax(-1)[ids[-1]].item(), abs=1e-4)
     assert table["shots"].tolist() == [3] and table["shortened"].all() and table["cut"].all()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "limit"),
+    [
+        ("bloom", {}, 2048),
+        ("mpt", {}, 2048),
+        ("mpt", {"model_max_length": 512}, 512),
+        ("mpt", {"model_max_length": VERY_LARGE_INTEGER}, 2048),
+        ("gpt2", {"model_max_length": 512}, 1024),
+        ("llama", {}, 2048),
+        ("falcon", {"model_max_length": 512}, 2048),
+    ],
+)
+def test_the_harness_limit_is_that_of_its_own_rules(tmp_path, architecture, settings, limit):
+    AutoConfig.for_model(architecture).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert harness_tokens(tmp_path) == limit
+    assert harness_tokens(tmp_path / "server") is None
+
+
+def test_prompts_beyond_what_the_harness_reads_are_marked(tokenizer, tmp_path):
+    """BLOOM reads texts of any length, of which the harness would cut the longer ones."""
+    folder = save_random_model("bloom", tokenizer, tmp_path, n_head=4)
+    engine, asking = LocalEngine(folder, Load(), 4), Asking(shots=3)
+    assert engine.context_tokens is None
+    lengths = sorted(len(tokenizer.encode(prompt("art", SHOTS, item, asking))) for item in ITEMS)
+    read = [length + 1 for length in lengths]  # " B" is two tokens, of which one is read
+    for limit, marked in ((read[-1], 0), (read[-2], 1), (read[0] - 1, 3), (None, 0)):
+        table = answer_subject(engine, "art", SHOTS, ITEMS, asking, limit)
+        assert table["beyond_harness"].sum() == marked and not table["shortened"].any()
 
 
 def test_finished_subjects_are_not_asked_again(engine, folder, tmp_path):

@@ -54,7 +54,8 @@ def answer_table(subjects, gold, logprobs, choices=None, shots=2):
     for k, letter in enumerate(LETTERS):
         table[letter] = [row[k] for row in choices] if choices else letter
     table[LOGPROBS] = logprobs
-    table = table.assign(shots=shots, shortened=False, mass=np.exp(logprobs).sum(1))
+    table = table.assign(shots=shots, shortened=False, beyond_harness=False)
+    table["mass"] = np.exp(logprobs).sum(1)
     return score_answers(table, ASKING)
 
 
@@ -147,6 +148,13 @@ def test_other_styles_do_not_pass_as_the_harness():
         assert f"prompts in style {style}" in found["expertchat"]["deviations"]
         assert "doc_to_text" not in found["configs"][task]
         assert all(style in name for name in found["results"])
+
+
+def test_prompts_that_the_harness_would_cut_are_a_deviation():
+    table = answered({name: "10" for name in HARNESS})
+    table.loc[:2, "beyond_harness"] = True
+    (reason,) = deviations(table, SECTION)
+    assert reason.startswith("3 prompts have more tokens than the harness reads of this model")
 
 
 def test_dropped_shots_are_a_deviation_and_cut_tokens_are_not():

@@ -179,7 +179,7 @@ def always(letter: str, folder: Path):
     answers = pd.DataFrame(rows, columns=["subject", "index", *LETTERS, "gold"])
     answers[LOGPROBS] = np.where(np.array(list(LETTERS)) == letter, -1.0, -2.0)
     answers["prediction"] = LETTERS.index(letter)
-    answers["shortened"] = False
+    answers["shortened"] = answers["beyond_harness"] = False
     return answers
 
 

@@ -8,7 +8,10 @@ import peft
 import pytest
 import torch
 from conftest import save_random_model
-from expertchat.engine.loading import load_model
+from expertchat.engine import training
+from expertchat.engine.interface import Source
+from expertchat.engine.loading import load_model, memory_need
+from expertchat.engine.opening import open_engine
 from expertchat.errors import UserError
 from expertchat.models import (
     TargetModules,
@@ -21,7 +24,7 @@ from expertchat.pipeline.experiment import read_experiment
 from expertchat.pipeline.planner import make_plan
 from expertchat.settings.models import Load
 from expertchat.settings.target_modules import linear_layers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 REWARDS, PPO = "rewards.lora.target_modules", "ppo.lora.target_modules"
 TARGETS = {REWARDS: ["q_proj", "self_attn.v_proj"], PPO: ["o_proj"]}
@@ -68,6 +71,38 @@ def test_an_adapter_for_another_architecture_is_refused(tokenizer, artifact, tmp
     adapter = save_adapter(other, tmp_path / "adapter", target_modules=["c_attn"])
     with pytest.raises(UserError, match=r"cannot be loaded on the model: .*c_attn.* not found"):
         link_adapter(adapter, artifact)
+
+
+@pytest.fixture(params=["mamba", "rwkv"])
+def recurrent(request, tokenizer, tmp_path):
+    sizes = {"attention_hidden_size": 32, "context_length": 64} if request.param == "rwkv" else {}
+    return request.param, save_random_model(request.param, tokenizer, tmp_path / "model", **sizes)
+
+
+def test_a_model_without_attention_is_named_when_planning_and_in_stage_models(
+    recurrent, default_config, root, tmp_path
+):
+    kind, folder = recurrent
+    message = f"a {kind} model has no attention, and thus no cache of keys and values"
+    default_config["models"]["llama"] = {"source": "path", "path": str(folder)}
+    with pytest.raises(UserError, match=f"models.llama.path: {folder}: {message}"):
+        read_experiment(default_config, root)
+    (tmp_path / "artifact").mkdir()
+    with pytest.raises(UserError, match=message):
+        link_model(folder, TargetModules(), tmp_path / "artifact")
+
+
+def test_a_model_without_attention_is_named_by_every_job_that_would_load_it(recurrent):
+    """Engines, their placement on GPUs, and the training of rewards and policies."""
+    kind, folder = recurrent
+    for open_model in (
+        lambda: open_engine(Source("m", folder, Load(), 4)),
+        lambda: memory_need("m", folder, Load(), 4, 64),
+        lambda: training.load_model(folder, Load()),
+        lambda: training.load_model(folder, Load(), AutoModelForSequenceClassification, num_labels=1),
+    ):
+        with pytest.raises(UserError, match=f"a {kind} model has no attention"):
+            open_model()
 
 
 def test_target_modules_of_the_model_are_accepted(llama_folder, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import save_random_model
+from expertchat.errors import UserError
 from expertchat.records import write_records
 from expertchat.rewards.evaluation import evaluate, supported_scale
 from expertchat.rewards.reward_model import make_reward_model
@@ -131,6 +132,21 @@ def test_a_quantized_mixtral_learns_a_preference(dtype, tokenizer, tmp_path):
     artifacts(tmp_path, np.random.default_rng(0))
     metrics = train(folder, tmp_path, shuffled=False, quantization="nf4", dtype=dtype)
     assert metrics["held_out"]["accuracy"] > 0.9
+
+
+def test_replies_after_the_limit_of_longrope_are_refused(tokenizer, tmp_path):
+    """A batch would rotate the shorter ones by the factors of the longer ones."""
+    limit = {"original_max_position_embeddings": 4, "tie_word_embeddings": False, "sliding_window": None}
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 4,
+        "long_factor": [9.0] * 4,
+    }
+    folder = save_random_model("phi3", tokenizer, tmp_path / "m", rope_parameters=rope, **limit)
+    artifacts(tmp_path, np.random.default_rng(0))
+    with pytest.raises(UserError, match=r"after 4 the model changes its rotary factors \(LongRoPE\)"):
+        train(folder, tmp_path, shuffled=False)
 
 
 def test_shuffled_ratings_teach_nothing(llama_folder, tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 
 from expertchat.errors import UserError
 from expertchat.records import write_json
+from expertchat.settings.architectures import check_architecture
 from expertchat.settings.target_modules import check_target_modules
 
 WEIGHTS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # files fetched from the hub
@@ -68,6 +69,7 @@ def check_config(folder: Path, targets: TargetModules) -> None:
         raise UserError(f"{folder}: config.json cannot be read ({error})") from None
     if "auto_map" in config:
         raise UserError(f"{folder}: this model needs code from its repository, which is never run")
+    check_architecture(config.get("model_type"), str(folder))
     if targets.by_key:
         from transformers import AutoConfig
 

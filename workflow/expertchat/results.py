@@ -36,6 +36,7 @@ from expertchat.ratings.artifact import (
     PARTNER,
     RATINGS,
     TEXTS,
+    THIRD,
     overall,
     read_tables,
 )
@@ -123,8 +124,13 @@ class ExperimentResults:
 
     @property
     def experiment(self) -> Mapping[str, Any]:
-        """The experiment's settings, defaults included; empty for transcripts."""
+        """The experiment's settings, defaults included."""
         return self.settings.get("experiment", {})
+
+    @property
+    def transcripts(self) -> bool:
+        """Whether the dialogues are the user's transcripts, which all models rate."""
+        return self.experiment.get("dialogues", {}).get("transcripts") is not None
 
     def artifacts(self) -> pd.DataFrame:
         """One row per artifact and name: stage, round, name, model, id, finished, label, seconds,
@@ -263,17 +269,23 @@ class ExperimentResults:
     ) -> pd.DataFrame:
         """One row per rating: item, rater, order, repeat and category.
 
-        Without `controls`, only the ratings that count: by the partner, of texts without a canary. With
-        them also self-ratings, ratings by third parties, and of texts with a canary. `scope`, `split`
-        and `model` (whose words are rated) select rows; `columns` names the columns to read.
+        Without `controls`, only the ratings that count: by the partner (of transcripts: by any model but
+        the speaker), of texts without a canary. With them also self-ratings, ratings by third parties,
+        and of texts with a canary. `scope`, `split` and `model` (whose words are rated) select rows;
+        `columns` names the columns to read.
         """
         wanted = {"scope": scope, "split": split, "model": model}
+        relations: list[dict[str, str]] = [{}]
         if not controls:
-            wanted |= {"relation": PARTNER, "canary": ""}
+            wanted |= {"canary": ""}
+            counting = (PARTNER, THIRD) if self.transcripts else (PARTNER,)
+            relations = [{"relation": relation} for relation in counting]
         equal = {name: value for name, value in wanted.items() if value is not None}
         chosen = self.find("ratings", round)
         table = _joined(
-            read_tables([a.folder], RATINGS, columns, **equal).assign(round=a.round) for a in chosen
+            read_tables([a.folder], RATINGS, columns, **equal, **relation).assign(round=a.round)
+            for a in chosen
+            for relation in relations
         )
         for name, value in (("scope", scope), ("split", split), ("model", model)):
             if table.empty and value is not None:

@@ -46,10 +46,12 @@ def import_transcripts(job: Job, path) -> None:
     """Writes the transcripts of the job's shard as dialogues. There are no candidate replies."""
     from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
     from expertchat.dialogues.talk import shard_of
-    from expertchat.dialogues.transcripts import read_transcripts
+    from expertchat.dialogues.transcripts import flag_turns, read_transcripts
     from expertchat.records import write_records
 
-    write_records(job.out / DIALOGUES, shard_of(read_transcripts(path), *job.settings["shard"]))
+    dialogues = shard_of(read_transcripts(path), *job.settings["shard"])
+    flag_turns(dialogues)
+    write_records(job.out / DIALOGUES, dialogues)
     write_records(job.out / CANDIDATES, [])
 
 

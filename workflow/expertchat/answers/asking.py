@@ -6,6 +6,7 @@ once. Each finished subject is stored, so that an interrupted job resumes with t
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from expertchat.questions.artifact import (
     read_split,
 )
 from expertchat.settings.mmlu import Asking
+
+HARNESS_TOKENS = 2048  # what lm-evaluation-harness reads of models whose limit it does not find
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,42 @@ def read_asked(
     }
 
 
+def harness_tokens(folder: Path) -> int | None:
+    """Number of tokens that lm-evaluation-harness 0.4.13 reads of the model in `folder`.
+
+    As in its `HFLM.max_length`. BLOOM, MPT and others have none of the attributes that it looks for.
+    None if the folder has no configuration (a model behind a server).
+    """
+    if not (folder / "config.json").is_file():
+        return None
+    from transformers import AutoConfig
+    from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
+        if hasattr(config, name):
+            return getattr(config, name)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    limit = settings.get("model_max_length", VERY_LARGE_INTEGER)
+    return HARNESS_TOKENS if limit == VERY_LARGE_INTEGER else limit
+
+
 def answer_questions(
-    engine: Engine, asked: Mapping[str, Asked], asking: Asking, work: Path, label: str = "answers"
+    engine: Engine,
+    asked: Mapping[str, Asked],
+    asking: Asking,
+    work: Path,
+    label: str = "answers",
+    harness: int | None = None,
 ) -> pd.DataFrame:
-    """One row per question, by subject and index. `work`: the folder for finished subjects.
+    """One row per question, by subject and index. `work`: the folder for finished subjects; `harness`:
+    the model's `harness_tokens`.
 
     Columns: subject, index, question, A to D (the choices), gold (0 to 3), shots (number of solved
     questions in the prompt), shortened (the prompt was too long and lost shots or tokens), cut (it lost
-    tokens at its beginning), logprob_A to _D (log-likelihood over the full vocabulary, in nats), mass
+    tokens at its beginning), beyond_harness (the model reads more tokens of it than the harness's
+    would), logprob_A to _D (log-likelihood over the full vocabulary, in nats), mass
     (sum of the answers' probabilities). In cloze also tokens_A to _D (number of tokens), unless the
     engine does not report tokens, and, if `asking` needs them, unconditional_A to _D (log-likelihood
     without the question). For the val split also also_in_test.
@@ -111,7 +142,7 @@ def answer_questions(
         for subject, part in asked.items():
             path = work / f"{subject}.parquet"
             if not path.exists():
-                table = answer_subject(engine, subject, part.shots, part.items, asking)
+                table = answer_subject(engine, subject, part.shots, part.items, asking, harness)
                 if part.also_in_test is not None:
                     table["also_in_test"] = part.also_in_test
                 table.to_parquet(path.with_suffix(".part"))
@@ -127,6 +158,7 @@ def answer_subject(
     shots: Sequence[MultipleChoice],
     items: Sequence[MultipleChoice],
     asking: Asking,
+    harness: int | None = None,
 ) -> pd.DataFrame:
     """The rows of one subject, in the order of `items`; columns as in `answer_questions`."""
 
@@ -153,6 +185,7 @@ def answer_subject(
     table["shots"] = [s.shots for s in shown]
     table["shortened"] = [s != Shown(len(shots)) for s in shown]
     table["cut"] = [s.cut for s in shown]
+    table["beyond_harness"] = _beyond(harness, engine.context_tokens, lengths, len(items))
     table[LOGPROBS] = logprobs
     table["mass"] = np.exp(logprobs).sum(1)
     if asking.formulation == "cloze":
@@ -163,6 +196,18 @@ def answer_subject(
             table[UNCONDITIONAL] = np.array(engine.answer_logprobs([alone])[0])
             _check_finite(table[UNCONDITIONAL].to_numpy(), subject)
     return table
+
+
+def _beyond(
+    harness: int | None, context: int | None, lengths: list[Lengths] | None, count: int
+) -> list[bool]:
+    """Whether the model reads more than `harness` tokens, for each of `count` questions.
+
+    With `harness` or `lengths` unknown, none is marked.
+    """
+    if harness is None or lengths is None or (context is not None and context <= harness):
+        return [False] * count
+    return [length.prompt + max(length.answers) - 1 > harness for length in lengths]
 
 
 def _check_finite(logprobs: np.ndarray, subject: str) -> None:

@@ -1,7 +1,8 @@
 """Import of conversations from elsewhere (transcripts) as dialogue records like those of this project.
 
-The input is a JSON file with one conversation or a list of them, a JSONL file with one conversation per
-line, or a folder of such files. A conversation is one of:
+The input is a text file with one conversation (`text_files`), a JSON file with one conversation or a
+list of them, a JSONL file with one conversation per line, or a folder of such files. A conversation in
+JSON is one of:
 
 - a list of messages {role, content} or {from, value}, from the perspective of its assistant;
 - an object with such a list under `messages`, `conversation` or `conversations`, and optionally `topic`,
@@ -22,6 +23,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from expertchat.dialogues.text_files import parse_text
+from expertchat.dialogues.turn_flags import flags_of
 from expertchat.errors import UserError
 from expertchat.splits import HELD_OUT, TRAIN
 
@@ -34,6 +37,7 @@ ROLES = {
     "human": "user",
     "system": "system",
 }
+SUFFIXES = (".txt", ".json", ".jsonl")
 LISTS = ("messages", "conversation", "conversations")  # keys under which an object has its messages
 
 
@@ -64,9 +68,24 @@ def read_transcripts(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def flag_turns(records: Sequence[dict[str, Any]]) -> None:
+    """Adds `flags` to each turn, as generated turns have them, and `cut`, empty if it has none.
+
+    Flags of dialogue records are computed again.
+    """
+    for record in records:
+        earlier: list[str] = []
+        for turn in record["turns"]:
+            turn.setdefault("cut", "")
+            turn["flags"] = flags_of(turn["text"] + turn["cut"], turn["finish_reason"], earlier)
+            earlier.append(turn["text"])
+
+
 def _read_folder(folder: Path) -> list[dict[str, Any]]:
     """The records of all files in a folder, in the order of file names."""
-    paths = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".jsonl"))
+    paths = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
+    if not paths:
+        raise UserError(f"{folder}: contains no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
         groups[path.stem.rsplit(".", 1)[0] if path.suffix == ".json" else path.name].append(path)
@@ -93,12 +112,17 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
 
 def _entries(path: Path) -> Iterator[tuple[str, Any]]:
     """(file and line or entry, conversation) for each conversation of a file."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: transcripts are read from {', '.join(SUFFIXES)} files only")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not valid UTF-8 (byte {error.start})") from None
+    if path.suffix == ".txt":
+        yield str(path), parse_text(text, path)
+        return
     if path.suffix == ".jsonl":
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
@@ -203,6 +227,8 @@ def _from_record(entry: dict[str, Any], where: str, name: str) -> dict[str, Any]
     record = _dialogue(entry, where, name, spoken, brief, entry.get("disagreements") or [], speakers)
     for turn, given in zip(record["turns"], turns, strict=True):
         turn |= {key: given.get(key) for key in ("tokens", "finish_reason")}
+        if given.get("cut"):
+            turn["cut"] = str(given["cut"])
     return record | {"models": models}
 
 

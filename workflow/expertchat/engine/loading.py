@@ -25,7 +25,9 @@ from expertchat.engine.memory import (
 )
 from expertchat.engine.placement import Need
 from expertchat.engine.quantization import check_quantizable, quantization_config
+from expertchat.engine.rotation import SHORT_ONLY, long_rope_limit
 from expertchat.errors import UserError
+from expertchat.settings.architectures import check_architecture
 from expertchat.settings.models import Load
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,8 +62,12 @@ def check_attention(load: Load, dtype: torch.dtype, device: torch.device) -> Non
 
 
 def make_skeleton(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **changes):
-    """The model in `folder` without weights, on the meta device; `changes`: to its configuration."""
+    """The model in `folder` without weights, on the meta device; `changes`: to its configuration.
+
+    Raises UserError if its architecture cannot be run.
+    """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **changes)
+    check_architecture(config.model_type, str(folder))
     with torch.device("meta"):
         return auto_class.from_config(
             config, dtype=pick_dtype(load, default_device()), trust_remote_code=False
@@ -71,6 +77,8 @@ def make_skeleton(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **c
 def context_tokens(config) -> int | None:
     """Largest number of tokens that the configuration allows; None if it gives no limit."""
     config = config.get_text_config()
+    if config.model_type in SHORT_ONLY and (limit := long_rope_limit(config)) is not None:
+        return limit
     # MPT uses another name, and fails with longer inputs
     return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
 

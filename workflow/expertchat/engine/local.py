@@ -17,6 +17,7 @@ from expertchat.engine.batches import Batches, free_bytes, planned_rows, planned
 from expertchat.engine.generate.cache import Sessions, why_not_reusable
 from expertchat.engine.generate.contrastive import (
     check_contrastive,
+    check_crossing,
     continue_contrastive,
     read_prompts_with_states,
 )
@@ -33,6 +34,7 @@ from expertchat.engine.interface import (
     ignore,
 )
 from expertchat.engine.loading import context_tokens, load_model, load_tokenizer
+from expertchat.engine.rotation import is_long, long_rope_limit, rotate_as
 from expertchat.engine.score.encoding import Encoder
 from expertchat.engine.score.forest import build_forest
 from expertchat.engine.score.forest_attention import CachedNodes
@@ -140,6 +142,8 @@ class LocalEngine:
         session_counts = Counter(request.session for request in requests if request.session)
         longest = max(map(len, prompts), default=0) + decoding.max_new_tokens + decoding.grace_tokens
         self._check_length(longest)
+        if decoding.strategy == "contrastive":
+            check_crossing(self.model.config, list(map(len, prompts)), decoding)
         replies: dict[int, Reply] = {}
 
         def complete(part: Sequence[int]) -> list[Completion]:
@@ -148,7 +152,13 @@ class LocalEngine:
             )
 
         began = time.perf_counter()
-        for part, completions in self.batches.run(order, complete, planned_rows(self.model, longest)):
+        planned = planned_rows(self.model, longest)
+        over = sum(is_long(self.model.config, len(prompt)) for prompt in prompts)
+
+        def rows(first: int) -> int:  # long texts are rotated otherwise and have batches of their own
+            return min(planned, over - first) if first < over else planned
+
+        for part, completions in self.batches.run(order, complete, rows):
             replies |= {i: self._reply(c, decoding.stop) for i, c in zip(part, completions, strict=True)}
             now = time.perf_counter()
             on_batch(len(part), sum(len(c.ids) + 1 for c in completions), now - began)
@@ -170,14 +180,32 @@ class LocalEngine:
     ) -> list[Completion]:
         """One batch: reads each different prompt once, then draws a completion for each request.
 
-        `session_counts`: number of requests of each session in the complete call.
+        All prompts must be rotated alike (`rotation.is_long`). `session_counts`: number of requests of
+        each session in the complete call.
         """
+        long = is_long(self.model.config, len(prompts[0]))
+        with rotate_as(self.model, long):
+            return self._complete_alike(prompts, requests, decoding, session_counts, long)
+
+    def _complete_alike(
+        self,
+        prompts: list[list[int]],
+        requests: Sequence[Request],
+        decoding: Decoding,
+        session_counts: Counter,
+        long: bool,
+    ) -> list[Completion]:
+        """`_complete`; `long`: whether the prompts are rotated by LongRoPE's long factors."""
         unique = list(dict.fromkeys(map(tuple, prompts)))
         row_of = {prompt: i for i, prompt in enumerate(unique)}
         rows = torch.tensor([row_of[tuple(prompt)] for prompt in prompts], device=self.model.device)
         sessions = {row_of[tuple(p)]: r.session for p, r in zip(prompts, requests, strict=True)}
         prefixes = [
             self.sessions.find(sessions[i]) if self.reusable else None for i in range(len(unique))
+        ]
+        prefixes = [
+            prefix if prefix and is_long(self.model.config, len(prefix.ids)) == long else None
+            for prefix in prefixes
         ]
         stopping = StoppingRules(decoding, self.end_ids, self.tokenizer)
         contrastive = decoding.strategy == "contrastive"
@@ -202,7 +230,15 @@ class LocalEngine:
         else:
             uniform = np.stack([uniforms(r.seed, stopping.max_tokens) for r in requests])
             completions, kept = continue_batch(
-                self.model, state, prompts, uniform, decoding, stopping, self.pad, keep_cache
+                self.model,
+                state,
+                prompts,
+                uniform,
+                decoding,
+                stopping,
+                self.pad,
+                keep_cache,
+                None if long else long_rope_limit(self.model.config),
             )
         for request, prefix in zip(requests, kept, strict=True):
             if prefix is not None and request.session is not None:
@@ -275,16 +311,27 @@ class LocalEngine:
     def _score_sequences(
         self, sequences: Sequence[AnswerSequence], totals: np.ndarray
     ) -> Iterator[Sequence[int]]:
-        """Adds log-probabilities to `totals` [sequences]; yields the sequences each pass finished."""
-        if not sequences:
-            return iter(())
+        """Sets `totals` [sequences] to log-probabilities; yields the sequences each pass finished.
+
+        Long texts that LongRoPE rotates otherwise have passes of their own.
+        """
         score = self._score_whole if self.method == "whole" else self._score_forest
-        return score(sequences, totals)
+        for long in (True, False):
+            numbers = [
+                i for i, s in enumerate(sequences) if is_long(self.model.config, len(s.ids)) == long
+            ]
+            own = np.zeros(len(numbers))
+            if numbers:
+                with rotate_as(self.model, long):
+                    for done in score([sequences[i] for i in numbers], own):
+                        finished = [numbers[r] for r in done]
+                        totals[finished] = own[done]
+                        yield finished
 
     def _score_forest(
         self, sequences: Sequence[AnswerSequence], totals: np.ndarray
     ) -> Iterator[Sequence[int]]:
-        """`_score_sequences` by passes over the nodes of a prefix forest."""
+        """Adds log-probabilities to `totals` by passes over the nodes of a prefix forest."""
         max_tokens = planned_tokens(self.model)
         forest = build_forest(sequences, max_tokens)
         starts = forest.starts()
@@ -309,7 +356,7 @@ class LocalEngine:
     def _score_whole(
         self, sequences: Sequence[AnswerSequence], totals: np.ndarray
     ) -> Iterator[Sequence[int]]:
-        """`_score_sequences` by batches of complete prompts."""
+        """Sets `totals` to log-probabilities by batches of complete prompts."""
         order = sorted(range(len(sequences)), key=lambda r: (-len(sequences[r].ids), sequences[r].index))
 
         def score(part: Sequence[int]) -> list[float]:

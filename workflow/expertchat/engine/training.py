@@ -7,19 +7,24 @@ exactly the tokens that were drawn.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from expertchat.engine.generate.generation import complete_prompts, padded, position_ids
 from expertchat.engine.generate.sampling import uniforms
 from expertchat.engine.generate.stopping import Completion, end_token_ids
-from expertchat.engine.loading import load_model, load_tokenizer
+from expertchat.engine.loading import context_tokens, load_model, load_tokenizer
+from expertchat.engine.rotation import long_rope_limit
+from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
 
 __all__ = [
     "Completion",
+    "check_lengths",
     "draw_completions",
     "load_model",
     "load_tokenizer",
@@ -27,6 +32,29 @@ __all__ = [
     "padded",
     "position_ids",
 ]
+
+
+def check_lengths(folder: Path, tokens: int) -> None:
+    """Raises UserError if the model in `folder` cannot be trained on sequences of `tokens` tokens.
+
+    Training mixes lengths in a batch, and with LongRoPE one long row would change the rotation of all
+    rows. So all must be short.
+    """
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    context, limit = context_tokens(config), long_rope_limit(config)
+    if context is not None and tokens > context:
+        reason = f"the model reads at most {context}"
+    elif limit is not None and tokens > limit:
+        reason = (
+            f"after {limit} the model changes its rotary factors (LongRoPE), and training cannot mix "
+            "shorter and longer sequences"
+        )
+    else:
+        return
+    raise UserError(
+        f"{folder}: a training sequence has up to {tokens} tokens, but {reason}: lower dialogues.turns, "
+        "dialogues.max_tokens or max_new_tokens"
+    )
 
 
 def lora_config(lora: LoRA, **kwargs):

@@ -94,6 +94,12 @@ def deviations(answers: pd.DataFrame, section: Mapping[str, Any]) -> list[str]:
     shortened = int(answers["shortened"].sum())
     if section["overflow"] != "cut" and shortened:
         found.append(f"{shortened} prompts lost shots; the harness cuts tokens from the left instead")
+    beyond = int(answers["beyond_harness"].sum())
+    if beyond:
+        found.append(
+            f"{beyond} prompts have more tokens than the harness reads of this model, whose "
+            "configuration names no limit that it knows; it cuts them from the left"
+        )
     missing = set(HARNESS) - set(answers["subject"])
     if missing:
         found.append(f"{len(missing)} of MMLU's {len(HARNESS)} subjects were not asked")

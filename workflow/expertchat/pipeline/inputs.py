@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from expertchat.mixture.constants import FOLDS, ROW_NAMES, TITLES
 from expertchat.prompts import NAMES, VALUES, template_faults
 from expertchat.questions.artifact import also_in, question_path, read_questions, read_shots
 from expertchat.settings.anchors import read_anchors
+from expertchat.settings.architectures import check_architecture
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.mmlu import MMLU
 from expertchat.settings.questions import FolderQuestions
@@ -63,6 +65,8 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
             yield f"models.{name}.path: {model.path}; not a model: the folder contains no config.json"
         elif model.source == "path" and not list((root / model.path).glob("*.safetensors")):
             yield f"models.{name}.path: {model.path}; no *.safetensors, the only format that is read"
+        elif model.source == "path":
+            yield from _architecture_faults(name, model.path, root)
         yield from _adapter_faults(experiment, name, root)
     yield from _transcript_faults(experiment.dialogues.transcripts, root)
     if experiment.mmlu is not None:
@@ -71,6 +75,17 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
         yield from _published_faults(experiment.mmlu, names, mixed)
         yield from _row_name_faults(names) if mixed else ()
         yield from _question_faults(experiment.mmlu, mixed, root)
+
+
+def _architecture_faults(name: str, folder: str, root: Path) -> Iterator[str]:
+    """An architecture that cannot be run, as far as config.json can be read."""
+    try:
+        config = json.loads((root / folder / "config.json").read_text(encoding="utf-8"))
+        check_architecture(config.get("model_type"), folder)
+    except (OSError, ValueError, AttributeError):  # reported by stage models
+        return
+    except UserError as error:
+        yield f"models.{name}.path: {error}"
 
 
 def _transcript_faults(path: str | None, root: Path) -> Iterator[str]:

@@ -80,15 +80,17 @@ class _Planner:
         self.report(topics)
 
     def rate_transcripts(self) -> None:
-        """Existing conversations and their ratings by all models."""
-        shards, references = self.experiment.dialogues.shards, []
+        """Existing conversations, their ratings by all models, and the report."""
+        shards, results = self.experiment.dialogues.shards, self.results
         for name in self.names:
             self.make.model(name)
         for shard in range(shards):
             place = shard_place(shard, shards)
             talk = Talk(self.make.transcripts(place, shard), (), place)
-            references += [self.rating(rater, talk, {}, None).reference for rater in self.names]
-        self.make.reliability(references, None)
+            results["dialogues"].append(talk.reference)
+            results["ratings"] += [self.rating(r, talk, {}, None).reference for r in self.names]
+        results["reliability"].append(self.make.reliability(results["ratings"], None))
+        self.report(None)
 
     def ask_only(self) -> None:
         """All models answer questions, without dialogues."""

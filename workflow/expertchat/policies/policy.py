@@ -10,7 +10,7 @@ import torch
 from expertchat import chat
 from expertchat.dialogues.artifact import DIALOGUES
 from expertchat.dialogues.contexts import context_messages, contexts_of
-from expertchat.engine.training import load_model, load_tokenizer, lora_config
+from expertchat.engine.training import check_lengths, load_model, load_tokenizer, lora_config
 from expertchat.policies.shared_backbone import SharedBackbone
 from expertchat.policies.trainer import PPOTrainer, train
 from expertchat.records import read_all
@@ -48,12 +48,14 @@ def make_policy(
     torch.manual_seed(seed)  # for the initial weights of a new adapter
     tokenizer = load_tokenizer(model_folder, load)
     contexts = contexts_of(read_all(dialogues, DIALOGUES), speaker, TRAIN, turns)
+    prompts = [chat.encode(tokenizer, context_messages(context, texts)) for context in contexts]
+    reply = decoding.max_new_tokens + decoding.grace_tokens + 1  # and the end token
+    check_lengths(model_folder, max(map(len, prompts), default=0) + reply)
     model = load_model(model_folder, load)
     check_target_modules(
         settings.lora.target_modules, "ppo.lora.target_modules", model, str(model_folder)
     )
     adapter = previous / "adapter" if previous else lora_config(settings.lora, task_type="CAUSAL_LM")
     backbone = SharedBackbone(model, adapter, reward_model / "adapter")
-    prompts = [chat.encode(tokenizer, context_messages(context, texts)) for context in contexts]
     trainer = PPOTrainer(backbone, tokenizer, prompts, settings, decoding, seed, batch_size)
     train(trainer, label, checkpoints, out)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from expertchat.ratings.artifact import SELF
+from expertchat.ratings.artifact import SELF, THIRD
 from expertchat.reliability.estimates import NONE_USABLE, estimate, rating_matrix
 
 
@@ -103,10 +103,14 @@ def between_rows(scores: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
             if part.empty:
                 continue
             values, topics, models = rating_matrix(part, ["rater"], value)
-            few = (
-                "no item was rated by two models: set ratings.third_party, or ratings.self_rating "
-                "for agreement that includes self-ratings"
-            )
+            few = "no item was rated by two models: "
+            if (scores["relation"] == THIRD).all():  # no rater took part in the dialogues
+                few += "add a second model to models"
+            else:
+                few += (
+                    "set ratings.third_party, or ratings.self_rating for agreement that includes "
+                    "self-ratings"
+                )
             for model in (None, *sorted(set(models))):
                 chosen = np.ones(len(models), bool) if model is None else models == model
                 own = values[chosen].dropna(axis=1, how="all")

@@ -42,7 +42,10 @@ class Panel:
 
 
 def panels(results: Results) -> list[Panel]:
-    """One panel per model: of the last round, or of MMLU accuracy if nothing was tuned."""
+    """One panel per model: of the last round, of MMLU accuracy if nothing was tuned, or of its ratings
+    of transcripts."""
+    if results.run.transcripts:
+        return [transcript_panel(results, row) for row in results.summary["transcripts"]["raters"]]
     if not results.rounds:
         models = [accuracy_panel(results, row) for row in results.summary["mmlu"]]
         return [*models, *mixture_panels(results)]
@@ -116,6 +119,19 @@ def mmlu_card(row: dict[str, Any]) -> Card:
     detail += f"; {counted(row['mmlu_questions'], 'question')}"
     around = [min(1, max(0, before + bound)) for bound in bounds or (row["mmlu_change"],) * 2]
     return Card(label, percent(after, 1), detail, Strip(after, around, before), percent(before, 1))
+
+
+def transcript_panel(results: Results, row: dict[str, Any]) -> Panel:
+    """A rater's overall ratings of transcripts."""
+    worst, best = results.scale
+    rated = f"{counted(row['items'], 'speaker')} rated, once per dialogue"
+    mean = Card("Mean overall rating", "unusable", f"scale {worst} to {best}")
+    if row["rating"] is not None:
+        detail = f"95 %: {interval(row['rating_interval'])}; scale {worst} to {best}"
+        mean = Card("Mean overall rating", number(row["rating"]), detail)
+    detail = f"{rated}; mean mass on scores {percent(row['valid_mass'])}"
+    usable = Card("Usable overall ratings", percent(row["usable"]), detail)
+    return Panel(results.name(row["rater"]), [mean, usable])
 
 
 def accuracy_panel(results: Results, row: dict[str, Any]) -> Panel:

@@ -22,6 +22,7 @@ from expertchat.report import (
     rewards,
     rounds,
     topics,
+    transcripts,
 )
 from expertchat.report.blocks import Section
 from expertchat.report.cards import panels
@@ -54,6 +55,8 @@ def subtitle(results: Results) -> str:
     """The size of the experiment, in a few words."""
     if results.rounds:
         return counted(results.rounds, "round")
+    if results.run.transcripts:
+        return counted(results.summary["transcripts"]["dialogues"], "transcript")
     if results.run.has("dialogues"):
         return "no tuning"
     return counted(results.summary["mmlu"][0]["questions"], "question")
@@ -74,6 +77,10 @@ STAGES = (
 
 def sections(results: Results) -> list[Section]:
     """One section per stage that ran; a section on the rounds if there are several."""
+    if results.run.transcripts:
+        own = (transcripts.dialogue_section, transcripts.rating_section)
+        others = (reliability, cost, provenance)
+        return [make(results) for make in (*own, *(module.section for module in others))]
     by_round = [rounds] if results.rounds > 1 else []
     stages = [module for module in STAGES if results.run.has(module.__name__.rpartition(".")[2])]
     tuned = [oracle] if results.rounds else []

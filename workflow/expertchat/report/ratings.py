@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -86,19 +88,29 @@ def histograms(
 
     def paint(axes) -> None:
         for ax, category in zip(np.atleast_1d(axes), categories, strict=True):
-            for table, color, alpha in ((before, MUTED, 0.45), (after, MODELS[model], 0.6)):
-                scores = table[(table["model"] == name) & (table["category"] == category)]["score"]
-                ax.hist(scores, bins, color=color, alpha=alpha)
-                if len(scores):
-                    ax.axvline(scores.mean(), color=color, linewidth=1.6)
-            ax.set_yticks([])
-            ax.grid(visible=False)
-            ax.spines["left"].set_visible(False)
-            ax.set_title(category, loc="left", fontsize=8.5, color=INK, pad=2)
-        ax.set_xlim(bins[0], bins[-1])
+            drawn = [
+                (table[(table["model"] == name) & (table["category"] == category)]["score"], *style)
+                for table, *style in ((before, MUTED, 0.45), (after, MODELS[model], 0.6))
+            ]
+            paint_histogram(ax, category, bins, drawn)
         ax.set_xlabel("rating (vertical lines: means)")
 
     return plot(f"ratings {model}", 0.5 + 0.52 * len(categories), paint, rows=len(categories))
+
+
+def paint_histogram(
+    ax, category: str, bins: np.ndarray, drawn: Sequence[tuple[pd.Series, str, float]]
+) -> None:
+    """Histograms of (scores, colour, opacity) over each other, with their means as vertical lines."""
+    for scores, color, alpha in drawn:
+        ax.hist(scores, bins, color=color, alpha=alpha)
+        if len(scores):
+            ax.axvline(scores.mean(), color=color, linewidth=1.6)
+    ax.set_yticks([])
+    ax.grid(visible=False)
+    ax.spines["left"].set_visible(False)
+    ax.set_title(category, loc="left", fontsize=8.5, color=INK, pad=2)
+    ax.set_xlim(bins[0], bins[-1])
 
 
 def category_table(results: Results, before: pd.DataFrame, after: pd.DataFrame) -> Table:
@@ -152,19 +164,20 @@ def usable_table(results: Results) -> Table:
             rows.append(
                 [
                     results.name(rater),
-                    after_round(round_number),
+                    *([after_round(round_number)] if results.rounds else []),
                     f"{len(table):,}",
                     percent(1 - table["usable"].mean(), 1),
                     percent(table["valid_mass"].mean(), 1),
                     number(table["entropy"].mean()),
                 ]
             )
-    head = ["rater", "when", "ratings", "unusable", "mass on scores", "entropy, nats"]
+    when = ["when"] if results.rounds else []
+    head = ["rater", *when, "ratings", "unusable", "mass on scores", "entropy, nats"]
     note = (
         "Mass on scores: the mean total probability that the rater gave to valid scores. Unusable: "
         "ratings whose mass is too low. Entropy: of the distribution over valid scores."
     )
-    return Table(head, rows, text_columns=2, note=note)
+    return Table(head, rows, text_columns=1 + len(when), note=note)
 
 
 def candidate_samples(results: Results) -> list[Comparison]:

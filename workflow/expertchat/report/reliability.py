@@ -26,7 +26,8 @@ INJECTION_NOTE = (
 def section(results: Results) -> Section:
     """Score histograms, agreement, and each bias with its interval; or the reason why it is missing."""
     by_round = measures_by_round(results)
-    base = by_round[0][1]
+    base_name, base = by_round[0]
+    whose = "" if results.run.transcripts else "base models' "
     lead = (
         "How far the ratings can be trusted. A rating is the opinion of one rater. Reliable ratings "
         "agree between raters, agree when one rater repeats them, and depend only on the rated text. "
@@ -35,13 +36,13 @@ def section(results: Results) -> Section:
     figures = [
         Figure(
             histogram_plot(results, base, rater),
-            f"Scores given by {rater}, base models' whole dialogues",
+            f"Scores given by {rater}, {whose}whole dialogues",
         )
         for rater in raters_of(base)
     ]
     effects = [row for row in base["injection"] if row["kind"] == "any" and row["value"] is not None]
     if effects:
-        title = "Injection effect, base models"
+        title = f"Injection effect, {base_name}"
         figures.insert(0, Figure(injection_plot(effects), title, INJECTION_NOTE))
     tables = [
         table_or_text("Agreement of raters", agreement_table(results, by_round)),
@@ -53,15 +54,16 @@ def section(results: Results) -> Section:
         table_or_text("Effect of the speaker's label", label_table(results, base)),
         table_or_text("Injection effect by kind of canary", canary_table(results, base)),
     ]
-    fold = Fold("Details by category and by kind of canary, base models", details)
+    fold = Fold(f"Details by category and by kind of canary, {base_name}", details)
     return Section("reliability", lead, [Figures(figures), *tables, fold])
 
 
 def measures_by_round(results: Results) -> list[tuple[str, Measures]]:
-    """("base models" or "after round n", contents of reliability.json) for each round."""
+    """("base models", "transcripts" or "after round n", contents of reliability.json) by round."""
+    first = "transcripts" if results.run.transcripts else "base models"
     return [
         (
-            after_round(number) if number else "base models",
+            after_round(number) if number else first,
             results.run.json("reliability", RELIABILITY, number + 1),
         )
         for number in range(results.rounds + 1)

@@ -19,6 +19,7 @@ from expertchat.report.summary_mmlu import (
     mmlu_verdict,
     mmlu_words,
 )
+from expertchat.report.summary_transcripts import transcript_figures, transcript_verdict
 from expertchat.results import ExperimentResults
 from expertchat.rewards.artifact import METRICS
 from expertchat.splits import HELD_OUT
@@ -34,6 +35,8 @@ def summarise(run: ExperimentResults) -> dict[str, Any]:
     rows = [round_row(run, number, name) for number in range(1, run.rounds + 1) for name in run.models]
     answered, mixed = mmlu_rows(run), mixture_rows(run)
     untuned_verdict = [] if rows else mmlu_verdict(answered) + mixture_verdict(mixed)
+    given = transcript_figures(run) if run.transcripts else None
+    words = verdict(rows, settings["control"], talked) + untuned_verdict
     summary = {
         "schema": SCHEMA,
         "name": settings["name"],
@@ -41,12 +44,13 @@ def summarise(run: ExperimentResults) -> dict[str, Any]:
         "rounds": run.rounds,
         "models": run.models,
         "topics": topic_counts(run) if run.has("topics") else None,
+        "transcripts": given,
         "rows": rows,
         "mmlu": answered,
         "mixture": mixed,
         "seconds": costs(run, "seconds", sum),
         "peak_memory_bytes": costs(run, "peak_memory_bytes", max),
-        "verdict": verdict(rows, settings["control"], talked) + untuned_verdict,
+        "verdict": transcript_verdict(given, settings["scale"]) if given else words,
     }
     return without_nan(summary)
 

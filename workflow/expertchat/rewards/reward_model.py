@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from expertchat.engine.training import load_tokenizer
+from expertchat.engine.training import check_lengths, load_tokenizer
 from expertchat.errors import UserError
 from expertchat.records import write_json
 from expertchat.rewards.artifact import METRICS, PAIRS, TRAINING_LOG
@@ -70,6 +70,7 @@ def make_reward_model(
             )
     tokenizer = load_tokenizer(model_folder, load)
     encoded = encode_candidates(tokenizer, dialogues, candidates, texts)
+    check_lengths(model_folder, max(map(len, encoded.values())))
     model, tokenizer, log = train(model_folder, load, pairs, encoded, settings, seed, checkpoints)
     ids = list(encoded)
     raw = score(model, [encoded[i] for i in ids], tokenizer.pad_token_id, batch_size)

@@ -48,11 +48,7 @@ def _talk_faults(experiment: Experiment) -> Iterator[str]:
     """Keys that dialogues need, and keys that make no sense with the others."""
     dialogues, rounds = experiment.dialogues, experiment.rounds
     if dialogues.transcripts is not None:
-        if rounds:
-            yield (
-                f"rounds: {rounds}; models cannot be tuned on dialogues.transcripts, which contain no "
-                "candidate replies: set rounds to 0"
-            )
+        yield from _transcript_faults(experiment)
         return
     if not experiment.talking_pairs and experiment.topics is None and experiment.mmlu is not None:
         if rounds:
@@ -69,6 +65,21 @@ def _talk_faults(experiment: Experiment) -> Iterator[str]:
         )
     if experiment.topics is None:
         yield "topics: missing; this key is required if models talk"
+
+
+def _transcript_faults(experiment: Experiment) -> Iterator[str]:
+    """Keys of experiments that generate dialogues, next to transcripts, which are only rated."""
+    if experiment.rounds:
+        yield (
+            f"rounds: {experiment.rounds}; models cannot be tuned on dialogues.transcripts, which they "
+            "did not write: set rounds to 0"
+        )
+    for key in ("pairs", "topics", "mmlu"):
+        if getattr(experiment, key):
+            yield (
+                f"{key}: has no effect with dialogues.transcripts, which all models rate: remove this "
+                "key, or dialogues.transcripts"
+            )
 
 
 def _candidate_faults(experiment: Experiment) -> Iterator[str]:

@@ -33,8 +33,8 @@ class Dialogues(Section):
     candidates: int = Field(6, ge=2)
     """Number of candidate replies per context."""
     transcripts: str | None = None
-    """File (.json or .jsonl) or folder of existing conversations that are rated instead of generated
-    ones; null: dialogues are generated."""
+    """File (.txt, .json or .jsonl) or folder of existing conversations that are rated instead of
+    generated ones (docs/conversations.md has the formats); null: dialogues are generated."""
     shards: int = Field(1, gt=0)
     """Number of jobs into which the dialogues of a round and pair, and their ratings, are divided. It
     does not change the dialogues."""

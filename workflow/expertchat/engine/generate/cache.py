@@ -7,6 +7,7 @@ are padding. A `CachedPrefix` is a copy of one row without padding, from which a
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -175,25 +176,23 @@ class Sessions:
 
 # positions are slot numbers, so that gaps would change them: ALiBi, or (GPT-Neo) masks of its own
 SLOT_POSITIONS = {"mpt", "bloom", "gpt_neo"}
-LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # rotations of earlier tokens change as the text grows
 
 
 def why_not_reusable(model) -> str | None:
     """The reason why the model's cached keys and values cannot be reused; None if they can.
 
-    Reuse requires full attention, and positions that are passed in and do not change.
+    Reuse requires full attention, and positions that are passed in.
     """
     config = model.config.get_text_config()
     base = base_of(model)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    rope = getattr(config, "rope_parameters", None) or {}
+    window = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
+    # Phi-3-128k reads 131,072 tokens and has a window of 262,144
+    limited = window and window < (getattr(config, "max_position_embeddings", None) or math.inf)
     if config.model_type in SLOT_POSITIONS or getattr(config, "alibi", False):
         return "the model's positions are the numbers of the cache's slots"
-    if windows or kinds - {"full_attention"}:
+    if limited or kinds - {"full_attention"}:
         return "not all of the model's layers attend to the complete text"
-    if rope.get("rope_type") in LENGTH_DEPENDENT_ROPE:
-        return "the model's positions depend on the length of the text"
     if "position_ids" not in inspect.signature(base.forward).parameters:
         return "the model computes positions itself"
     return None

@@ -28,6 +28,7 @@ from expertchat.engine.generate.generation import (
 from expertchat.engine.generate.grouped_attention import use_grouped_attention
 from expertchat.engine.generate.sampling import penalise
 from expertchat.engine.generate.stopping import Completion, StoppingRules
+from expertchat.engine.rotation import long_rope_limit
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 
@@ -49,6 +50,21 @@ def check_contrastive(model, reusable: bool) -> None:
         raise UserError(
             "decoding.strategy: contrastive; flash_attention_2 does not support the mask that it "
             "needs; set the model's load.attention to sdpa"
+        )
+
+
+def check_crossing(config, prompt_lengths: Sequence[int], decoding: Decoding) -> None:
+    """Raises UserError if a reply can cross the length at which LongRoPE changes its factors.
+
+    The cached states of all tokens would have to be computed again in the middle of the search.
+    """
+    limit = long_rope_limit(config)
+    longest = decoding.max_new_tokens + decoding.grace_tokens
+    if limit is not None and any(tokens <= limit < tokens + longest for tokens in prompt_lengths):
+        raise UserError(
+            f"decoding.strategy: contrastive; a reply may end after token {limit}, where this model "
+            "(LongRoPE) changes its rotary factors: lower turns or max_new_tokens, or set the strategy "
+            "to sampling or greedy"
         )
 
 

@@ -18,6 +18,7 @@ from expertchat.engine.backbone import base_of, forward_parameters
 from expertchat.engine.generate.cache import CachedPrefix, KVCache, is_reusable
 from expertchat.engine.generate.sampling import draw, penalise
 from expertchat.engine.generate.stopping import Completion, StoppingRules
+from expertchat.engine.rotation import rotate_as
 from expertchat.engine.score.tokenized import common_prefix
 from expertchat.settings.decoding import Decoding
 
@@ -87,7 +88,7 @@ class BatchState:
         if isinstance(self.cache, KVCache):
             self.cache.select(rows)
         else:
-            self.cache.batch_select_indices(rows)
+            self.cache.reorder_cache(rows)  # unlike batch_select_indices also for recurrent states
         states = None if self.states is None else self.states[rows]
         return BatchState(self.cache, self.mask[rows], self.logits[rows], states)
 
@@ -153,37 +154,59 @@ class _Row:
 
 
 class Continuations:
-    """The continuations of a batch: the rows that are still in it, and the results of all rows."""
+    """The continuations of a batch: the rows that are still in it, and the results of all rows.
+
+    A row with more than `limit` tokens leaves the batch before its end, and is then in `suspended`.
+    """
 
     def __init__(
-        self, prompts: Sequence[list[int]], stopping: StoppingRules, keep_cache: Sequence[bool]
+        self,
+        prompts: Sequence[list[int]],
+        stopping: StoppingRules,
+        keep_cache: Sequence[bool],
+        limit: int | None = None,
     ):
         """`keep_cache`: whether to return the cache of each row; empty: of none."""
         self.rows = [_Row(index, prompt) for index, prompt in enumerate(prompts)]
         self.stopping, self.keep_cache = stopping, keep_cache or [False] * len(prompts)
         self.completions: dict[int, Completion] = {}  # of the rows that have ended, by their index
         self.prefixes: list[CachedPrefix | None] = [None] * len(prompts)
+        self.limit = limit
+        self.suspended: dict[int, _Row] = {}  # by the row's index
+
+    def _is_done(self, row: _Row) -> bool:
+        """Whether the row is no longer continued in this batch."""
+        return row.index in self.completions or row.index in self.suspended
+
+    def resume(self) -> list[_Row]:
+        """Returns the suspended rows, which from now on are the rows of the batch, without a limit."""
+        self.rows, self.suspended, self.limit = list(self.suspended.values()), {}, None
+        return self.rows
 
     def add(self, tokens: Tensor) -> None:
         """Appends the next token [rows] to each row that has not ended."""
         for row, token in zip(self.rows, tokens.tolist(), strict=True):
-            if row.index not in self.completions:
+            if not self._is_done(row):
                 row.ids.append(token)
                 completion = self.stopping.check(row.ids)
                 if completion is not None:
                     self.completions[row.index] = completion
+                elif self.limit is not None and len(row.prompt) + len(row.ids) > self.limit:
+                    self.suspended[row.index] = row
 
     def unfinished(self, device) -> Tensor:
-        """[rows, 1]: 1 for unfinished rows, 0 for rows that have ended."""
-        flags = [[int(row.index not in self.completions)] for row in self.rows]
+        """[rows, 1]: 1 for unfinished rows, 0 for rows that have ended or are suspended."""
+        flags = [[int(not self._is_done(row))] for row in self.rows]
         return torch.tensor(flags, device=device)
 
     def remove_ended(self, state: BatchState) -> list[int] | None:
-        """Removes ended rows if they are many enough; returns the numbers of the remaining rows.
+        """Removes rows that ended or are suspended, if they are many enough.
+
+        Returns the numbers of the remaining rows.
 
         Returns None if nothing was removed.
         """
-        remaining = [i for i, row in enumerate(self.rows) if row.index not in self.completions]
+        remaining = [i for i, row in enumerate(self.rows) if not self._is_done(row)]
         if len(remaining) > PACK_SHARE * len(self.rows):
             return None
         for i, row in enumerate(self.rows):
@@ -206,14 +229,35 @@ def continue_batch(
     stopping: StoppingRules,
     pad: int,
     keep_cache: Sequence[bool] = (),
+    limit: int | None = None,
 ) -> tuple[list[Completion], list[CachedPrefix | None]]:
     """Draws tokens for a batch from `read_prompts` until every row has ended.
 
     `uniform` [rows, tokens]: uniform numbers, one per draw. `keep_cache`: whether to return the cache of
-    each row. Returns completions and cached prefixes (None if not requested), in the order of the rows.
+    each row. `limit`: number of tokens after which LongRoPE uses its long factors, for a batch of
+    shorter prompts; a row that passes it is read again from its start (as by transformers'
+    `Phi3ForCausalLM.prepare_inputs_for_generation`).
+    Returns completions and cached prefixes (None if not requested), in the order of the rows.
     """
+    rows = Continuations(prompts, stopping, keep_cache, limit)
+    _draw_until_done(model, state, rows, uniform, decoding, pad)
+    if rows.suspended:
+        texts = [[*row.prompt, *row.ids] for row in rows.resume()]
+        uniform = np.stack([np.roll(uniform[row.index], -len(row.ids)) for row in rows.rows])
+        reusable = isinstance(state.cache, KVCache)
+        with rotate_as(model, long=True):
+            prefixes = [None] * len(texts)
+            state = read_prompts(model, texts, pad, prefixes, stopping.max_tokens, reusable)
+            _draw_until_done(model, state, rows, uniform, decoding, pad)
+    return rows.results()
+
+
+def _draw_until_done(
+    model, state: BatchState, rows: Continuations, uniform: np.ndarray, decoding: Decoding, pad: int
+) -> None:
+    """Draws tokens until all rows have ended or are suspended. Arguments as of `continue_batch`."""
     device = model.device
-    rows = Continuations(prompts, stopping, keep_cache)
+    prompts = [[*row.prompt, *row.ids] for row in rows.rows]
     numbers = torch.from_numpy(uniform).to(device)
     penalty = decoding.repetition_penalty
     seen = seen_tokens(prompts, state.logits) if penalty != 1 else None
@@ -227,7 +271,7 @@ def continue_batch(
         remaining = rows.remove_ended(state)
         if remaining is not None:
             if not remaining:
-                return rows.results()
+                return
             kept = torch.tensor(remaining, device=device)
             state, tokens, numbers = state.select(kept), tokens[kept], numbers[kept]
             seen = None if seen is None else seen[kept]

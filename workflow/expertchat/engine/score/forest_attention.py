@@ -212,8 +212,10 @@ class UnsupportedAttention(Exception):
     """The model's attention has features that forest attention does not implement."""
 
 
-# arguments that are handled or have no effect here
+# arguments that are handled or have no effect here; windows are at least as long as any text
+# (`generate.cache.why_not_reusable`)
 KNOWN_ARGUMENTS = {"dropout", "scaling", "is_causal", "position_ids", "use_cache", "cache_position"}
+KNOWN_ARGUMENTS |= {"sliding_window"}
 
 
 def forest_attention(

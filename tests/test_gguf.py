@@ -197,6 +197,7 @@ def test_tensors_of_a_type_that_cannot_be_dequantized_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"llama.rope.dimension_count": 32}, r"k_proj.weight is \[32, 64\] in the file and \[64, 64\]"),
         ({"without": ["blk.1.ffn_up.weight"]}, "no weights for model.layers.1.mlp.up_proj.weight"),
         (
             {"extra": {"blk.0.ffn_gate_exps.weight": np.zeros((2, 96, 64), dtype=np.float32)}},

@@ -88,6 +88,7 @@ def _model(folder: Path, header: Header, source: str, wanted: Conversion):
             gguf_file=NAME,
             dtype=getattr(torch, wanted.dtype),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported below
         )
     _check_complete(read, found, header, source)
     settings = {key: value for key, value in read.config.to_dict().items() if key not in PRIVATE}
@@ -104,6 +105,11 @@ def _model(folder: Path, header: Header, source: str, wanted: Conversion):
 
 def _check_complete(model, found: dict[str, Any], header: Header, source: str) -> None:
     """Raises UserError unless each weight of the model is in the file, and each tensor in the model."""
+    for name, given, needed in sorted(found["mismatched_keys"]):
+        raise UserError(
+            f"{source}: it cannot be converted: the shape of {name} is {list(given)} in the file and "
+            f"{list(needed)} in the model"
+        )
     missing = sorted(found["missing_keys"])
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -221,17 +227,17 @@ def _generation_config(tokenizer, header: Header):
 def end_tokens(tokenizer, header: Header) -> list[int]:
     """The tokens that end a turn, sorted: the file's end token and end-of-turn token, and the special
     token that the chat template writes after an assistant's turn."""
-    named = ("eos_token_id", "eot_token_id")
-    ends = {header.metadata.get(f"tokenizer.ggml.{name}") for name in named}
-    marker = "expertchat-probe"
-    messages = [{"role": "user", "content": "probe"}, {"role": "assistant", "content": marker}]
+    metadata = header.metadata
+    keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+    ends = {metadata[key] for key in keys if key in metadata}
     if tokenizer.chat_template is not None:
+        marker = "expertchat-probe"
+        messages = [{"role": "user", "content": "probe"}, {"role": "assistant", "content": marker}]
         try:
             text = chat.render(tokenizer, messages, reply=False)
-        except UserError:  # the template may be replaced by the user's; otherwise stages report this
+        except UserError:  # a stage that uses the template reports this, and the user may replace it
             text = ""
         following = tokenizer.encode(text.partition(marker)[2], add_special_tokens=False)[:1]
-        ends |= set(following) & set(tokenizer.all_special_ids) | set(following) & {
-            i for i, token in tokenizer.added_tokens_decoder.items() if token.special
-        }
-    return sorted(ends - {None})
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        ends |= special & set(following)
+    return sorted(ends)

@@ -98,6 +98,18 @@ def test_text_is_split_as_the_file_says(split, pieces, tmp_path):
     assert tokenizer.tokenize("  77") == pieces
 
 
+@pytest.mark.parametrize("adds_bos", [None, False])
+def test_a_sentencepiece_tokenizer_adds_bos_unless_the_file_says_otherwise(adds_bos, tmp_path):
+    changes = {"tokenizer.ggml.model": "llama", "tokenizer.chat_template": "{{ bos_token }}"}
+    changes |= {} if adds_bos is None else {"tokenizer.ggml.add_bos_token": adds_bos}
+    write_tiny(tmp_path / "tiny.gguf", **changes)
+    tokenizer = load_tokenizer(converted(tmp_path / "tiny.gguf", tmp_path / "out"), Load())
+    assert chat.wants_bos(tokenizer) == (adds_bos is None)
+    plain = tokenizer.encode("a bé", add_special_tokens=False)
+    assert tokenizer.convert_ids_to_tokens(plain) == ["▁a", "▁", "b", "<0xC3>", "<0xA9>"]
+    assert tokenizer.decode(plain) == "a bé"
+
+
 def test_a_turn_ends_at_every_token_that_the_file_or_its_template_names(tiny, tmp_path):
     _, _, folder = tiny
     assert end_token_ids(load_model(folder, Load()), load_tokenizer(folder, Load())) == [END]
@@ -184,7 +196,7 @@ def test_a_file_that_is_no_complete_gguf_file_is_named_when_planning(
         with pytest.raises(UserError, match=rf"models\.llama\.path: .*{name}.*{message}"):
             read_experiment(default_config, root)
     default_config["models"]["llama"] = {"source": "gguf", "path": str(tmp_path / "no.gguf")}
-    with pytest.raises(UserError, match=r"no\.gguf; no such file"):
+    with pytest.raises(UserError, match=r"no\.gguf; there is no file /.*no\.gguf"):
         read_experiment(default_config, root)
 
 

@@ -24,6 +24,11 @@ def vocabulary() -> tuple[list[str], list[str]]:
     return [*SPECIAL, *bytes_to_unicode().values(), "ĠĠ"], ["Ġ Ġ"]
 
 
+def sentencepiece() -> list[str]:
+    """Tokens in Llama 2's manner: special tokens, bytes, and letters of a few words."""
+    return ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdef", "▁a"]
+
+
 def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
     """Rows of a query or key projection in the order of GGUF: halves of each head interleaved."""
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
@@ -39,6 +44,9 @@ def write_tiny(path: Path, kind: str = "F32", **changes) -> dict[str, np.ndarray
     """
     tokens, merges = vocabulary()
     types = [TokenType.CONTROL] * len(SPECIAL) + [TokenType.NORMAL] * (len(tokens) - len(SPECIAL))
+    if changes.get("tokenizer.ggml.model") == "llama":
+        tokens, merges = sentencepiece(), None
+        types = [TokenType.CONTROL] * 3 + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * 8
     extra, without = changes.pop("extra", {}), changes.pop("without", ())
     architecture = changes.pop("architecture", "llama")
     writer = GGUFWriter(path, architecture)
@@ -65,10 +73,14 @@ def write_tiny(path: Path, kind: str = "F32", **changes) -> dict[str, np.ndarray
     if changes.get("tokenizer.ggml.tokens", tokens) is not None:
         writer.add_token_list(tokens)
         writer.add_token_types(types)
-        writer.add_token_merges(merges)
+        if merges is None:
+            writer.add_token_scores([0.0] * (len(tokens) - 1) + [1.0])
+        else:
+            writer.add_token_merges(merges)
     for key, value in metadata.items():
         if key != "tokenizer.ggml.tokens" and value is not None:
-            (writer.add_uint32 if isinstance(value, int) else writer.add_string)(key, value)
+            writers = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}
+            writers[type(value)](key, value)
     weights = {}
     for name, (hf_name, shape, heads) in tensors(len(tokens)).items():
         if name in without:

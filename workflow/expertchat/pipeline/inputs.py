@@ -81,7 +81,7 @@ def _gguf_faults(experiment: Experiment, name: str, model: GgufModel, root: Path
     """A GGUF file that is missing, or that cannot be converted."""
     key = f"models.{name}.path: {model.path}"
     if not (root / model.path).is_file():
-        yield f"{key}; no such file"
+        yield f"{key}; there is no file {(root / model.path).resolve()}"
         return
     try:
         header = read_header(root / model.path)

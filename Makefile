@@ -1,5 +1,6 @@
 # make env    create the environment .venv from pinned versions
 # make demo   run the demo (config/config.yaml) and show its results
+# make laptop tune a pretrained model of 135M parameters, with its control (MMLU=folder adds MMLU)
 # make lint   check style and formatting
 # make test   lint, and run all tests
 # make docs   write config/README.md from the docstrings of the settings
@@ -7,7 +8,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo check test env lint docs
+.PHONY: demo laptop check test env lint docs
 
 env: .venv/ready
 
@@ -21,6 +22,19 @@ env: .venv/ready
 demo: env
 	$(BIN)/snakemake --profile profiles/local
 	$(BIN)/expertchat show
+
+# MMLU's questions come in no package: a folder with dev/, val/ and test/
+MMLU ?= $(if $(EXPERTCHAT_DATA),$(wildcard $(EXPERTCHAT_DATA)/mmlu))
+LAPTOP := --configfile config/presets/laptop.yaml --config
+SECTION = 'mmlu={limit: 3, shots: 0, mixture: false, questions: {source: folder, path: $(MMLU)}}'
+QUESTIONS = $(if $(MMLU),$(SECTION))
+
+laptop: env
+	@echo "MMLU: $(or $(MMLU),not measured; make laptop MMLU=folder does so with the questions in a folder)"
+	$(BIN)/snakemake --profile profiles/local $(LAPTOP) control=none $(QUESTIONS)
+	$(BIN)/snakemake --profile profiles/local $(LAPTOP) control=shuffled $(QUESTIONS)
+	$(BIN)/expertchat show $(LAPTOP) control=none $(QUESTIONS)
+	$(BIN)/expertchat show $(LAPTOP) control=shuffled $(QUESTIONS)
 
 lint: env
 	$(BIN)/ruff check .

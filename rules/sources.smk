@@ -2,14 +2,14 @@
 
 
 rule make_models:
-    """Links a local model, downloads one from the hub, or trains one for the demo."""
+    """Links, downloads or converts a model, or trains one for the demo."""
     output:
         "results/models/{id}/manifest.json",
     log:
         "logs/models/{id}.log",
     benchmark:
         "logs/models/{id}.tsv"
-    # only training needs a compute node; compute nodes may have no internet access
+    # only training needs a compute node; compute nodes may have no network, which hub and package need
     localrule: all(model.source != "demo" for model in experiment.models.values())
     threads: experiment.threads
     params:

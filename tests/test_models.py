@@ -13,13 +13,9 @@ from expertchat.engine.interface import Source
 from expertchat.engine.loading import load_model, memory_need
 from expertchat.engine.opening import open_engine
 from expertchat.errors import UserError
-from expertchat.models import (
-    TargetModules,
-    check_targets,
-    link_adapter,
-    link_model,
-    make_demo_model,
-)
+from expertchat.models.demo import make_demo_model
+from expertchat.models.folders import link_adapter, link_model
+from expertchat.models.targets import TargetModules, check_targets
 from expertchat.pipeline.experiment import read_experiment
 from expertchat.pipeline.planner import make_plan
 from expertchat.settings.models import Load

@@ -39,7 +39,7 @@ def changed(config, path, value):
 
 SERVER = "models.llama.load.server"
 PAIR = "must be a pair, such as [a, b]"
-SOURCES = "must be 'demo', 'path', 'hub' or 'server'"
+SOURCES = "must be 'demo', 'path', 'hub', 'gguf', 'package' or 'server'"
 STYLES = "must be 'harness', 'hendrycks' or 'chat'"
 
 # (key, value, the sentence, or its parts in order)

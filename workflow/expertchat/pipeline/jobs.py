@@ -42,7 +42,8 @@ from expertchat.settings.models import Load
 if TYPE_CHECKING:
     from expertchat.engine.interface import Source
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "pandas", "numpy")
+LOADERS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "gguf")
+PACKAGES = (*LOADERS, "datasets", "pandas", "numpy")  # whose versions the manifest records
 
 ONLINE = ("models", "questions")  # the stages that may use the network
 

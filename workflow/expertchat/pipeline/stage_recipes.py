@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from expertchat.models.gguf_header import read_header, sample
 from expertchat.pipeline.fingerprints import code_fingerprint, folder_sample, user_file_fingerprint
 from expertchat.pipeline.plan import Plan
 from expertchat.pipeline.recipes import Recipe, references
@@ -141,7 +142,7 @@ class StageRecipes:
         return required(self.experiment.world).model_dump()
 
     def model(self, name: str) -> str:
-        """A model, which is trained (demo), linked or downloaded."""
+        """A model, which is trained (demo), linked, downloaded or converted."""
         model = self.experiment.models[name]
         settings = model.model_dump(exclude={"load", "adapter"})
         adapter = getattr(model, "adapter", None)
@@ -155,7 +156,14 @@ class StageRecipes:
             settings |= {"world": self._world(), "prompts": {n: self.texts[n] for n in learned}}
         elif model.source == "server":
             settings |= {"server": load_settings(model.load)["server"]}
-        runtime = {"target_modules": self._target_modules(name)}  # the job checks that they exist
+        runtime: dict[str, Any] = {"target_modules": self._target_modules(name)}  # to be checked
+        if model.source == "gguf":
+            # the artifact does not depend on the place of the file
+            file = (self.root / settings.pop("path")).resolve()
+            settings["sample"] = sample(read_header(file))
+            runtime["path"] = str(file)
+        if model.source in ("gguf", "package"):
+            runtime["needs_template"] = self.experiment.needs_own_template(name)
         self.models[name] = self.add("models", name, settings, runtime=runtime)
         return self.models[name]
 

@@ -122,7 +122,7 @@ def _server_faults(experiment: Experiment) -> Iterator[str]:
         if model.source == "server":
             yield (
                 f"pairs: {name!r} has no local weights (source: server), so it cannot be tuned: use "
-                "source path or hub, or set rounds to 0"
+                "source path, hub, gguf or package, or set rounds to 0"
             )
         elif server is not None and server.adapter_arguments is None:
             yield (

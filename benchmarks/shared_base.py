@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from expertchat.console import silence_libraries
 from expertchat.dialogues.talk import create_dialogues, run_dialogues
 from expertchat.engine.interface import Question, Source
 from expertchat.engine.opening import open_engines
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--memory-only", action="store_true", help="leave out times")
     arguments = parser.parse_args()
+    silence_libraries()
     if arguments.case:
         print(json.dumps(run_case(arguments)))
         return

@@ -11,6 +11,10 @@ Which engine serves a model (`opening.py`)::
     ProcessEngine  process.py         the same in a process of its own
     Replicas       replicas.py        several copies of one model, each on GPUs of its own
     ServerEngine   server/engine.py   a model behind an OpenAI-compatible server
+    AdapterEngine  sharing.py         one of these for several names, each with an adapter of its own
+
+Names whose models have the same weights, loaded in the same way, get one engine (`open_engines`). With
+equal adapters it is the same object, and `interface.names_by_engine` tells a stage so.
 
 How a request becomes a reply, in `LocalEngine.generate`::
 
@@ -61,7 +65,8 @@ output head, for both paths.
 Words:
 
 session
-    Name of a conversation. Its tokens' keys and values stay cached between requests of this name.
+    Name of a conversation. Its tokens' keys and values stay cached between requests of this name, for
+    each adapter separately.
 cached prefix
     Token ids of a conversation with their keys and values. What a new prompt has in common with
     them is not computed again.

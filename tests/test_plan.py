@@ -216,6 +216,10 @@ def test_transcripts_are_rated_by_all_models(planned, default_config, tmp_path):
     assert len(ids(plan, "ratings")) == 4 and not ids(plan, "topics")
     (reliability,) = ids(plan, "reliability")
     assert set(plan.recipes[reliability].inputs["ratings"]) == ids(plan, "ratings")
+    (report,) = ids(plan, "report")
+    inputs = plan.recipes[report].inputs
+    assert set(inputs) == {"models", "dialogues", "ratings", "reliability"}
+    assert set(inputs["ratings"]) == ids(plan, "ratings")
     path.write_text(path.read_text().replace("hi", "other"))
     assert not ids(planned(config), "dialogues") & ids(plan, "dialogues")
 

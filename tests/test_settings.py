@@ -235,6 +235,11 @@ CASES = {
         "README.md",
         "rounds: 1; models cannot be tuned on dialogues.transcripts",
     ),
+    "what transcripts do not use": (
+        "dialogues.transcripts",
+        "README.md",
+        "pairs: has no effect with dialogues.transcripts|topics: has no effect|mmlu: has no effect",
+    ),
     "no candidates": (
         "dialogues.candidate_turns",
         [],

@@ -251,6 +251,8 @@ def test_every_key_is_documented(summary):
     keys = {key for part in [*parts, summary["mixture"][0]["methods"][0]] for key in part}
     assert keys <= documented
     optional = {"reply_rating_oracle_spearman", "replies", "oracle_change_interval"}
+    optional |= {"turns", "flags", "raters", "rater", "items", "usable", "valid_mass"}  # transcripts
+    optional |= {"rating", "rating_interval"}
     assert documented <= keys | optional
 
 

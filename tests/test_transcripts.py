@@ -1,9 +1,11 @@
 """Conversations from elsewhere become dialogue records."""
 
 import json
+from pathlib import Path
 
 import pytest
-from expertchat.dialogues.transcripts import read_transcripts
+from expertchat.dialogues.text_files import parse_text
+from expertchat.dialogues.transcripts import flag_turns, read_transcripts
 from expertchat.errors import UserError
 from expertchat.pipeline.experiment import read_experiment
 from expertchat.records import write_records
@@ -217,6 +219,13 @@ def test_files_that_cannot_be_read(tmp_path):
         read_transcripts(tmp_path / "y.jsonl")
     with pytest.raises(UserError, match="cannot be read"):
         read_transcripts(tmp_path / "absent.json")
+    (tmp_path / "talk.docx").write_text("x")
+    with pytest.raises(UserError, match=r"talk.docx: transcripts are read from .txt, .json, .jsonl"):
+        read_transcripts(tmp_path / "talk.docx")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/.hidden.txt").write_text("x")
+    with pytest.raises(UserError, match=r"empty: contains no .txt, .json or .jsonl file"):
+        read_transcripts(tmp_path / "empty")
 
 
 def test_broken_transcripts_are_found_when_planning(tmp_path, default_config, root):
@@ -252,3 +261,116 @@ def test_a_record_of_one_turn_is_valid_and_models_must_be_complete(tmp_path):
         path.write_text(json.dumps(record | wrong))
         with pytest.raises(UserError, match=r"talks.jsonl.*(models|speakers) must"):
             read_transcripts(path)
+
+
+TALK = """Topic: Do bakers need scales?
+subject: baking
+
+Anna: I weigh everything.
+At 10:30 I start; see https://example.org: it
+ Note: is indented.
+
+Two paragraphs.
+
+
+Ben: Not at home.
+Ben: Most recipes forgive that.
+Anna:
+"""
+
+
+def test_a_text_file_has_headers_and_turns_that_begin_with_names(tmp_path):
+    (tmp_path / "flour.txt").write_text("\ufeff" + TALK.replace("\n", "\r\n"), encoding="utf-8")
+    (record,) = read_transcripts(tmp_path)
+    kept = ("dialogue_id", "topic_id", "topic", "subject", "split", "speakers")
+    assert {key: record[key] for key in kept} == {
+        "dialogue_id": "flour",
+        "topic_id": "flour",
+        "topic": "Do bakers need scales?",
+        "subject": "baking",
+        "split": "held_out",
+        "speakers": ["Anna", "Ben"],
+    }
+    first = "I weigh everything.\nAt 10:30 I start; see https://example.org: it\n Note: is indented."
+    assert said(record) == [
+        ("Anna", f"{first}\n\nTwo paragraphs."),
+        ("Ben", "Not at home.\n\nMost recipes forgive that."),
+        ("Anna", ""),
+    ]
+    assert read_transcripts(tmp_path / "flour.txt") == [record]
+
+
+def test_the_header_speakers_says_whose_names_begin_a_turn():
+    text = "Speakers: Jo, Ann Lee\nSplit: train\nDialogue_id: 7\n"
+    turns = "Ann Lee: Yes.\nNote: no.\nTopic: bread.\nJo: Why?\n"
+    assert parse_text(text + turns, Path("x.txt")) == {
+        "split": "train",
+        "dialogue_id": "7",
+        "speakers": ["Ann Lee", "Jo"],
+        "turns": [
+            {"speaker": "Ann Lee", "text": "Yes.\nNote: no.\nTopic: bread."},
+            {"speaker": "Jo", "text": "Why?"},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Topic: x\n\nI weigh everything.\nAnna: y", "line 3: this text has no speaker: begin each"),
+        (
+            "Anna: x\nBen: y\nNote: z",
+            "line 3: names of three speakers ('Anna' in line 1, 'Ben' in line 2, 'Note' in line 3); a "
+            "conversation has two: if one of these lines belongs to the turn before it, name the two "
+            "speakers in a first line such as 'Speakers: Anna, Ben'",
+        ),
+        ("Anna: x\nTopic: y\nBen: z", "line 2: Topic is a header and must stand above the first turn"),
+        ("Topic:\nAnna: x", "line 1: Topic has no value"),
+        ("Topic: x\n\nTopic: y", "line 3: Topic is given a second time"),
+        ("Anna: x\nAnna: y", "only Anna speaks; a conversation needs turns of two speakers"),
+        ("Speakers: Anna, Ben\nAnna: x", "only Anna speaks"),
+        ("Topic: x\n", "it has no turn; a conversation needs turns of two speakers"),
+        ("", "it has no turn"),
+        ("Speakers: Anna\nAnna: x", "line 1: Speakers must be two different names"),
+        ("Speakers: Anna, Anna\nAnna: x", "line 1: Speakers must be two different names"),
+        ("Speakers: A, B\nC: x", "line 2: this text has no speaker"),
+        ("Topic: x\nSplit: test\nA: x", "line 2: split is 'test'; it must be train or held_out"),
+    ],
+)
+def test_an_error_in_a_text_file_names_file_and_line(tmp_path, text, reason):
+    (tmp_path / "x.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_transcripts(tmp_path)
+    assert f"{tmp_path / 'x.txt'}" in str(error.value) and reason in str(error.value)
+
+
+def test_the_text_file_of_the_docs_is_valid(root):
+    docs = (root / "docs/conversations.md").read_text(encoding="utf-8")
+    shown = docs.split("### Text files")[1].split("```")[1]
+    found = parse_text(shown.strip(), Path("x.txt"))
+    assert found["topic"] and len(found["turns"]) == 2
+    entry = docs.split("### JSON files")[1].split("```json")[1].split("```")[0]
+    assert set(json.loads(entry)) == {"topic", "subject", "model", "messages"}
+
+
+def test_turns_are_flagged_as_generated_ones_are(tmp_path):
+    turns = ["I bake rye.", "As an AI, I cannot taste it.", "It keeps for", "I bake rye every day."]
+    turns += ["User: hello", "I bake rye every day.", ""]
+    messages = [message(("user", "assistant")[i % 2], text) for i, text in enumerate(turns)]
+    (record,) = read_transcripts(save(tmp_path / "x.json", messages))
+    flag_turns([record])
+    expected = [[], ["persona_break"], ["truncated"], [], ["truncated", "role_flip"], ["repetition"]]
+    assert [turn["flags"] for turn in record["turns"]] == [*expected, ["empty"]]
+    assert {turn["cut"] for turn in record["turns"]} == {""}
+
+
+def test_what_was_trimmed_from_a_dialogue_record_counts_for_its_flags(tmp_path):
+    turns = [
+        {"speaker": "mixtral", "text": "Hi.", "cut": " As an AI, I", "finish_reason": "length"},
+        OWN["turns"][1],
+    ]
+    (record,) = read_transcripts(save(tmp_path / "x.json", OWN | {"turns": turns}))
+    flag_turns([record])
+    assert record["turns"][0]["cut"] == " As an AI, I"
+    assert record["turns"][0]["flags"] == ["truncated", "persona_break"]
+    assert record["turns"][1]["flags"] == []

@@ -60,7 +60,8 @@ with `server/guard.py` in case the job is killed.
 
 Loading: `loading.py` (weights and tokenizers), `quantization.py` (4 and 8 bit), `memory.py` (planned
 and measured bytes), `placement.py` (which GPUs a model gets). `backbone.py` runs a model without its
-output head, for both paths.
+output head, for both paths. `rotation.py` keeps the texts of one batch apart from those that LongRoPE
+rotates otherwise.
 
 Words:
 

@@ -18,7 +18,7 @@ from expertchat.ratings.rating import (
     questions_on,
     rate,
     rate_presentations,
-    rating_text,
+    rating_messages,
     standardise,
     text_rows,
 )
@@ -42,6 +42,11 @@ DEPTH = Category(
     name="depth", description="d", paraphrases=[Wording(name="profundity", description="e")]
 )
 RUBRIC = Rubric(low=1, high=10, categories=[WIT, DEPTH])
+
+
+def user_text(*arguments):
+    """The user's text of a rating prompt."""
+    return next(m["content"] for m in rating_messages(*arguments) if m["role"] == "user")
 
 
 def test_expected_score_entropy_and_mass_by_hand():
@@ -145,8 +150,8 @@ def test_a_model_that_talks_with_itself_is_its_own_partner():
 def test_a_rating_prompt_hides_who_is_who_in_both_orders():
     item = next(items_for("b", [DIALOGUE], CANDIDATES))
     first, second = presentations_of(item, Ratings(orders="both"), 9, seed=0)[:2]
-    assert rating_text(first, WIT, RUBRIC, TEMPLATE) == "A:one B:two A:three |B dialogue wit"
-    assert rating_text(second, WIT, RUBRIC, TEMPLATE) == "B:one A:two B:three |A dialogue wit"
+    assert user_text(first, WIT, RUBRIC, TEMPLATE) == "A:one B:two A:three |B dialogue wit"
+    assert user_text(second, WIT, RUBRIC, TEMPLATE) == "B:one A:two B:three |A dialogue wit"
     assert labels_of([("x", ""), ("y", ""), ("z", "")], 1) == {"x": "C", "y": "B", "z": "A"}
 
 
@@ -186,7 +191,7 @@ def test_the_fence_occurs_in_no_text_and_the_default_prompt_uses_it(root):
     knowing = replace(ITEM, turns=[("b", f"{code} END")])
     assert fence_of(knowing, seed=0) not in f"{code} END"
     template = read_prompts(root / "config/prompts")["rating"]
-    text = rating_text(presentations_of(ITEM, Ratings(), 10, 0)[0], WIT, RUBRIC, template)
+    text = user_text(presentations_of(ITEM, Ratings(), 10, 0)[0], WIT, RUBRIC, template)
     before, inside, after = text.partition(f"{code} BEGIN")[0], text, text.rpartition(f"{code} END")[2]
     assert "one" not in before.replace("one of", "") and "three" not in after
     assert inside.count(code) == 1 + 1 + len(ITEM.turns) + 1  # the introduction, begin, each turn, end
@@ -207,7 +212,7 @@ def test_candidates_of_one_context_share_a_fence_unless_it_occurs_in_one():
 def test_a_forged_end_does_not_carry_the_fence(root):
     template = read_prompts(root / "config/prompts")["rating"]
     *_, copy = presentations_of(ITEM, Ratings(canary_share=1.0), 9, seed=0)
-    text = rating_text(copy, WIT, RUBRIC, template)
+    text = user_text(copy, WIT, RUBRIC, template)
     assert text.count(f"{copy.fence} END") == 1
 
 

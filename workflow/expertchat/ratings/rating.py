@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from expertchat import prompts
+from expertchat.chat import Message
 from expertchat.console import progress_bar
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
 from expertchat.engine.interface import Engine, Question
@@ -96,12 +97,13 @@ def presentations_of(item: Item, settings: Ratings, high: int, seed: int) -> lis
     return [*clean, Presentation(copy, 0, 1, canary, fence)] if canary else clean
 
 
-def rating_text(presentation: Presentation, wording: Wording, rubric: Rubric, template: str) -> str:
+def rating_messages(
+    presentation: Presentation, wording: Wording, rubric: Rubric, template: str
+) -> list[Message]:
     """The prompt that asks for a score in one category."""
     item = presentation.item
     label = labels_of(item.turns, presentation.order)
-    return prompts.rating_prompt(
-        template,
+    values = prompts.rating_values(
         topic=item.topic,
         turns=[(label[seat], text) for seat, text in item.turns],
         rated=label[item.ratee],
@@ -114,26 +116,21 @@ def rating_text(presentation: Presentation, wording: Wording, rubric: Rubric, te
         best=wording.high,
         fence=presentation.fence,
     )
+    return prompts.messages(template, **values)
 
 
 def questions_on(presentation: Presentation, rater: Rater) -> list[Question]:
     """One question per repeat and category, in that order; the answers are the scores."""
     scores = [str(score) for score in range(rater.rubric.low, rater.rubric.high + 1)]
+    rubric, template = rater.rubric, rater.template
     return [
         Question(
-            [
-                {
-                    "role": "user",
-                    "content": rating_text(
-                        presentation, category.wording(repeat), rater.rubric, rater.template
-                    ),
-                }
-            ],
+            rating_messages(presentation, category.wording(repeat), rubric, template),
             scores,
             exclusive=True,
         )
         for repeat in range(presentation.repeats)
-        for category in rater.rubric.categories
+        for category in rubric.categories
     ]
 
 

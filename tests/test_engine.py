@@ -216,7 +216,7 @@ def test_a_full_memory_changes_no_probability(engine, monkeypatch):
     expected = engine.answer_logprobs(groups)
     done = []
     monkeypatch.setattr(engine, "passes", Batches(1))
-    found = engine.answer_logprobs(groups, done.append)
+    found = engine.answer_logprobs(groups, lambda questions, *_: done.append(questions))
     assert sum(done) == len(groups)
     for a, b in zip(found, expected, strict=True):
         assert np.allclose(a, b, atol=1e-5)
@@ -237,7 +237,7 @@ def test_whole_prompts_give_the_same_probabilities(engine, monkeypatch, forward_
     groups = [[Question(text + end, [" A", " bread"]) for end in (" one", " two")] for text in TEXTS]
     packed, done = engine.answer_logprobs(groups), []
     monkeypatch.setattr(engine, "_method", "whole")
-    engine.answer_logprobs(groups, done.append)
+    engine.answer_logprobs(groups, lambda questions, *_: done.append(questions))
     assert sum(done) == len(groups)
     forward_tokens.clear()
     engine.answer_logprobs([[Question(TEXTS[1], list("0123"))]])

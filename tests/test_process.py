@@ -158,7 +158,7 @@ def test_copies_divide_the_questions_of_one_subject(llama_folder):
         for size in (15, 1)
     ]
     done = []
-    found = Replicas(engines).answer_logprobs(groups, done.append)
+    found = Replicas(engines).answer_logprobs(groups, lambda questions, *_: done.append(questions))
     assert sum(done) == 2 and [engine.questions for engine in engines] == [9, 7]
     expected = engines[0].engine.answer_logprobs(groups)
     for ours, theirs in zip(found, expected, strict=True):

@@ -85,7 +85,7 @@ def artifacts(folder, generator):
                     "split": split,
                     "category": "c",
                     "score": 3.0 + 4 * (k % 2) + generator.normal() * 0.1,
-                    "usable": True,
+                    "valid_mass": 0.9,
                 }
             )
     write_records(folder / "dialogues.jsonl", dialogues)
@@ -103,6 +103,7 @@ def train(model_folder, folder, shuffled, **load):
         ratings=[folder],
         speaker="a",
         weights={"c": 1.0},
+        min_valid_mass=0.5,
         texts={"speaker": "{{ topic }}", "opening": "begin"},
         settings=Rewards(learning_rate=5e-3, epochs=4, batch_size=8, lora=LoRA(rank=4)),
         shuffled=shuffled,

@@ -30,13 +30,14 @@ from expertchat.pipeline.store import artifact_path, read_manifest, recipe_path
 from expertchat.pipeline.view import Artifact, place_of
 from expertchat.policies.artifact import STEPS
 from expertchat.ratings.artifact import (
-    ANCHORS,
     DIALOGUE,
     OVERALL_COLUMNS,
     PARTNER,
     RATINGS,
     TEXTS,
     overall,
+    read_anchor_scores,
+    read_scores,
     read_tables,
 )
 from expertchat.records import read_all, read_json, read_records
@@ -64,12 +65,12 @@ def open_experiment(name: str, store: str | Path = "results") -> ExperimentResul
     for link in links:
         stage, id = link.readlink().parts[-2:]
         places[link.relative_to(views / name).as_posix()] = f"{stage}/{id}"
-    settings = _report_settings(store, places["report"]) if "report" in places else {}
+    settings = _recipe_settings(store, places["report"]) if "report" in places else {}
     return ExperimentResults(store, places, settings, name)
 
 
-def _report_settings(store: Path, reference: str) -> dict[str, Any]:
-    """The settings of stage report, which hold those of the whole experiment."""
+def _recipe_settings(store: Path, reference: str) -> dict[str, Any]:
+    """The settings of an artifact's recipe; those of stage report hold the whole experiment's."""
     path = recipe_path(store, reference)
     if path.exists():
         return Recipe.from_dict(read_json(path)).settings
@@ -117,6 +118,16 @@ class ExperimentResults:
     def experiment(self) -> Mapping[str, Any]:
         """The experiment's settings, defaults included; empty for transcripts."""
         return self.settings.get("experiment", {})
+
+    @property
+    def min_valid_mass(self) -> float:
+        """The smallest valid mass of a usable rating, `ratings.min_valid_mass`."""
+        if "min_valid_mass" in self.settings:
+            return self.settings["min_valid_mass"]
+        for artifact in self.all_artifacts:  # transcripts have no report
+            if artifact.stage == "reliability":
+                return _recipe_settings(self.store, artifact.reference)["min_valid_mass"]
+        raise UserError(f"{self.name}: this experiment has no stage reliability, so no usable ratings")
 
     def artifacts(self) -> pd.DataFrame:
         """One row per artifact: stage, round, name, model, id, finished, label, seconds,
@@ -264,7 +275,8 @@ class ExperimentResults:
         equal = {name: value for name, value in wanted.items() if value is not None}
         chosen = self.find("ratings", round)
         table = _joined(
-            read_tables([a.folder], RATINGS, columns, **equal).assign(round=a.round) for a in chosen
+            read_scores([a.folder], self.min_valid_mass, columns, **equal).assign(round=a.round)
+            for a in chosen
         )
         for name, value in (("scope", scope), ("split", split), ("model", model)):
             if table.empty and value is not None:
@@ -295,7 +307,8 @@ class ExperimentResults:
 
     def anchors(self, round: int | None = None) -> pd.DataFrame:
         """One row per rater, anchor and category."""
-        return self._by_round("ratings", ANCHORS, round)
+        floor, found = self.min_valid_mass, self.find("ratings", round)
+        return _joined(read_anchor_scores([a.folder], floor).assign(round=a.round) for a in found)
 
     def preferences(self, model: str | None = None, round: int | None = None) -> pd.DataFrame:
         """One row per preference pair of a model's reward model; `chosen` and `rejected` are

@@ -24,8 +24,9 @@ FinishReason = Literal["stop", "sentence", "length"]
 OnReplies = Callable[[int, int, float], None]
 """Progress of `Engine.generate`: replies finished since the last call, their tokens, and seconds."""
 
-OnGroups = Callable[[int], None]
-"""Progress of `Engine.answer_logprobs`: groups finished since the last call."""
+OnQuestions = Callable[[int, int, float], None]
+"""Progress of `Engine.answer_logprobs`: questions finished since the last call, tokens read for them, 0
+if unknown, and seconds."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Engine(Protocol):
         """One reply to each request, drawn with the request's seed. `on_batch` reports progress."""
 
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnQuestions = ignore
     ) -> list[list[np.ndarray]]:
         """Log-probabilities [answers] for each question of each group, in nats.
 

@@ -123,6 +123,10 @@ class StageRecipes:
         roles = self.experiment.dialogues.roles
         return {name: self.texts[name] for name in sorted({*roles, "opening"})}
 
+    def _reading_ratings(self) -> dict[str, Any]:
+        """What stages need that read ratings. It can change without asking the raters again."""
+        return {"weights": self.weights, "min_valid_mass": self.experiment.ratings.min_valid_mass}
+
     def _world(self) -> dict[str, Any]:
         """The settings of the demo world."""
         return required(self.experiment.world).model_dump()
@@ -236,12 +240,14 @@ class StageRecipes:
         inputs: dict[str, str | None] = {"model": self.models[rater], "dialogues": dialogues}
         if section.tuned_raters:
             inputs["policy"] = tuned.get(rater)
-        return self.add("ratings", name, settings, inputs, [rater], round)
+        # the probe needs the floor, which changes no rating
+        runtime = {"ratings": {"min_valid_mass": section.min_valid_mass}}
+        return self.add("ratings", name, settings, inputs, [rater], round, runtime)
 
     def reliability(self, ratings: Sequence[str], round: int | None) -> str:
         """How reliable the ratings of a round are."""
         settings = {
-            "weights": self.weights,
+            **self._reading_ratings(),
             "scale": [self.rubric.low, self.rubric.high],
             "seed": self.experiment.seed,
         }
@@ -253,7 +259,7 @@ class StageRecipes:
             "section": self.experiment.rewards.model_dump(),
             "seed": self.experiment.seed,
             "speaker": name,
-            "weights": self.weights,
+            **self._reading_ratings(),
             "prompts": self._speaking(),
             "shuffled": self.experiment.control == "shuffled",
         }
@@ -360,7 +366,7 @@ class StageRecipes:
             "control": self.experiment.control,
             "rounds": self.experiment.rounds,
             "models": list(names),
-            "weights": self.weights,
+            **self._reading_ratings(),
             "scale": [self.rubric.low, self.rubric.high],
         }
 

@@ -18,8 +18,9 @@ class Ratings(Section):
     rubric: str = "config/rubrics/expert.yaml"
     """The rubric: a YAML file with the scale and the categories, their weights and wordings."""
     min_valid_mass: float = Field(0.5, ge=0, le=1)
-    """Smallest total probability of the valid scores; a rating with less is unusable and has no
-    score."""
+    """Smallest total probability of the valid scores; a rating with less is unusable and left out. It
+    applies when ratings are read, so another value asks no model again. A rating job stops at its
+    beginning if most of the first ratings would be unusable; 0 turns this off."""
     orders: Literal["one", "both"] = "one"
     """`one`: the speakers are labeled A and B in the order in which they speak; `both`: each item is
     rated a second time with swapped labels, unless the rated speaker's label would stay the same.
@@ -48,5 +49,5 @@ class Ratings(Section):
 
     def recipe_settings(self) -> dict:
         """The keys that change one rater's ratings, for recipes, which have files by their contents."""
-        outside = {"rubric", "anchors", "third_party", "tuned_raters"}
+        outside = {"rubric", "anchors", "third_party", "tuned_raters", "min_valid_mass"}
         return self.model_dump(exclude=outside)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shlex
 import time
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from expertchat import chat
 from expertchat.engine.interface import (
     Lengths,
-    OnGroups,
+    OnQuestions,
     OnReplies,
     Question,
     Reply,
@@ -184,12 +183,12 @@ class ServerEngine:
             response = await post("chat/completions", body)
             return parse(lambda r: parse_reply(r, decoding, label), response, label)
 
-        replies = self.client.run(range(len(requests)), ask, progress.add)
+        replies = self.client.run(range(len(requests)), ask, lambda _, r: progress.add(r.tokens))
         progress.report()
         return replies
 
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnQuestions = ignore
     ) -> list[list[np.ndarray]]:
         """See `Engine.answer_logprobs`.
 
@@ -205,8 +204,7 @@ class ServerEngine:
                 f"{self.client.label} cannot remove the first tokens of a prompt that is too long: "
                 "choose to drop shots instead"
             )
-        group_of = [number for number, group in enumerate(groups) for _ in group]
-        remaining, settings = Counter(group_of), self.settings
+        settings, progress = self.settings, _Progress(on_batch)
         prepared = iter(self._prepare([q.prompt for q in questions if not isinstance(q.prompt, str)]))
         prompts = [q.prompt if isinstance(q.prompt, str) else next(prepared) for q in questions]
         scorer = AnswerScorer(
@@ -221,12 +219,8 @@ class ServerEngine:
             as_text = partial(self._text, questions[i])
             return await scorer.logprobs(post, prompts[i], as_text, questions[i])
 
-        def done(i: int, _) -> None:
-            remaining[group_of[i]] -= 1
-            if remaining[group_of[i]] == 0:
-                on_batch(1)
-
-        logprobs = iter(self.client.run(range(len(questions)), ask, done))
+        logprobs = iter(self.client.run(range(len(questions)), ask, lambda *_: progress.add()))
+        progress.report()
         return [[next(logprobs) for _ in group] for group in groups]
 
     def lengths(self, questions: Sequence[Question]) -> list[Lengths] | None:
@@ -297,18 +291,19 @@ class ServerEngine:
 
 
 class _Progress:
-    """Calls a progress callback at most once per REPORT_SECONDS, with the replies since then."""
+    """Calls a progress callback at most once per REPORT_SECONDS, with the answers since then."""
 
-    def __init__(self, on_batch: OnReplies):
-        self.on_batch, self.replies, self.tokens, self.began = on_batch, 0, 0, time.perf_counter()
+    def __init__(self, on_batch: OnReplies | OnQuestions):
+        self.on_batch, self.count, self.tokens, self.began = on_batch, 0, 0, time.perf_counter()
 
-    def add(self, _: int, reply: Reply) -> None:
-        self.replies, self.tokens = self.replies + 1, self.tokens + reply.tokens
+    def add(self, tokens: int = 0) -> None:
+        """One more answer, of this many tokens."""
+        self.count, self.tokens = self.count + 1, self.tokens + tokens
         if time.perf_counter() - self.began >= REPORT_SECONDS:
             self.report()
 
     def report(self) -> None:
-        if self.replies:
+        if self.count:
             now = time.perf_counter()
-            self.on_batch(self.replies, self.tokens, now - self.began)
-            self.replies, self.tokens, self.began = 0, 0, now
+            self.on_batch(self.count, self.tokens, now - self.began)
+            self.count, self.tokens, self.began = 0, 0, now

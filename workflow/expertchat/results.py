@@ -30,6 +30,7 @@ from expertchat.pipeline.store import artifact_path, read_manifest, recipe_path
 from expertchat.pipeline.view import Artifact, place_of
 from expertchat.policies.artifact import STEPS
 from expertchat.ratings.artifact import (
+    ANCHOR_CHECK,
     DIALOGUE,
     OVERALL_COLUMNS,
     PARTNER,
@@ -309,6 +310,15 @@ class ExperimentResults:
         """One row per rater, anchor and category."""
         floor, found = self.min_valid_mass, self.find("ratings", round)
         return _joined(read_anchor_scores([a.folder], floor).assign(round=a.round) for a in found)
+
+    def anchor_checks(self, round: int | None = None) -> pd.DataFrame:
+        """One row per rater: whether it tells good anchors from bad ones (`blind`; None: unknown)."""
+        rows: dict[tuple, dict[str, Any]] = {}
+        for artifact in self.find("ratings", round):  # the jobs of all shards rate the same anchors
+            check = read_json(artifact.folder / ANCHOR_CHECK)
+            del check["categories"]
+            rows[artifact.round, check["rater"]] = {"round": artifact.round, **check}
+        return pd.DataFrame(rows.values())
 
     def preferences(self, model: str | None = None, round: int | None = None) -> pd.DataFrame:
         """One row per preference pair of a model's reward model; `chosen` and `rejected` are

@@ -34,10 +34,11 @@ class Ratings(Section):
     third_party: list[str] = []
     """Names of models that rate all dialogues but take no part in them, for comparison; these ratings
     are not used in training."""
-    anchors: str | None = None
-    """JSONL file of fixed conversations that every rater rates too. Column `standard` of the ratings
-    then has standardized scores: minus the rater's mean on the anchors, divided by its standard
-    deviation there. Null: no anchors."""
+    anchors: str | None = "config/anchors/expert.jsonl"
+    """JSONL file of fixed conversations that every rater rates first, good and bad ones on each topic. A
+    rater that does not rate the good ones higher is reported as blind. Column `standard` of the ratings
+    has scores minus the rater's mean on the anchors, divided by its standard deviation there. Null: no
+    anchors."""
     canary_share: float = Field(0.02, ge=0, le=1)
     """Fraction of the items of which a copy with an attempt to manipulate the rater (a canary) is rated
     too. Canaries are not used in training; they show how easily the rater is manipulated."""

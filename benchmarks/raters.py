@@ -79,8 +79,8 @@ def main() -> None:
     body = (
         f"{name}, float32, on the {len(anchors)} anchors in {len(rubric.categories)} categories. Mass: "
         f"the probability on valid scores; the floor is {settings.min_valid_mass:g}. Good anchor "
-        "higher: topics in which the good version is rated above the bad one, with the exact interval of the "
-        "share.\n\n" + markdown_table(head, rows)
+        "higher: topics in which the good version is rated above the bad one, with the exact interval "
+        "of the share.\n\n" + markdown_table(head, rows)
     )
     print(body)
     if not arguments.print_only:

@@ -217,9 +217,25 @@ def test_a_full_memory_changes_no_probability(engine, monkeypatch):
     done = []
     monkeypatch.setattr(engine, "passes", Batches(1))
     found = engine.answer_logprobs(groups, lambda questions, *_: done.append(questions))
-    assert sum(done) == len(groups)
+    assert sum(done) == sum(map(len, groups))
     for a, b in zip(found, expected, strict=True):
         assert np.allclose(a, b, atol=1e-5)
+
+
+def test_progress_reports_the_questions_and_the_tokens_of_each_pass(engine, forward_tokens, monkeypatch):
+    groups = [[Question(text + end, [" A", " B"]) for end in (" one", " two")] for text in TEXTS]
+    for method in ("forest", "whole"):
+        monkeypatch.setattr(engine, "_method", method)
+        monkeypatch.setattr(engine, "passes", Batches(2))
+        monkeypatch.setattr(engine, "batches", Batches(2))
+        calls = []
+        forward_tokens.clear()
+        engine.answer_logprobs(groups, lambda *call: calls.append(call))
+        assert len(calls) > 1 and sum(call[0] for call in calls) == sum(map(len, groups))
+        read = sum(forward_tokens)
+        # complete prompts are padded, and those that differ only in their answers are read once
+        assert sum(call[1] for call in calls) == read if method == "forest" else read > 0
+        assert all(seconds >= 0 for _, _, seconds in calls)
 
 
 def test_sequences_too_long_for_the_model_are_refused(tokenizer, tmp_path):
@@ -238,7 +254,7 @@ def test_whole_prompts_give_the_same_probabilities(engine, monkeypatch, forward_
     packed, done = engine.answer_logprobs(groups), []
     monkeypatch.setattr(engine, "_method", "whole")
     engine.answer_logprobs(groups, lambda questions, *_: done.append(questions))
-    assert sum(done) == len(groups)
+    assert sum(done) == sum(map(len, groups))
     forward_tokens.clear()
     engine.answer_logprobs([[Question(TEXTS[1], list("0123"))]])
     assert sum(forward_tokens) == len(engine.tokenizer.encode(TEXTS[1]))  # once for all scores

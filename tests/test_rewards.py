@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import save_random_model
+from expertchat.errors import UserError
 from expertchat.records import write_records
 from expertchat.rewards.evaluation import evaluate, supported_scale
 from expertchat.rewards.reward_model import make_reward_model
@@ -112,6 +113,18 @@ def train(model_folder, folder, shuffled, **load):
         checkpoints=folder / "checkpoints",
         out=folder / "out",
     )
+
+
+def test_without_usable_ratings_the_message_names_the_mass_and_what_helps(llama_folder, tmp_path):
+    artifacts(tmp_path, np.random.default_rng(0))
+    table = pd.read_parquet(tmp_path / "ratings.parquet")
+    table.assign(valid_mass=0.25).to_parquet(tmp_path / "ratings.parquet")
+    with pytest.raises(UserError) as caught:
+        train(llama_folder, tmp_path, shuffled=False)
+    message = str(caught.value)
+    assert "ratings by b are below ratings.min_valid_mass: 0.5" in message
+    assert "its mean probability of valid scores is 0.25" in message and "{% block reply %}" in message
+    assert "min_margin" not in message
 
 
 def test_a_preference_in_the_ratings_is_learned(llama_folder, tmp_path):

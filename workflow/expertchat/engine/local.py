@@ -308,4 +308,5 @@ class LocalEngine:
         longest = len(sequences[order[0]].ids)
         for part, logprobs in self.batches.run(order, score, planned_rows(self.model, longest)):
             totals[part] = logprobs
-            yield part, sum(len(sequences[r].ids) for r in part)
+            read = {ids.tobytes(): len(ids) for ids in (sequences[r].ids for r in part)}
+            yield part, sum(read.values())  # answers of one token share their prompt's row

@@ -28,7 +28,7 @@ from expertchat.demo.manner import MARKS
 from expertchat.demo.oracle import score_speaker, score_turn
 from expertchat.demo.questions import write_questions
 from expertchat.demo.world import World, build_world, halves
-from expertchat.prompts import fill, rating_prompt, read_prompts
+from expertchat.prompts import fill, messages, rating_values, read_prompts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Pair = dict[str, tuple]  # name -> (model, tokenizer)
@@ -290,22 +290,19 @@ def rating_prompts(tokenizer, prompts, topic, talk, rated, scope) -> list[list[i
     return [
         chat.encode(
             tokenizer,
-            [
-                {
-                    "role": "user",
-                    "content": rating_prompt(
-                        prompts["rating"],
-                        topic=topic,
-                        turns=turns,
-                        rated=label[rated],
-                        scope=scope,
-                        category=category,
-                        description="",
-                        low=0,
-                        high=9,
-                    ),
-                }
-            ],
+            messages(
+                prompts["rating"],
+                **rating_values(
+                    topic=topic,
+                    turns=turns,
+                    rated=label[rated],
+                    scope=scope,
+                    category=category,
+                    description="",
+                    low=0,
+                    high=9,
+                ),
+            ),
         )
         for category in CATEGORIES
     ]

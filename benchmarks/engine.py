@@ -27,7 +27,7 @@ from expertchat.engine.generate.generation import padded, position_ids
 from expertchat.engine.interface import Question, Source
 from expertchat.engine.local import LocalEngine
 from expertchat.engine.opening import open_engine, open_engines
-from expertchat.prompts import rating_prompt, read_prompts
+from expertchat.prompts import fill, rating_values, read_prompts
 from expertchat.records import read_records
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.dialogues import Dialogues
@@ -228,16 +228,18 @@ def rating_questions(dialogue: dict, template: str) -> list[Question]:
     labels = dict(zip(dialogue["speakers"], "AB", strict=True))
     turns = [(labels[t["speaker"]], t["text"]) for t in dialogue["turns"]]
     texts = [
-        rating_prompt(
+        fill(
             template,
-            topic=dialogue["topic"],
-            turns=turns,
-            rated="B",
-            scope="dialogue",
-            category=category,
-            description="how much of it there is",
-            low=0,
-            high=9,
+            **rating_values(
+                topic=dialogue["topic"],
+                turns=turns,
+                rated="B",
+                scope="dialogue",
+                category=category,
+                description="how much of it there is",
+                low=0,
+                high=9,
+            ),
         )
         for category in CATEGORIES
     ]

@@ -26,6 +26,7 @@ import numpy as np
 LIMIT = 2 * 2**30  # bytes
 ITEMS = 200_000  # single replies; with five categories a million ratings
 TOPICS = 500
+FLOOR = 0.5  # smallest valid mass of a usable rating
 WEIGHTS = {
     name: 1.0
     for name in ("expertise", "human-likeness", "factual accuracy", "coherence", "persuasiveness")
@@ -115,7 +116,7 @@ def reliability(folder: Path, items: int) -> None:
     from expertchat.records import without_nan
     from expertchat.reliability.measures import measure
 
-    found = without_nan(measure([folder / "rated"], WEIGHTS, (0, 9), 0))
+    found = without_nan(measure([folder / "rated"], WEIGHTS, (0, 9), 0, FLOOR))
     assert sum(row["ratings"] for row in found["raters"]) >= items * len(WEIGHTS)
     (folder / "reliability.json").write_text(json.dumps(found), encoding="utf-8")
 
@@ -126,7 +127,7 @@ def rewards(folder: Path, items: int) -> None:
     from expertchat.rewards.preferences import build_pairs
     from expertchat.settings.rewards import Rewards
 
-    candidates = rated_candidates([folder], [folder / "rated"], "b", WEIGHTS)
+    candidates = rated_candidates([folder], [folder / "rated"], "b", WEIGHTS, FLOOR)
     assert len(candidates) == items // 16 * 16 and candidates["usable"].all()
     pairs, fates = build_pairs(candidates, Rewards())
     assert len(pairs) == fates["kept"] > 0

@@ -90,6 +90,7 @@ class RunningServer:
         """Makes it fail in these ways from now on; all else is reset."""
         clean = {"fail": [], "retry_after": None, "delay": 0, "logprobs": True, "echo": True}
         clean |= {"top": 1000, "system": "take", "most": 0, "bodies": []}
+        clean |= {"begun": "fields", "usage": True}
         httpx2.post(self.url + "/control", json=clean | state, trust_env=False)
 
     def state(self):

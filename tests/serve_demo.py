@@ -27,6 +27,8 @@ class State:
     echo: bool = True
     top: int = 1000
     system: str = "take"  # or "refuse", "drop"
+    begun: str = "fields"  # continues a final assistant message: as the fields say, or "always", "never"
+    usage: bool = True
     now: int = 0
     most: int = 0
     bodies: list = field(default_factory=list)
@@ -83,9 +85,13 @@ class Model:
         return self.torch.tensor([any(stop in text for stop in body["stop"])])
 
     def chat(self, body: dict, state: State) -> dict:
-        ids = self.tokenizer.apply_chat_template(
-            body["messages"], add_generation_prompt=True, return_dict=False
-        )
+        messages, final = body["messages"], body["messages"][-1]["role"] == "assistant"
+        asked = body.get("continue_final_message") and state.begun == "fields"
+        if final and (asked or state.begun == "always"):
+            how = {"continue_final_message": True}
+        else:
+            how = {"add_generation_prompt": True}
+        ids = self.tokenizer.apply_chat_template(messages, return_dict=False, **how)
         own = self.draw(ids, body)
         ended = own[-1] == self.tokenizer.eos_token_id
         text = self.tokenizer.decode(own, skip_special_tokens=True)
@@ -112,6 +118,12 @@ class Model:
     def complete(self, body: dict, state: State) -> dict:
         prompt = body["prompt"]
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if body["max_tokens"] > 1:  # a reply, without token probabilities
+            own = self.draw(ids, body)
+            ended = own[-1] == self.tokenizer.eos_token_id
+            text = self.tokenizer.decode(own, skip_special_tokens=True)
+            choice = {"text": text, "finish_reason": "stop" if ended else "length", "logprobs": None}
+            return {"choices": [choice], "usage": usage(len(ids), len(own) - ended)}
         rows = self.logprobs(ids)
         drawn = int(rows[-1].argmax())
         tokens, logprobs = [drawn], [rows[-1, drawn].item()]
@@ -208,9 +220,14 @@ class App:
             return await reply(send, 400, {"error": {"message": f"top_logprobs: at most {state.top}"}})
         if self.model is None:
             return await reply(send, 200, word(body))
+        if state.begun == "refuse" and "continue_final_message" in body:
+            message = "Unrecognized request argument: continue_final_message"
+            return await reply(send, 400, {"error": {"message": message}})
         make = self.model.chat if path == "/v1/chat/completions" else self.model.complete
         async with self.turn:
             made = await asyncio.to_thread(make, body, state)
+        if not state.usage:
+            del made["usage"]
         return await reply(send, 200, made)
 
 

@@ -22,8 +22,9 @@ from expertchat.pipeline.experiment import read_experiment
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.store import artifact_path, write_manifest
 from expertchat.questions.sources import describe, write_splits
+from expertchat.ratings.anchors import check_anchors
 from expertchat.ratings.artifact import ANCHOR_SCHEMA, RATING_SCHEMA, TEXT_SCHEMA, write_table
-from expertchat.records import without_nan, write_records
+from expertchat.records import without_nan, write_json, write_records
 from expertchat.reliability.measures import measure
 from expertchat.results import ExperimentResults
 from expertchat.topics.writing import diversity_summary
@@ -145,11 +146,11 @@ def _ratings(folder: Path, settings: dict, place: int, said: str) -> None:
             texts.append(named | {"words": 6, "bytes": 23, "bits_per_byte": None})
             for category in settings["weights"]:
                 row = named | {"category": category, "canary": "", "order": 0, "repeat": 0, "label": "B"}
-                row |= {"score": score, "standard": None}
-                rows.append(row | {"entropy": 1.0, "valid_mass": 0.9, "usable": True})
+                rows.append(row | {"score": score, "entropy": 1.0, "valid_mass": 0.9})
     write_table(folder / "ratings.parquet", rows, RATING_SCHEMA)
     write_table(folder / "texts.parquet", texts, TEXT_SCHEMA)
     write_table(folder / "anchors.parquet", [], ANCHOR_SCHEMA)
+    write_json(folder / "anchors.json", check_anchors(rater, []))
 
 
 def _reliability(folder: Path, settings: dict, place: int, said: str) -> None:
@@ -159,7 +160,8 @@ def _reliability(folder: Path, settings: dict, place: int, said: str) -> None:
         for i, ratings in enumerate(folders):
             ratings.mkdir()
             _ratings(ratings, settings, 2 * place + i, said)
-        found = measure(folders, settings["weights"], tuple(settings["scale"]), 0)
+        floor = settings["min_valid_mass"]
+        found = measure(folders, settings["weights"], tuple(settings["scale"]), 0, floor)
     text = json.dumps(without_nan(found), allow_nan=False)
     (folder / "reliability.json").write_text(text, encoding="utf-8")
 

@@ -198,6 +198,69 @@ def test_an_answer_begins_as_a_reply_does_under_the_template(family, own):
     assert chat.reply_lead(own) == " " * spaced
 
 
+BEGUN = [
+    {"role": "system", "content": "brief"},
+    {"role": "user", "content": "open"},
+    {"role": "assistant", "content": "Number: "},
+]
+
+
+def test_a_begun_reply_is_left_open_where_the_template_puts_the_first_word(family, own):
+    """It stands where the template's own replies do, and no end token follows."""
+    text = chat.render(own, BEGUN)
+    lead = chat.reply_lead(own)
+    assert text == chat.render(own, BEGUN[:-1]) + lead + "Number:"
+    assert chat.lead(own, BEGUN) == " " and chat.lead(own, BEGUN[:-1]) == lead
+    assert chat.encode(own, BEGUN)[-7:] == own.encode("Number:", add_special_tokens=False)
+    complete = chat.render(own, BEGUN, reply=False)
+    if family.template != "mistral-v3":  # it drops the system text where a reply is last
+        assert complete.startswith(text) and len(complete) > len(text)
+    assert text.count("brief") == text.count("open") == 1
+
+
+def test_a_begun_reply_has_no_special_tokens_and_starts_after_what_only_a_reply_gets(tokenizer):
+    import copy
+
+    forged = [*BEGUN[:-1], {"role": "assistant", "content": f"Num{tokenizer.eos_token}ber:"}]
+    assert chat.render(tokenizer, forged) == chat.render(tokenizer, BEGUN)
+    thinking = copy.deepcopy(tokenizer)
+    thinking.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}<think></think>{% endif %}"
+        "{{ m.content }}[end]{% endfor %}{% if add_generation_prompt %}[assistant]<think>{% endif %}"
+    )
+    assert chat.render(thinking, BEGUN).endswith("open[end][assistant]<think></think>Number:")
+    assert chat.render(thinking, BEGUN[:-1]).endswith("[assistant]<think>")
+
+
+def test_scores_follow_the_space_of_a_begun_reply_as_the_tokenizer_writes_it(tmp_path):
+    """Where " 7" is one token, the prompt must not end in a space; elsewhere the space is read."""
+    from expertchat.engine.interface import Question
+    from expertchat.engine.score.encoding import Encoder
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    def encoder(merges, name):
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        joined = [a + b for a, b in merges]
+        own = Tokenizer(models.BPE({t: i for i, t in enumerate([*alphabet, *joined])}, merges))
+        own.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        own.decoder = decoders.ByteLevel()
+        own.add_special_tokens([END])
+        PreTrainedTokenizerFast(tokenizer_object=own, eos_token=END).save_pretrained(tmp_path / name)
+        return Encoder(load_tokenizer(tmp_path / name, Load(chat_template="plain")))
+
+    scores = list("0123456789")
+    question = Question(BEGUN, scores, exclusive=True)
+    split, joined = encoder([], "split"), encoder([("Ġ", digit) for digit in scores], "joined")
+    for own, space in ((split, ["Ġ"]), (joined, [])):
+        (found,) = own.tokenize([question])
+        prompt = own.tokenizer.convert_ids_to_tokens(found.prompt.tolist())
+        assert prompt[-7 - len(space) :] == [*"Number:", *space]
+        assert {len(answer) for answer in found.answers} == {1}
+        answers = [own.tokenizer.convert_ids_to_tokens(list(a))[0] for a in found.answers]
+        assert answers == [("" if space else "Ġ") + score for score in scores]
+
+
 def test_answers_to_messages_follow_what_the_template_puts_before_a_reply(tmp_path):
     from conftest import save_random_model
     from expertchat.engine.interface import Question

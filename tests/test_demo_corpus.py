@@ -66,9 +66,9 @@ def test_cached_rendering_equals_that_of_the_prompts():
     assert fill_cached(PROMPTS["speaker"], **values) == prompts.fill(PROMPTS["speaker"], **values)
     turns = [("B", "Hello there."), ("A", "Good day.")]
     asked = dict(rated="A", scope="reply", category="coherence")
-    assert rating_prompt_cached(PROMPTS["rating"], "a rug", turns, **asked) == prompts.rating_prompt(
-        PROMPTS["rating"], topic="a rug", turns=turns, **asked, description="", low=0, high=9
-    )
+    values = prompts.rating_values(topic="a rug", turns=turns, **asked, description="", low=0, high=9)
+    expected = prompts.fill(PROMPTS["rating"], **values)
+    assert rating_prompt_cached(PROMPTS["rating"], "a rug", turns, **asked) == expected
 
 
 def test_documents_are_well_formed():

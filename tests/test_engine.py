@@ -216,10 +216,26 @@ def test_a_full_memory_changes_no_probability(engine, monkeypatch):
     expected = engine.answer_logprobs(groups)
     done = []
     monkeypatch.setattr(engine, "passes", Batches(1))
-    found = engine.answer_logprobs(groups, done.append)
-    assert sum(done) == len(groups)
+    found = engine.answer_logprobs(groups, lambda questions, *_: done.append(questions))
+    assert sum(done) == sum(map(len, groups))
     for a, b in zip(found, expected, strict=True):
         assert np.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["forest", "whole"])
+def test_progress_reports_the_questions_and_the_tokens_of_each_pass(
+    method, engine, forward_tokens, monkeypatch
+):
+    groups = [[Question(text + end, [" A", " B"]) for end in (" one", " two")] for text in TEXTS]
+    monkeypatch.setattr(engine, "_method", method)
+    for batches in ("passes", "batches"):
+        monkeypatch.setattr(engine, batches, Batches(2))
+    calls: list[tuple] = []
+    forward_tokens.clear()
+    engine.answer_logprobs(groups, lambda *call: calls.append(call))
+    assert len(calls) > 1 and sum(call[0] for call in calls) == sum(map(len, groups))
+    read, padded = sum(call[1] for call in calls), sum(forward_tokens)
+    assert read == padded if method == "forest" else 0.5 * padded < read <= padded
 
 
 def test_sequences_too_long_for_the_model_are_refused(tokenizer, tmp_path):
@@ -237,8 +253,8 @@ def test_whole_prompts_give_the_same_probabilities(engine, monkeypatch, forward_
     groups = [[Question(text + end, [" A", " bread"]) for end in (" one", " two")] for text in TEXTS]
     packed, done = engine.answer_logprobs(groups), []
     monkeypatch.setattr(engine, "_method", "whole")
-    engine.answer_logprobs(groups, done.append)
-    assert sum(done) == len(groups)
+    engine.answer_logprobs(groups, lambda questions, *_: done.append(questions))
+    assert sum(done) == sum(map(len, groups))
     forward_tokens.clear()
     engine.answer_logprobs([[Question(TEXTS[1], list("0123"))]])
     assert sum(forward_tokens) == len(engine.tokenizer.encode(TEXTS[1]))  # once for all scores

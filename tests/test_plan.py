@@ -397,3 +397,27 @@ def test_a_large_experiments_report_job_starts(tmp_path, root, default_config):
     file = recipe_path(tmp_path, report.reference)
     done = subprocess.run([*command, file], capture_output=True, text=True)
     assert done.returncode == 1 and "the artifact is not finished" in done.stderr
+
+
+@pytest.mark.parametrize("change", [{"min_valid_mass": 0.2}, {"rubric": "weights"}])
+def test_what_applies_when_ratings_are_read_asks_no_model_again(
+    planned, default_config, change, root, tmp_path
+):
+    """The floor of the valid mass and the weights of the categories."""
+    before = planned(default_config)
+    if "rubric" in change:
+        rubric = (root / default_config["ratings"]["rubric"]).read_text(encoding="utf-8")
+        data = yaml.safe_load(rubric)
+        data["categories"][0]["weight"] = 7
+        (tmp_path / "rubric.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+        change = {"rubric": str(tmp_path / "rubric.yaml")}
+    after = planned({**default_config, "ratings": default_config["ratings"] | change})
+    same = {"models", "dialogues", "ratings", "replies"}
+    for view, reference in before.views.items():
+        stage = reference.split("/")[0]
+        if stage in same and not view.startswith("round-2") and "round-1/replies" not in view:
+            assert after.views[view] == reference
+        if stage in ("reliability", "rewards", "oracle", "report"):
+            assert after.views[view] != reference
+    floors = {after.recipes[r].runtime["ratings"]["min_valid_mass"] for r in ids(after, "ratings")}
+    assert floors == {change.get("min_valid_mass", 0.5)}  # for the probe

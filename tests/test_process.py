@@ -166,8 +166,8 @@ def test_copies_divide_the_questions_of_one_subject(llama_folder):
         for size in (15, 1)
     ]
     done = []
-    found = Replicas(engines).answer_logprobs(groups, done.append)
-    assert sum(done) == 2 and [engine.questions for engine in engines] == [9, 7]
+    found = Replicas(engines).answer_logprobs(groups, lambda questions, *_: done.append(questions))
+    assert sum(done) == 16 and [engine.questions for engine in engines] == [9, 7]
     expected = engines[0].engine.answer_logprobs(groups)
     for ours, theirs in zip(found, expected, strict=True):
         for a, b in zip(ours, theirs, strict=True):

@@ -2,15 +2,22 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from expertchat.ratings import artifact as rating_tables
 from expertchat.ratings.artifact import (
+    ANCHOR_SCHEMA,
+    ANCHORS,
     RATING_SCHEMA,
     RATINGS,
+    anchor_scales,
     merge_parts,
     overall,
+    read_anchor_scores,
     read_ratings,
+    read_scores,
     read_tables,
+    why_unusable,
     write_table,
 )
 
@@ -18,12 +25,19 @@ from expertchat.ratings.artifact import (
 def row(category="x", score=5.0, **changes) -> dict:
     found = {"rater": "r", "ratee": "a", "model": "a", "relation": "partner", "scope": "reply"}
     found |= {"item_id": "i", "topic_id": "t", "split": "train", "order": 0, "repeat": 0, "canary": ""}
-    found |= {"label": "A", "category": category, "score": score, "standard": None, "entropy": 1.0}
-    return found | {"valid_mass": 0.9, "usable": score is not None} | changes
+    found |= {"label": "A", "category": category, "score": score, "entropy": 1.0}
+    return found | {"valid_mass": 0.9} | changes
+
+
+def publish(folder, rows, anchors=()) -> None:
+    """The tables of an artifact of stage ratings."""
+    write_table(folder / RATINGS, rows, RATING_SCHEMA)
+    write_table(folder / ANCHORS, list(anchors), ANCHOR_SCHEMA)
 
 
 def frame(*rows) -> pd.DataFrame:
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(usable=table["score"].notna())
 
 
 def test_overall_is_the_weighted_mean_over_categories_then_over_raters():
@@ -62,10 +76,10 @@ def test_only_partners_clean_ratings_count(tmp_path):
         row(canary="plea"),
         row(scope="dialogue"),
     ]
-    write_table(tmp_path / RATINGS, rows, RATING_SCHEMA)
-    assert read_ratings([tmp_path])["scope"].tolist() == ["reply", "dialogue"]
-    assert read_ratings([tmp_path], ["score"], scope="reply").columns.tolist() == ["score"]
-    assert len(read_ratings([tmp_path], scope="reply")) == 1
+    publish(tmp_path, rows)
+    assert read_ratings([tmp_path], 0.5)["scope"].tolist() == ["reply", "dialogue"]
+    assert read_ratings([tmp_path], 0.5, ["score"], scope="reply").columns.tolist() == ["score"]
+    assert len(read_ratings([tmp_path], 0.5, scope="reply")) == 1
     assert len(read_tables([tmp_path, tmp_path])) == 10
 
 
@@ -84,14 +98,58 @@ def test_parts_are_merged_in_order_over_row_groups(tmp_path, monkeypatch):
     assert found["item_id"].dtype == "category" and not list(tmp_path.glob("*.part"))
 
 
-def test_a_rating_that_could_not_be_used_is_null_in_the_file(tmp_path):
-    write_table(tmp_path / RATINGS, [row(score=None), row(score=3.0)], RATING_SCHEMA)
-    assert read_tables([tmp_path])["score"].isna().tolist() == [True, False]
+def test_a_rating_without_any_mass_is_null_in_the_file(tmp_path):
+    none = row(score=float("nan"), entropy=float("nan"), valid_mass=0.0)
+    publish(tmp_path, [none, row(score=3.0)])
+    assert pq.read_table(tmp_path / RATINGS)["score"].to_pylist() == [None, 3.0]
+    found = read_ratings([tmp_path], 0.0)
+    assert found["usable"].tolist() == [False, True] and found["score"].isna().tolist() == [True, False]
+
+
+def test_the_floor_applies_when_ratings_are_read(tmp_path):
+    masses = [0.1, 0.5, 0.9]
+    publish(tmp_path, [row(valid_mass=m, score=m) for m in masses])
+    for floor, usable in ((0.0, 3), (0.5, 2), (0.6, 1), (1.0, 0)):
+        found = read_ratings([tmp_path], floor)
+        assert found["usable"].sum() == usable
+        assert found["score"].tolist()[3 - usable :] == masses[3 - usable :]
+        assert found["score"].isna().sum() == 3 - usable
+    table = read_scores([tmp_path], 0.5, ["score", "usable"])  # valid_mass is read, but not returned
+    assert table.columns.tolist() == ["score", "usable"]
+
+
+def anchor(category, score, **changes) -> dict:
+    found = {"rater": "r", "anchor_id": "i", "topic": "t", "quality": "", "category": category}
+    return found | {"score": score, "entropy": 1.0, "valid_mass": 0.9} | changes
+
+
+def test_standard_scores_by_hand_and_each_folder_has_its_own_scale(tmp_path):
+    for name, shift in (("first", 0.0), ("second", 10.0)):
+        (tmp_path / name).mkdir()
+        anchors = [anchor("x", shift + score) for score in (2.0, 4.0, 6.0)]
+        anchors += [anchor("flat", 5.0), anchor("flat", 5.0), anchor("x", 99.0, valid_mass=0.1)]
+        rows = [row("x", 7.0), row("flat", 7.0), row("x", 7.0, valid_mass=0.1)]
+        publish(tmp_path / name, rows, anchors)
+    scales = anchor_scales(read_anchor_scores([tmp_path / "first"], 0.5))
+    assert scales == {"x": (4.0, 2.0)}  # no spread in "flat": nothing to divide by
+    found = read_scores([tmp_path / "first", tmp_path / "second"], 0.5)["standard"]
+    assert found.tolist() == pytest.approx([1.5, np.nan, np.nan, -3.5, np.nan, np.nan], nan_ok=True)
+    assert list(read_scores([tmp_path / "first"], 0.5, ["standard"])) == ["standard"]
+
+
+def test_mostly_unusable_ratings_have_a_reason_with_the_mass_and_what_helps(tmp_path):
+    rows = [row(valid_mass=mass, rater=name) for name, mass in (("r", 0.2), ("r", 0.4), ("s", 0.9))]
+    publish(tmp_path, rows)
+    reason = why_unusable([tmp_path], 0.5)
+    assert "2 of 2 ratings by r are below ratings.min_valid_mass: 0.5 (its mean" in reason
+    assert "is 0.30)" in reason and "{% block reply %}" in reason
+    assert why_unusable([tmp_path], 0.3) is None
+    assert why_unusable([tmp_path], 0.5, scope="dialogue") is None
 
 
 def test_overall_is_the_same_for_names_as_dictionaries_and_as_texts(tmp_path):
     rows = [row(c, float(k), item_id=f"i{k}", order=o) for c in "xy" for k in range(5) for o in range(2)]
-    write_table(tmp_path / RATINGS, rows, RATING_SCHEMA)
+    publish(tmp_path, rows)
     weights = {"x": 1.0, "y": 2.0}
-    read, plain = overall(read_ratings([tmp_path]), weights), overall(frame(*rows), weights)
+    read, plain = overall(read_ratings([tmp_path], 0.5), weights), overall(frame(*rows), weights)
     pd.testing.assert_frame_equal(read, plain, check_dtype=False)

@@ -5,24 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from expertchat.engine.interface import Reply, ignore
 from expertchat.engine.local import LocalEngine
 from expertchat.engine.score.tokenized import exclusive_logprobs
+from expertchat.errors import UserError
 from expertchat.prompts import read_prompts
 from expertchat.ratings import rating as stage
-from expertchat.ratings.items import fence_of, items_for, labels_of, relation_of
-from expertchat.ratings.rating import (
+from expertchat.ratings.artifact import read_scores
+from expertchat.ratings.asking import (
     Rater,
-    anchor_scales,
     expected_score,
     presentations_of,
     questions_on,
-    rate,
     rate_presentations,
-    rating_text,
-    standardise,
-    text_rows,
+    rating_messages,
 )
-from expertchat.records import write_records
+from expertchat.ratings.items import fence_of, items_for, labels_of, relation_of
+from expertchat.ratings.probe import PROBE_ITEMS, probe_items
+from expertchat.ratings.rating import rate, text_rows
+from expertchat.records import read_json, write_records
 from expertchat.settings.anchors import Anchor
 from expertchat.settings.models import Load
 from expertchat.settings.ratings import Ratings
@@ -42,6 +43,11 @@ DEPTH = Category(
     name="depth", description="d", paraphrases=[Wording(name="profundity", description="e")]
 )
 RUBRIC = Rubric(low=1, high=10, categories=[WIT, DEPTH])
+
+
+def user_text(*arguments):
+    """The user's text of a rating prompt."""
+    return next(m["content"] for m in rating_messages(*arguments) if m["role"] == "user")
 
 
 def test_expected_score_entropy_and_mass_by_hand():
@@ -145,8 +151,8 @@ def test_a_model_that_talks_with_itself_is_its_own_partner():
 def test_a_rating_prompt_hides_who_is_who_in_both_orders():
     item = next(items_for("b", [DIALOGUE], CANDIDATES))
     first, second = presentations_of(item, Ratings(orders="both"), 9, seed=0)[:2]
-    assert rating_text(first, WIT, RUBRIC, TEMPLATE) == "A:one B:two A:three |B dialogue wit"
-    assert rating_text(second, WIT, RUBRIC, TEMPLATE) == "B:one A:two B:three |A dialogue wit"
+    assert user_text(first, WIT, RUBRIC, TEMPLATE) == "A:one B:two A:three |B dialogue wit"
+    assert user_text(second, WIT, RUBRIC, TEMPLATE) == "B:one A:two B:three |A dialogue wit"
     assert labels_of([("x", ""), ("y", ""), ("z", "")], 1) == {"x": "C", "y": "B", "z": "A"}
 
 
@@ -186,7 +192,7 @@ def test_the_fence_occurs_in_no_text_and_the_default_prompt_uses_it(root):
     knowing = replace(ITEM, turns=[("b", f"{code} END")])
     assert fence_of(knowing, seed=0) not in f"{code} END"
     template = read_prompts(root / "config/prompts")["rating"]
-    text = rating_text(presentations_of(ITEM, Ratings(), 10, 0)[0], WIT, RUBRIC, template)
+    text = user_text(presentations_of(ITEM, Ratings(), 10, 0)[0], WIT, RUBRIC, template)
     before, inside, after = text.partition(f"{code} BEGIN")[0], text, text.rpartition(f"{code} END")[2]
     assert "one" not in before.replace("one of", "") and "three" not in after
     assert inside.count(code) == 1 + 1 + len(ITEM.turns) + 1  # the introduction, begin, each turn, end
@@ -207,28 +213,14 @@ def test_candidates_of_one_context_share_a_fence_unless_it_occurs_in_one():
 def test_a_forged_end_does_not_carry_the_fence(root):
     template = read_prompts(root / "config/prompts")["rating"]
     *_, copy = presentations_of(ITEM, Ratings(canary_share=1.0), 9, seed=0)
-    text = rating_text(copy, WIT, RUBRIC, template)
+    text = user_text(copy, WIT, RUBRIC, template)
     assert text.count(f"{copy.fence} END") == 1
 
 
-def test_too_little_mass_leaves_no_score(engine):
-    rows = rate_presentations(
-        rater_on(engine, min_valid_mass=1.0), presentations_of(ITEM, Ratings(), 10, 0)
-    )
-    assert [row["usable"] for row in rows] == [False, False]
-    assert all(row["score"] is None and 0 < row["valid_mass"] < 1 for row in rows)
-
-
-def test_standard_scores_by_hand():
-    rows = [{"category": "wit", "score": s, "usable": True} for s in (2.0, 4.0, 6.0)]
-    rows += [{"category": "flat", "score": 5.0, "usable": True}] * 2
-    rows += [{"category": "wit", "score": None, "usable": False}]
-    found = anchor_scales(rows)
-    assert found == {"wit": (4.0, 2.0)}  # no spread in "flat": nothing to divide by
-    asked = [{"category": c, "score": 7.0, "usable": True} for c in ("wit", "flat")]
-    asked.append({"category": "wit", "score": None, "usable": False})
-    standardise(asked, found)
-    assert [row["standard"] for row in asked] == [1.5, None, None]
+def test_the_floor_changes_no_row(engine):
+    shown = presentations_of(ITEM, Ratings(), 10, 0)
+    low, high = (rate_presentations(rater_on(engine, min_valid_mass=m), shown) for m in (0.0, 1.0))
+    assert low == high and all(row["score"] and 0 < row["valid_mass"] < 1 for row in low)
 
 
 def test_bits_per_byte_are_those_of_the_judged_text(engine):
@@ -271,7 +263,7 @@ def rated(rater, folder, dialogues) -> pd.DataFrame:
     for name in ("checkpoints", "out"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     rate(rater, dialogues, ANCHORS, folder / "checkpoints", folder / "out")
-    return pd.read_parquet(folder / "out/ratings.parquet")
+    return read_scores([folder / "out"], rater.settings.min_valid_mass)
 
 
 def test_a_long_table_within_the_scale(engine, tmp_path):
@@ -294,24 +286,25 @@ class Counting:
     def __init__(self, engine, calls=10**9):
         self.engine, self.calls, self.groups = engine, calls, 0
 
-    def answer_logprobs(self, groups):
+    def answer_logprobs(self, groups, on_batch=ignore):
         if self.calls == 0:
             raise KeyboardInterrupt
         self.calls -= 1
         self.groups += len(groups)
-        return self.engine.answer_logprobs(groups)
+        return self.engine.answer_logprobs(groups, on_batch)
 
 
 def test_an_interrupted_job_resumes_and_rates_nothing_twice(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "BLOCK", 4)
     dialogues = artifact(tmp_path / "said")
     whole = rated(rater_on(engine), tmp_path / "whole", dialogues)
-    first, second = Counting(engine, calls=2), Counting(engine)  # anchors, one block; then the rest
+    # anchors, probe and one block; then the rest
+    first, second = Counting(engine, calls=3), Counting(engine)
     with pytest.raises(KeyboardInterrupt):
         rated(rater_on(first), tmp_path / "broken", dialogues)
     resumed = rated(rater_on(second), tmp_path / "broken", dialogues)
     pd.testing.assert_frame_equal(whole, resumed)
-    assert first.groups == 3 + 4 and second.groups == 12 - 4
+    assert first.groups == 3 + PROBE_ITEMS + 4 and second.groups == 12 - 4
     assert not list((tmp_path / "broken").rglob("*.part"))
 
 
@@ -344,9 +337,9 @@ class Recording:
     def __init__(self, engine):
         self.engine, self.calls = engine, []
 
-    def answer_logprobs(self, groups):
+    def answer_logprobs(self, groups, on_batch=ignore):
         self.calls.append(groups)
-        return self.engine.answer_logprobs(groups)
+        return self.engine.answer_logprobs(groups, on_batch)
 
 
 def test_candidates_of_one_context_are_asked_in_one_group(engine):
@@ -379,14 +372,14 @@ def test_candidates_of_one_context_in_two_blocks_are_two_groups(engine, tmp_path
     write_records(tmp_path / "said/candidates.jsonl", candidates_of(0, 2))
     recording = Recording(engine)
     table = rated(rater_on(recording), tmp_path, tmp_path / "said")
-    _, *blocks = recording.calls  # the first call rates the anchors
+    _, _, *blocks = recording.calls  # the first two are for the anchors and the probe
     # a rates the dialogue of b and six replies by b, without canaries: 1 + 3 items, then 3
     assert [[len(group) for group in groups] for groups in blocks] == [[2, 2 * 3], [2 * 3]]
     assert len(table) == 7 * 2
     monkeypatch.setattr(stage, "BLOCK", 3)
     recording.calls.clear()
     again = rated(rater_on(recording), tmp_path / "other", tmp_path / "said")
-    assert [[len(group) for group in groups] for groups in recording.calls[1:]] == [
+    assert [[len(group) for group in groups] for groups in recording.calls[2:]] == [
         [2, 2 * 2],
         [2 * 1, 2 * 2],
         [2 * 1],
@@ -397,3 +390,61 @@ def test_candidates_of_one_context_in_two_blocks_are_two_groups(engine, tmp_path
 def test_no_dialogue_gives_an_empty_table(engine, tmp_path):
     table = rated(rater_on(engine), tmp_path, artifact(tmp_path / "said", dialogues=0))
     assert table.empty and "score" in table.columns
+
+
+class Scripted:
+    """An engine that gives each score the same probability, and the valid ones `mass` in total.
+
+    It writes `text` where it is asked for a reply.
+    """
+
+    def __init__(self, mass, text="The speaker"):
+        self.mass, self.text, self.items, self.asked = mass, text, [], []
+
+    def answer_logprobs(self, groups, on_batch=ignore):
+        self.items.append(len(groups))
+        for group in groups:
+            on_batch(len(group), 100, 0.1)
+        each = [np.full(len(q.answers), np.log(self.mass / len(q.answers))) for g in groups for q in g]
+        found = iter(each)
+        return [[next(found) for _ in group] for group in groups]
+
+    def generate(self, requests, decoding):
+        self.asked += requests
+        return [Reply(self.text, 2, "length") for _ in requests]
+
+
+def test_a_rater_that_does_not_answer_with_scores_is_stopped_by_the_probe(tmp_path):
+    dialogues = artifact(tmp_path / "said", dialogues=40)
+    wordy = Scripted(mass=0.3)
+    with pytest.raises(UserError) as caught:
+        rated(rater_on(wordy, min_valid_mass=0.5), tmp_path, dialogues)
+    message = str(caught.value)
+    assert "a gives the scores 1 to 10 a mean probability of 0.30; 16 of 16 ratings are below" in message
+    assert "ratings.min_valid_mass: 0.5" in message and "It writes 'The speaker' instead" in message
+    assert "{% block reply %}" in message and "stronger rater" in message
+    assert wordy.items == [3, PROBE_ITEMS]  # anchors, the probe, and none of the 80 items
+    for floor in (0.0, 0.3):
+        assert len(
+            rated(rater_on(Scripted(0.31), min_valid_mass=floor), tmp_path / str(floor), dialogues)
+        )
+
+
+def test_the_probe_is_spread_over_the_items_and_is_rated_again_with_the_others():
+    assert probe_items(list(range(15)), 15) == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert probe_items([1, 2, 3], 3) == [1, 2, 3] and probe_items([1], 1) == [1]
+
+
+def test_progress_moves_with_each_pass_of_the_engine(tmp_path, capsys):
+    rated(rater_on(Scripted(0.9)), tmp_path, artifact(tmp_path / "said", dialogues=40))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "items" in line and "%" in line]
+    assert len(lines) == 11 and "8/80 items" in lines[1] and "tokens/s" in lines[1]  # all in one block
+    assert "80/80 items" in lines[-1]
+
+
+def test_what_the_rater_gave_is_said_and_what_the_anchors_show_is_written(engine, tmp_path, capsys):
+    rated(rater_on(engine), tmp_path, artifact(tmp_path / "said"))
+    said = capsys.readouterr().err
+    assert "a: it is unknown whether it tells good from bad: 0 topics have good and bad anchors" in said
+    assert said.count("a gives the scores 1 to 10 a mean probability of") == 2  # probe and whole
+    assert read_json(tmp_path / "out/anchors.json")["blind"] is None

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from expertchat.ratings.anchors import check_anchors
 from expertchat.ratings.artifact import (
+    ANCHOR_CHECK,
     ANCHOR_SCHEMA,
     ANCHORS,
     RATING_SCHEMA,
@@ -13,7 +15,7 @@ from expertchat.ratings.artifact import (
     TEXTS,
     write_table,
 )
-from expertchat.records import without_nan
+from expertchat.records import without_nan, write_json
 from expertchat.reliability.estimates import estimate
 from expertchat.reliability.measures import measure
 from expertchat.statistics import mean_of_sums, mean_terms
@@ -21,6 +23,7 @@ from expertchat.statistics import mean_of_sums, mean_terms
 TOPICS, PER_TOPIC = 12, 6
 WEIGHTS = {"x": 1.0, "y": 1.0}
 SCALE = (0, 9)
+FLOOR = 0.5  # smallest valid mass of a usable rating
 NAMES = ("rater", "ratee", "model", "relation", "scope", "item_id", "topic_id", "split")
 
 
@@ -70,19 +73,20 @@ def write_ratings(
                 row = {"order": order, "repeat": 0, "canary": canary, "category": category}
                 row["label"] = label
                 likes = (liking or 0.0) * (label == "A")
-                row |= {"score": score + more + likes + noise * generator.normal() if usable else None}
-                row |= {"standard": None, "entropy": 0.5, "valid_mass": 0.8, "usable": usable}
+                row |= {"score": score + more + likes + noise * generator.normal()}
+                row |= {"entropy": 0.5, "valid_mass": 0.8 if usable else 0.3}
                 ratings.append(named | row)
         texts.append(named | {"words": 2 ** (item % 3 + 2), "bytes": 9, "bits_per_byte": None})
     folder.mkdir()
     write_table(folder / RATINGS, ratings, RATING_SCHEMA)
     write_table(folder / TEXTS, texts, TEXT_SCHEMA)
     write_table(folder / ANCHORS, [], ANCHOR_SCHEMA)
+    write_json(folder / ANCHOR_CHECK, check_anchors(rater, []))
     return folder
 
 
 def found_in(*folders) -> dict:
-    found = without_nan(measure(folders, WEIGHTS, SCALE, seed=0))
+    found = without_nan(measure(folders, WEIGHTS, SCALE, 0, FLOOR))
     json.dumps(found, allow_nan=False)
     return found
 
@@ -216,7 +220,7 @@ def test_unusable_ratings_are_counted_and_left_out(tmp_path):
     found = found_in(folder)
     (row,) = found["raters"]
     assert (row["ratings"], row["unusable"]) == (72, 4)
-    assert row["valid_mass"] == pytest.approx(0.8) and row["bits_per_byte"] is None
+    assert row["valid_mass"] == pytest.approx((68 * 0.8 + 4 * 0.3) / 72) and row["bits_per_byte"] is None
     counts = pick(found["histograms"], category="x")
     assert sum(counts["counts"]) == counts["n"] == 34
 
@@ -234,12 +238,12 @@ def test_anchors_that_every_shard_rated_count_once(tmp_path):
     shards = [write_ratings(tmp_path / n, "a", relations=("partner",)) for n in "st"]
     rows = [
         {"rater": "a", "anchor_id": str(i), "category": "x", "score": float(i), "entropy": 0.5}
-        | {"valid_mass": 0.9, "usable": True}
+        | {"topic": "t", "quality": "", "valid_mass": 0.9}
         for i in range(3)
     ]
     for shard in shards:
         write_table(shard / ANCHORS, rows, ANCHOR_SCHEMA)
-    assert measure(shards, WEIGHTS, SCALE, 0)["anchors"] == [
+    assert measure(shards, WEIGHTS, SCALE, 0, FLOOR)["anchors"] == [
         {"rater": "a", "category": "x", "mean": 1.0, "deviation": 1.0, "n": 3}
     ]
 

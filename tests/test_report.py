@@ -69,7 +69,7 @@ def bare(tmp_path_factory) -> str:
             pairs.to_parquet(folder / "pairs.parquet")
         for artifact in run.find("ratings", round=2):
             folder = artifact.folder
-            ratings = pd.read_parquet(folder / "ratings.parquet").assign(usable=False)
+            ratings = pd.read_parquet(folder / "ratings.parquet").assign(valid_mass=0.4)
             ratings.to_parquet(folder / "ratings.parquet")
         run.all_artifacts = [a for a in run.all_artifacts if a.stage != "oracle"]
 

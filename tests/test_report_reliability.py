@@ -3,18 +3,30 @@
 import json
 
 import pytest
+from expertchat.ratings.anchors import check_anchors
+from expertchat.reliability.artifact import rater_faults
+from expertchat.report.cautions import rater_cautions
 from expertchat.report.reliability import measures_by_round, section
 from expertchat.report.reliability_tables import (
     agreement_table,
+    anchor_table,
     bias_table,
     canary_table,
     rater_table,
     reasons,
 )
 from expertchat.report.results import Results
+from expertchat.statistics import exact_interval
 from small_experiment import small_config, write_experiment
 
 pytestmark = pytest.mark.slow
+
+ANCHORS = [  # eight topics, in half of which the good anchor is rated higher
+    {"anchor_id": f"{topic}{quality}", "topic": str(topic), "quality": quality, "category": "x"}
+    | {"score": float(quality == "good") if topic % 2 else 0.5 - (quality == "good"), "valid_mass": 0.9}
+    for topic in range(8)
+    for quality in ("good", "bad")
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +43,7 @@ def results(tmp_path_factory) -> Results:
     third = {"rater": "judge", "relation": "third", "scope": "reply", "ratings": 8, "unusable": 2}
     third |= dict.fromkeys(("valid_mass", "entropy", "mean", "deviation"), 0.5)
     found["raters"].append(third | {"bits_per_byte": None})
+    found["anchor_checks"] = [check_anchors("llama", ANCHORS), check_anchors("mixtral", [])]
     path.write_text(json.dumps(found), encoding="utf-8")
     return Results({"models": ["llama", "mixtral"], "rounds": 1}, run)
 
@@ -42,6 +55,35 @@ def test_a_figure_comes_with_its_interval_and_count(results):
     assert rows[0][3:] == [3, "0.75", "0.50 to 0.88", "40", "0.75", "0.50 to 0.88", "40"]
     (swayed,) = [row for row in bias_table(results, by_round).rows if row[4] == "+0.75"]
     assert (swayed[0].name, swayed[1], swayed[5]) == ("llama", "injection", "+0.50 to +0.88")
+
+
+def test_a_blind_rater_is_named_in_the_table_and_among_the_cautions(results):
+    table = anchor_table(results, measures_by_round(results)[:1])
+    ((model, when, verdict, right, bounds, mass),) = table.rows
+    assert (model.name, when, verdict, right, mass) == (
+        "llama",
+        "base models",
+        "blind",
+        "4 of 8",
+        "90.0 %",
+    )
+    low, high = exact_interval(4, 8)
+    assert bounds == f"{100 * low:.1f} to {100 * high:.1f}"
+    assert "Unknown: mixtral: there are no anchors" in table.note
+    (caution,) = rater_cautions(results)
+    assert caution.startswith("llama: it is a blind rater: of the two versions of 8 anchor topics")
+
+
+def test_a_rater_whose_ratings_are_mostly_unusable_is_named_with_its_mass():
+    rows = [
+        {"rater": name, "ratings": 60, "unusable": unusable, "valid_mass": mass}
+        for name, unusable, mass in (("a", 60, 0.2), ("a", 10, 0.6), ("b", 30, 0.5))
+    ]
+    measures = {"raters": rows, "anchor_checks": [], "min_valid_mass": 0.5}
+    ((rater, kind, clause),) = rater_faults(measures)
+    assert (rater, kind) == ("a", "unusable")
+    assert "58 % of its 120 ratings are unusable" in clause
+    assert "a mean probability of 0.40, and ratings.min_valid_mass is 0.5" in clause
 
 
 def test_missing_figures_are_listed_with_their_reasons(results):

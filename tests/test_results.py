@@ -1,5 +1,6 @@
 """Results in a notebook: tidy tables whose ids join, and errors that name what is known."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -155,3 +156,20 @@ def test_overall_ratings_are_those_of_the_report(run):
     means = table.groupby(["round", "model"])["overall"].mean()
     assert means.to_dict() == {(n, m): 4.0 + n for n in (1, 2, 3) for m in ("llama", "mixtral")}
     assert set(run.overall_ratings(round=2, scope="reply")["scope"]) == {"reply"}
+
+
+def test_usable_ratings_are_those_above_the_floor_of_the_settings(run):
+    assert run.min_valid_mass == 0.5 and run.ratings(round=1)["usable"].all()  # their mass is 0.9
+    strict = copy.copy(run)
+    strict.settings = {**run.settings, "min_valid_mass": 0.95}
+    ratings = strict.ratings(round=1)
+    assert not ratings["usable"].any() and ratings["score"].isna().all()
+    assert strict.overall_ratings(1)["overall"].isna().all()
+
+
+def test_each_rater_has_one_check_of_its_anchors_a_round(run):
+    checks = run.anchor_checks()
+    assert list(zip(checks["round"], checks["rater"], strict=True)) == [
+        (number, rater) for number in (1, 2, 3) for rater in ("llama", "mixtral")
+    ]
+    assert checks["blind"].isna().all() and set(checks["reason"]) == {"there are no anchors"}

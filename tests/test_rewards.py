@@ -86,7 +86,7 @@ def artifacts(folder, generator):
                     "split": split,
                     "category": "c",
                     "score": 3.0 + 4 * (k % 2) + generator.normal() * 0.1,
-                    "usable": True,
+                    "valid_mass": 0.9,
                 }
             )
     write_records(folder / "dialogues.jsonl", dialogues)
@@ -104,6 +104,7 @@ def train(model_folder, folder, shuffled, **load):
         ratings=[folder],
         speaker="a",
         weights={"c": 1.0},
+        min_valid_mass=0.5,
         texts={"speaker": "{{ topic }}", "opening": "begin"},
         settings=Rewards(learning_rate=5e-3, epochs=4, batch_size=8, lora=LoRA(rank=4)),
         shuffled=shuffled,
@@ -112,6 +113,18 @@ def train(model_folder, folder, shuffled, **load):
         checkpoints=folder / "checkpoints",
         out=folder / "out",
     )
+
+
+def test_without_usable_ratings_the_message_names_the_mass_and_what_helps(llama_folder, tmp_path):
+    artifacts(tmp_path, np.random.default_rng(0))
+    table = pd.read_parquet(tmp_path / "ratings.parquet")
+    table.assign(valid_mass=0.25).to_parquet(tmp_path / "ratings.parquet")
+    with pytest.raises(UserError) as caught:
+        train(llama_folder, tmp_path, shuffled=False)
+    message = str(caught.value)
+    assert "ratings by b are below ratings.min_valid_mass: 0.5" in message
+    assert "its mean probability of valid scores is 0.25" in message and "{% block reply %}" in message
+    assert "min_margin" not in message
 
 
 def test_a_preference_in_the_ratings_is_learned(llama_folder, tmp_path):

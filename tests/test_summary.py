@@ -197,12 +197,12 @@ def test_unusable_ratings_are_left_out(tmp_path):
     run = write_experiment(tmp_path, small_config())
     path = run.folder("ratings", 1, "llama") / "ratings.parquet"  # by llama, so of mixtral
     table = pd.read_parquet(path)
-    table.loc[table["item_id"] == "sailing-01/s0", "usable"] = False
+    table.loc[table["item_id"] == "sailing-01/s0", "valid_mass"] = 0.4  # below the floor
     table.to_parquet(path)
     row = summarise(run)["rows"][1]
     assert row["rating_before"] == pytest.approx(4)
     assert row["rating_usable_before"] == 0.5
-    table.assign(usable=False).to_parquet(path)
+    table.assign(valid_mass=0.4).to_parquet(path)
     row = summarise(run)["rows"][1]
     assert row["rating_before"] is None and row["rating_change"] is None
 
@@ -250,14 +250,14 @@ def test_every_key_is_documented(summary):
     parts = [summary, *(summary[part][0] for part in ("rows", "mmlu", "mixture"))]
     keys = {key for part in [*parts, summary["mixture"][0]["methods"][0]] for key in part}
     assert keys <= documented
-    optional = {"reply_rating_oracle_spearman", "replies", "oracle_change_interval"}
+    optional = {"cautions", "reply_rating_oracle_spearman", "replies", "oracle_change_interval"}
     optional |= {"turns", "flags", "raters", "rater", "items", "usable", "valid_mass"}  # transcripts
     optional |= {"rating", "rating_interval"}
     assert documented <= keys | optional
 
 
 def test_each_seat_of_a_model_that_talks_with_itself_is_compared_with_itself(tmp_path):
-    settings = {"rounds": 1, "models": ["a"], "weights": {"c": 1.0}}
+    settings = {"rounds": 1, "models": ["a"], "weights": {"c": 1.0}, "min_valid_mass": 0.5}
     places = {f"round-{round}/ratings/a": f"ratings/{round:012d}" for round in (1, 2)}
     run = ExperimentResults(tmp_path, places, settings)
     for moment in range(2):  # every seat rises by 1; one rating before is unusable
@@ -268,7 +268,7 @@ def test_each_seat_of_a_model_that_talks_with_itself_is_compared_with_itself(tmp
                 row |= {"scope": "dialogue", "item_id": f"d{number}", "topic_id": f"t{number}"}
                 row |= {"split": "held_out", "category": "c", "label": "A", "order": 0, "repeat": 0}
                 usable = moment == 1 or (number, seat) != (0, "a-2")
-                rows.append(row | {"score": score + moment if usable else None, "usable": usable})
+                rows.append(row | {"score": score + moment, "valid_mass": 0.9 if usable else 0.1})
         folder = run.all_artifacts[moment].folder
         folder.mkdir(parents=True)
         pd.DataFrame(rows).to_parquet(folder / "ratings.parquet")

@@ -18,7 +18,7 @@ from expertchat.topics.embeddings import Encoder
 from expertchat.topics.files import FileTopic
 from expertchat.topics.pool import Rejection, TopicPool
 from expertchat.topics.taxonomies import Taxonomy, choose_taxonomy
-from expertchat.topics.writing import next_tries, subject_slots, tidy, topic_prompt, write_topics
+from expertchat.topics.writing import next_tries, subject_slots, tidy, topic_messages, write_topics
 
 TEMPLATE = "Subject: {{ subject }}."
 
@@ -132,16 +132,23 @@ def test_a_rejected_topic_is_asked_for_again_with_its_audience_and_kind(tmp_path
     assert {t["audience"] for t in topics if t["subject"] == "x"} == {"cooks", "smiths"}
 
 
+def user_text(template, asked, taken=None):
+    """The user's text of a topic prompt."""
+    return next(
+        m["content"] for m in topic_messages(template, asked, taken or {}) if m["role"] == "user"
+    )
+
+
 def test_the_prompts_read_well_with_and_without_audience_and_kind(root):
     asked = {"subject": "law", "audience": "", "kind": ""}
     demo = (root / "config/prompts/demo/topic.jinja").read_text(encoding="utf-8")
-    assert topic_prompt(demo, asked, {}) == "Subject: law. Name a topic."
+    assert user_text(demo, asked) == "Subject: law. Name a topic."
     template = (root / "config/prompts/topic.jinja").read_text(encoding="utf-8")
-    plain = topic_prompt(template, asked, {})
+    plain = user_text(template, asked)
     assert plain.startswith(
         "Propose one topic for a conversation between two experts on law.\nIt should be spec"
     )
-    full = topic_prompt(template, asked | {"audience": "judges", "kind": "a myth"}, {"law": ["Bail"]})
+    full = user_text(template, asked | {"audience": "judges", "kind": "a myth"}, {"law": ["Bail"]})
     assert "experts on law, for judges.\nIt should be a myth.\n" in full and "- Bail\n" in full
 
 

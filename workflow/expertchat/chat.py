@@ -16,6 +16,7 @@ from expertchat.errors import UserError
 
 Message = dict[str, str]
 
+MARKER = "expertchat-probe"  # stands for a text to see where a chat template puts it
 PLAIN_ROLES = ("System", "User", "Assistant")
 
 # For models without their own chat template: one line per message. A reply ends where the next role's
@@ -94,10 +95,9 @@ def takes_system(tokenizer) -> bool:
 
     False if the template raises an error on a system message, and also if it silently drops it.
     """
-    marker = "expertchat-probe"
-    probe = [{"role": "system", "content": marker}, {"role": "user", "content": "probe"}]
+    probe = [{"role": "system", "content": MARKER}, {"role": "user", "content": "probe"}]
     try:
-        return marker in tokenizer.apply_chat_template(probe, tokenize=False)
+        return MARKER in tokenizer.apply_chat_template(probe, tokenize=False)
     except Exception:  # a template is third-party code and may raise anything
         return False
 
@@ -150,25 +150,66 @@ def stop_texts(tokenizer) -> list[str]:
 def render(tokenizer, messages: Sequence[Message], *, reply: bool = True) -> str:
     """The text of `messages` under the tokenizer's chat template, which transformers runs in a sandbox.
 
-    `reply` appends what the template writes before the assistant's next reply. Raises UserError if the
-    tokenizer has no chat template, or if its template fails on the messages.
+    `reply`: the text ends where the assistant's next words are expected: after what the template writes
+    before a reply or, if the last message is the assistant's, after this beginning of the reply, without
+    white space at its end (see `begun_reply`). Otherwise the text has just these messages, all complete.
+    Raises UserError if the tokenizer has no chat template, or if its template fails on the messages.
     """
     if tokenizer.chat_template is None:
         raise UserError(
             f"{tokenizer.name_or_path}: the tokenizer has no chat template; set chat_template in the "
             "model's load to plain, or to the path of a .jinja file"
         )
-    fitted = merge_neighbours(messages if takes_system(tokenizer) else fold_system(messages))
+    begun = begun_reply(messages) if reply else ""
+    fitted = messages[:-1] if begun else messages
+    fitted = merge_neighbours(fitted if takes_system(tokenizer) else fold_system(fitted))
     clean = [{**m, "content": strip_special_tokens(tokenizer, m["content"])} for m in fitted]
+    if begun:
+        text = _before_begun_reply(tokenizer, clean) + strip_special_tokens(tokenizer, begun).rstrip()
+    else:
+        text = _apply_template(tokenizer, clean, reply)
+    return _one_bos(tokenizer, text)
+
+
+def begun_reply(messages: Sequence[Message]) -> str:
+    """The beginning of the reply, if the last message is the assistant's, else "".
+
+    White space at its end belongs to what follows: a tokenizer may join a space with the next word, so
+    a prompt that ends in a space can be one that the model has never read.
+    """
+    return messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else ""
+
+
+def lead(tokenizer, messages: Sequence[Message]) -> str:
+    """The white space between the text that `render` returns and the next word of the reply."""
+    begun = begun_reply(messages)
+    return begun[len(begun.rstrip()) :] if begun else reply_lead(tokenizer)
+
+
+def _apply_template(tokenizer, clean: Sequence[Message], reply: bool) -> str:
+    """The rendered messages. Raises UserError if the chat template fails."""
     try:
-        text = tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=reply)
+        return tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=reply)
     except Exception as error:  # a template is third-party code and may raise anything
         roles = ", ".join(message["role"] for message in clean)
         raise UserError(
             f"{tokenizer.name_or_path}: its chat template fails on messages with the roles {roles}: "
             f"{error}; set chat_template in the model's load to another template"
         ) from error
-    return _one_bos(tokenizer, text)
+
+
+def _before_begun_reply(tokenizer, clean: Sequence[Message]) -> str:
+    """The rendered messages up to where the template puts the first word of the next reply.
+
+    A template may write something else there than before a reply that it leaves to the model, such as
+    an empty thought. It may also put the system text into the last message only if this is the user's;
+    then what it writes before an open reply is used.
+    """
+    whole = _apply_template(tokenizer, [*clean, {"role": "assistant", "content": MARKER}], False)
+    before, found, _ = whole.rpartition(MARKER)
+    if found and all(message["content"].strip() in before for message in clean):
+        return before
+    return _apply_template(tokenizer, clean, True) + reply_lead(tokenizer)
 
 
 @lru_cache(maxsize=8)
@@ -178,11 +219,10 @@ def reply_lead(tokenizer) -> str:
     The plain template has a space there, for example. The tokens that a model draws begin with it, while
     the text of a reply does not contain it.
     """
-    marker = "expertchat-probe"
     question = [{"role": "user", "content": "probe"}]
     prompt = render(tokenizer, question)
-    whole = render(tokenizer, [*question, {"role": "assistant", "content": marker}], reply=False)
-    lead, found, _ = whole.removeprefix(prompt).partition(marker)
+    whole = render(tokenizer, [*question, {"role": "assistant", "content": MARKER}], reply=False)
+    lead, found, _ = whole.removeprefix(prompt).partition(MARKER)
     return lead if found and whole.startswith(prompt) and lead.isspace() else ""
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from expertchat.errors import UserError
@@ -15,6 +15,7 @@ from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.status import list_artifacts, plan_lines, status_lines
 from expertchat.pipeline.store import artifact_path, find_damage, manifest_path, remove_artifact
 from expertchat.pipeline.upkeep import finished_artifacts, unused_artifacts, unused_recipes
+from expertchat.records import read_json
 from expertchat.report.terminal import answer_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,27 +48,40 @@ def status_command(arguments: argparse.Namespace) -> int:
 
 
 def show_command(arguments: argparse.Namespace) -> int:
-    """Print the verdict, the accuracies of models and mixtures, and where the report is."""
+    """Print the verdict, the accuracies of models and mixtures, cautions, and where the report is."""
     plan = read_plan(arguments)
-    reports = [r for r, recipe in plan.recipes.items() if recipe.stage == "report"]
-    if not reports:
-        print(f"This experiment has ratings but no report: see {plan.folder()}")
-        return 0
-    (reference,) = reports
-    if not manifest_path(plan.store, reference).exists():
+    last = [r for r, recipe in plan.recipes.items() if recipe.stage in ("reliability", "report")][-1]
+    done = [reference for reference in plan.recipes if manifest_path(plan.store, reference).exists()]
+    if last not in done:
+        what = "the report is" if last.startswith("report/") else "the ratings are"
+        missing = f"{what} not finished ({len(done)} of {len(plan.recipes)} artifacts are done)"
         raise UserError(
-            "the report is not finished: run snakemake --profile profiles/local "
-            "(expertchat status shows what is missing)"
+            f"{missing if done else 'nothing of this experiment has run yet'}: run snakemake --profile "
+            "profiles/local with the same settings (expertchat status shows what is missing)"
         )
-    path = artifact_path(plan.store, reference) / "summary.json"
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    folder = artifact_path(plan.store, last)
+    if last.startswith("reliability/"):
+        from expertchat.reliability.artifact import RELIABILITY, rater_faults
+
+        faults = rater_faults(read_json(folder / RELIABILITY))
+        print(f"This experiment has ratings but no report: see {plan.folder()}")
+        print_cautions([f"{rater}: {clause}." for rater, _, clause in faults])
+        return 0
+    summary = read_json(folder / "summary.json")
     print("\n".join(summary["verdict"]))
     if not summary["rounds"]:
         mmlu = plan.experiment.mmlu
         print(*answer_lines(summary, mmlu.published if mmlu else {}), sep="\n")
+    print_cautions(summary["cautions"])
     print(f"\nreport:  {plan.folder() / 'report' / 'report.html'}")
     print(f"figures: {plan.folder() / 'report' / 'summary.json'}")
     return 0
+
+
+def print_cautions(sentences: Sequence[str]) -> None:
+    """Prints the sentences as a list, if there are any."""
+    if sentences:
+        print("\ncautions:", *sentences, sep="\n  - ")
 
 
 def verify_command(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -110,6 +111,31 @@ def progress_bar(total: int, label: str, unit: str) -> tqdm | ProgressLines:
 def rate(count: float, seconds: float, unit: str) -> str:
     """ "12,345 tokens/s", to be displayed with the progress."""
     return f"{count / max(seconds, 1e-9):,.0f} {unit}/s"
+
+
+def batch_progress(
+    progress: tqdm | ProgressLines, steps: int, total: int
+) -> Callable[[int, int, float], None]:
+    """A callback for one call of an engine: it moves `progress` by `steps` in all, and shows the speed.
+
+    The engine reports how many of the call's `total` requests or questions have been finished since the
+    last time, and their tokens; see `engine.interface`. It may report from several threads.
+    """
+    lock, started = threading.Lock(), time.monotonic()
+    finished = tokens = moved = 0
+
+    def report(count: int, read: int, seconds: float) -> None:
+        nonlocal finished, tokens, moved
+        with lock:
+            finished, tokens = finished + count, tokens + read
+            elapsed = time.monotonic() - started
+            speed = rate(tokens, elapsed, "tokens") if tokens else rate(finished, elapsed, "answers")
+            progress.set_postfix_str(speed, refresh=False)
+            reached = steps * finished // total
+            progress.update(reached - moved)
+            moved = reached
+
+    return report
 
 
 def silence_libraries() -> None:

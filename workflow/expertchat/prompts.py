@@ -1,18 +1,22 @@
 """Prompt templates: Jinja files with all the text that is sent to the models.
 
-The text of the templates is part of a stage's settings, so a changed word leads to new results.
+The text of the templates is part of a stage's settings, so a changed word leads to new results. A
+template for topics or ratings may have two blocks beside the user's text: `{% block system %}` with the
+system text, and `{% block reply %}` with the beginning of the model's own reply.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta, nodes
+from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedEnvironment
 
+from expertchat.chat import Message
 from expertchat.errors import UserError
 
 NAMES = ("topic", "opening", "rating")  # in addition to one template per role
@@ -26,6 +30,8 @@ VALUES = {  # the names that a template may use; roles may use those of `opening
         | {"best", "fence"}
     ),
 }
+BLOCKS = ("system", "reply")  # parts of a template beside the user's text
+WITH_BLOCKS = ("topic", "rating")  # templates that may have them; a role's template is a system text
 
 _environment = SandboxedEnvironment(
     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
@@ -38,10 +44,11 @@ def read_prompts(folder: Path) -> dict[str, str]:
 
 
 def template_faults(path: Path, allowed: Set[str]) -> Iterator[str]:
-    """Problems of a template with file and line: its syntax, and names that are not `allowed`."""
+    """Problems of a template with file and line: its syntax, its blocks, and names not `allowed`."""
     text = path.read_text(encoding="utf-8")
     try:
-        names = meta.find_undeclared_variables(_environment.parse(text))
+        tree = _environment.parse(text)
+        names = meta.find_undeclared_variables(tree)
     except TemplateSyntaxError as error:
         yield f"{path}, line {error.lineno}: {error.message}"
         return
@@ -49,6 +56,18 @@ def template_faults(path: Path, allowed: Set[str]) -> Iterator[str]:
         found = re.search(rf"\b{re.escape(name)}\b", text)
         line = text.count("\n", 0, found.start()) + 1 if found else 1
         yield f"{path}, line {line}: unknown name {name!r}; known: {', '.join(sorted(allowed))}"
+    known = BLOCKS if path.stem in WITH_BLOCKS else ()
+    for block in tree.find_all(nodes.Block):
+        if block.name not in known:
+            yield (
+                f"{path}, line {block.lineno}: unknown block {block.name!r}; "
+                f"known: {', '.join(known) or 'none in this prompt'}"
+            )
+        elif block not in tree.body:
+            yield (
+                f"{path}, line {block.lineno}: block {block.name!r} stands inside another tag; put it "
+                "outside, and conditions inside the block"
+            )
 
 
 def read_chat_template(path: Path, where: str) -> str:
@@ -66,11 +85,44 @@ def read_chat_template(path: Path, where: str) -> str:
 
 
 def fill(template: str, **values: object) -> str:
-    """`template` rendered with `values` and stripped of outer white space.
+    """The user's text: `template` without its blocks, rendered and stripped of outer white space.
 
     Raises jinja2.UndefinedError if the template uses a name that `values` does not contain.
     """
-    return _compiled(template).render(**values).strip()
+    return _rendered(template, values)[0].strip()
+
+
+def messages(template: str, **values: object) -> list[Message]:
+    """The messages of a template: its system text, the user's text, and the beginning of the reply.
+
+    A part that is missing or blank is left out. The beginning of the reply is a last message of role
+    assistant, which `chat.render` leaves open. White space at its end is kept if it is not a line break:
+    "Number: " means that a space stands before the number.
+    """
+    user, blocks = _rendered(template, values)
+    parts = [
+        ("system", blocks["system"].strip()),
+        ("user", user.strip()),
+        ("assistant", blocks["reply"].lstrip().rstrip("\r\n")),
+    ]
+    return [{"role": role, "content": text} for role, text in parts if text.strip() or role == "user"]
+
+
+def _rendered(template: str, values: Mapping[str, object]) -> tuple[str, dict[str, str]]:
+    """(the text outside the blocks, {name: text} of `BLOCKS`, empty for those that are missing)."""
+    compiled = _compiled(template)
+    context = compiled.new_context(dict(values))
+    blocks = {name: "" for name in BLOCKS}
+    for name in BLOCKS:
+        if name in compiled.blocks:
+            blocks[name] = "".join(compiled.blocks[name](context))
+            context.blocks[name] = [_empty]
+    return "".join(compiled.root_render_func(context)), blocks
+
+
+def _empty(context: Context) -> Iterator[str]:
+    """A block that renders to nothing."""
+    return iter(())
 
 
 @lru_cache(maxsize=64)
@@ -79,8 +131,7 @@ def _compiled(template: str) -> Template:
     return _environment.from_string(template)
 
 
-def rating_prompt(
-    template: str,
+def rating_values(
     *,
     topic: str,
     turns: list[tuple[str, str]],
@@ -93,8 +144,8 @@ def rating_prompt(
     worst: str = "",
     best: str = "",
     fence: str = "",
-) -> str:
-    """The prompt that asks a rater to score one speaker in one category.
+) -> dict[str, object]:
+    """The values of a template that asks a rater to score one speaker in one category.
 
     `turns` are (label, text) with neutral labels such as "A" and "B"; `rated` is the label of the
     speaker to judge. `scope` is "dialogue" (all of that speaker's turns) or "reply" (the last turn
@@ -102,17 +153,16 @@ def rating_prompt(
     occurs in none of the texts: the template uses it to mark where each turn begins, and a model that
     wrote a turn cannot forge it.
     """
-    return fill(
-        template,
-        topic=topic,
-        turns=[{"label": label, "text": text} for label, text in turns],
-        rated=rated,
-        scope=scope,
-        category=category,
-        description=description,
-        low=low,
-        high=high,
-        worst=worst,
-        best=best,
-        fence=fence,
-    )
+    return {
+        "topic": topic,
+        "turns": [{"label": label, "text": text} for label, text in turns],
+        "rated": rated,
+        "scope": scope,
+        "category": category,
+        "description": description,
+        "low": low,
+        "high": high,
+        "worst": worst,
+        "best": best,
+        "fence": fence,
+    }

@@ -25,12 +25,11 @@ from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
 from expertchat.errors import UserError
 from expertchat.oracle.artifact import ITEMS
 from expertchat.pipeline.plan import STAGES
-from expertchat.pipeline.recipes import Recipe
-from expertchat.pipeline.store import artifact_path, read_manifest, recipe_path
+from expertchat.pipeline.store import read_recipe
 from expertchat.pipeline.view import Artifact, label_of, place_of
 from expertchat.policies.artifact import STEPS
 from expertchat.ratings.artifact import (
-    ANCHORS,
+    ANCHOR_CHECK,
     DIALOGUE,
     OVERALL_COLUMNS,
     PARTNER,
@@ -38,6 +37,8 @@ from expertchat.ratings.artifact import (
     TEXTS,
     THIRD,
     overall,
+    read_anchor_scores,
+    read_scores,
     read_tables,
 )
 from expertchat.records import read_all, read_json, read_records
@@ -65,16 +66,8 @@ def open_experiment(name: str, store: str | Path = "results") -> ExperimentResul
     for link in links:
         stage, id = link.readlink().parts[-2:]
         places[link.relative_to(views / name).as_posix()] = f"{stage}/{id}"
-    settings = _report_settings(store, places["report"]) if "report" in places else {}
+    settings = read_recipe(store, places["report"]).settings if "report" in places else {}
     return ExperimentResults(store, places, settings, name)
-
-
-def _report_settings(store: Path, reference: str) -> dict[str, Any]:
-    """The settings of stage report, which hold those of the whole experiment."""
-    path = recipe_path(store, reference)
-    if path.exists():
-        return Recipe.from_dict(read_json(path)).settings
-    return read_manifest(artifact_path(store, reference))["recipe"]["settings"]
 
 
 class ExperimentResults:
@@ -131,6 +124,11 @@ class ExperimentResults:
     def transcripts(self) -> bool:
         """Whether the dialogues are the user's transcripts, which all models rate."""
         return self.experiment.get("dialogues", {}).get("transcripts") is not None
+
+    @property
+    def min_valid_mass(self) -> float:
+        """The smallest valid mass of a usable rating, `ratings.min_valid_mass`."""
+        return self.settings["min_valid_mass"]
 
     def artifacts(self) -> pd.DataFrame:
         """One row per artifact and name: stage, round, name, model, id, finished, label, seconds,
@@ -283,7 +281,9 @@ class ExperimentResults:
         equal = {name: value for name, value in wanted.items() if value is not None}
         chosen = self.find("ratings", round)
         table = _joined(
-            read_tables([a.folder], RATINGS, columns, **equal, **relation).assign(round=a.round)
+            read_scores([a.folder], self.min_valid_mass, columns, **equal, **relation).assign(
+                round=a.round
+            )
             for a in chosen
             for relation in relations
         )
@@ -316,7 +316,17 @@ class ExperimentResults:
 
     def anchors(self, round: int | None = None) -> pd.DataFrame:
         """One row per rater, anchor and category."""
-        return self._by_round("ratings", ANCHORS, round)
+        floor, found = self.min_valid_mass, self.find("ratings", round)
+        return _joined(read_anchor_scores([a.folder], floor).assign(round=a.round) for a in found)
+
+    def anchor_checks(self, round: int | None = None) -> pd.DataFrame:
+        """One row per rater: whether it tells good anchors from bad ones (`blind`; None: unknown)."""
+        rows: dict[tuple, dict[str, Any]] = {}
+        for artifact in self.find("ratings", round):  # the jobs of all shards rate the same anchors
+            check = read_json(artifact.folder / ANCHOR_CHECK)
+            del check["categories"]
+            rows[artifact.round, check["rater"]] = {"round": artifact.round, **check}
+        return pd.DataFrame(rows.values())
 
     def preferences(self, model: str | None = None, round: int | None = None) -> pd.DataFrame:
         """One row per preference pair of a model's reward model; `chosen` and `rejected` are

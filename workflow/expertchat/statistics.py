@@ -242,6 +242,32 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return (0.0 if successes == 0 else low), (1.0 if successes == trials else high)
 
 
+def exact_interval(successes: int, trials: int) -> tuple[float, float]:
+    """(low, high): the exact 95 % interval of a proportion (Clopper and Pearson 1934).
+
+    Each limit is the proportion under which the result, or a more extreme one on its side, has a
+    probability of 2.5 %. It treats trials as independent, and covers the truth at least as often as it
+    says however few they are. Raises ValueError unless 0 <= successes <= trials and trials > 0.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} successes in {trials} trials")
+    low = 0.0 if successes == 0 else _exact_limit(successes, trials)
+    high = 1.0 if successes == trials else 1 - _exact_limit(trials - successes, trials)
+    return low, high
+
+
+def _exact_limit(successes: int, trials: int) -> float:
+    """The proportion under which at least `successes` have a probability of 2.5 %, by bisection."""
+    low, high = 0.0, 1.0
+    while high - low > 1e-12:
+        p = (low + high) / 2
+        terms = (
+            math.comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(successes, trials + 1)
+        )
+        low, high = (p, high) if math.fsum(terms) < 0.025 else (low, p)
+    return low
+
+
 def tango_interval(gained: int, lost: int, pairs: int) -> tuple[float, float]:
     """(low, high): the 95 % score interval of the difference of two paired proportions, second minus
     first (Tango 1998).

@@ -17,6 +17,7 @@ def main() -> None:
             job.inputs("replies"),
             job.settings["models"],
             job.settings["weights"],
+            job.settings["min_valid_mass"],
         )
         items.to_parquet(job.out / ITEMS)
         write_json(job.out / COMPARISON, rows)

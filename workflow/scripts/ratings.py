@@ -16,7 +16,7 @@ def main() -> None:
         rater = Rater(
             name,
             open_copies(job.source(name, job.input("model"), job.input("policy"))),
-            Ratings(**settings["section"]),
+            Ratings(**settings["section"], **job.recipe.runtime["ratings"]),
             Rubric(**settings["rubric"]),
             settings["prompt"],
             settings["seed"],

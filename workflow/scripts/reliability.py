@@ -11,7 +11,11 @@ def main() -> None:
 
         settings = job.settings
         figures = measure(
-            job.inputs("ratings"), settings["weights"], tuple(settings["scale"]), settings["seed"]
+            job.inputs("ratings"),
+            settings["weights"],
+            tuple(settings["scale"]),
+            settings["seed"],
+            settings["min_valid_mass"],
         )
         write_json(job.out / RELIABILITY, figures)
 

@@ -16,6 +16,7 @@ def main() -> None:
             ratings=job.inputs("ratings"),
             speaker=settings["speaker"],
             weights=settings["weights"],
+            min_valid_mass=settings["min_valid_mass"],
             texts=settings["prompts"],
             settings=Rewards(**settings["section"]),
             shuffled=settings["shuffled"],

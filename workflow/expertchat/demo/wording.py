@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from expertchat.prompts import fill, rating_prompt
+from expertchat.prompts import fill, rating_values
 
 LOW, HIGH = 0, 9  # the scale of the demo's ratings: one digit, one token
 
@@ -32,8 +32,7 @@ def _rating_with_markers(
     template: str, labels: tuple[str, ...], rated: str, scope: str, category: str
 ) -> str:
     """The rendered rating prompt with a marker in place of the topic and of each turn's text."""
-    return rating_prompt(
-        template,
+    values = rating_values(
         topic="\0topic\0",
         turns=[(label, f"\0{i}\0") for i, label in enumerate(labels)],
         rated=rated,
@@ -43,6 +42,7 @@ def _rating_with_markers(
         low=LOW,
         high=HIGH,
     )
+    return fill(template, **values)
 
 
 def rating_prompt_cached(
@@ -53,7 +53,7 @@ def rating_prompt_cached(
     scope: str,
     category: str,
 ) -> str:
-    """The same as `prompts.rating_prompt` on the demo's scale; `turns` are pairs (label, text)."""
+    """The user's text of a rating prompt on the demo's scale; `turns` are pairs (label, text)."""
     labels = tuple(label for label, _ in turns)
     text = _rating_with_markers(template, labels, rated, scope, category)
     text = text.replace("\0topic\0", topic)

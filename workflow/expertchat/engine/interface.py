@@ -24,13 +24,17 @@ FinishReason = Literal["stop", "sentence", "length"]
 OnReplies = Callable[[int, int, float], None]
 """Progress of `Engine.generate`: replies finished since the last call, their tokens, and seconds."""
 
-OnGroups = Callable[[int], None]
-"""Progress of `Engine.answer_logprobs`: groups finished since the last call."""
+OnQuestions = Callable[[int, int, float], None]
+"""Progress of `Engine.answer_logprobs`: questions finished since the last call, tokens read for them, 0
+if unknown, and seconds."""
 
 
 @dataclass(frozen=True)
 class Request:
     """A conversation for which the assistant's next reply is to be drawn.
+
+    If the last message is the assistant's, it is the beginning of this reply, and what follows it is
+    drawn. A space at its end stands for the space before the next word, which the model draws itself.
 
     `session` names the conversation. Requests of one engine with the same session can reuse its cached
     keys and values. It changes speed only.
@@ -43,7 +47,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """A drawn reply, without leading and trailing white space.
+    """A drawn reply, without a beginning that it was given, and without outer white space.
 
     `tokens`: number of drawn tokens, without the end token.
     """
@@ -58,7 +62,10 @@ class Question:
     """A prompt, and the answers whose probabilities after this prompt are to be computed.
 
     A prompt of messages is rendered by the model's chat template up to the start of the assistant's
-    reply; the answers are possible starts of that reply. A prompt given as text is used as it is,
+    reply; the answers are possible starts of that reply. If the last message is the assistant's, it is
+    the beginning of this reply, and the answers are what may follow it. White space at its end is read
+    as the tokenizer encodes it together with the answers; its tokens are the prompt's if they are its
+    own. A prompt given as text is used as it is,
     after the special tokens that the model's tokenizer adds before a text, unless the text already
     starts with them. An answer's tokens are those that follow the prompt's tokens when both are
     encoded together. Equal texts get equal probabilities.
@@ -128,7 +135,7 @@ class Engine(Protocol):
         """One reply to each request, drawn with the request's seed. `on_batch` reports progress."""
 
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnQuestions = ignore
     ) -> list[list[np.ndarray]]:
         """Log-probabilities [answers] for each question of each group, in nats.
 

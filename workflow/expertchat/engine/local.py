@@ -26,7 +26,7 @@ from expertchat.engine.generate.sampling import uniforms
 from expertchat.engine.generate.stopping import Completion, StoppingRules, before_stop, end_token_ids
 from expertchat.engine.interface import (
     Lengths,
-    OnGroups,
+    OnQuestions,
     OnReplies,
     Question,
     Reply,
@@ -256,7 +256,7 @@ class LocalEngine:
 
     @torch.inference_mode()
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnQuestions = ignore
     ) -> list[list[np.ndarray]]:
         """See `Engine.answer_logprobs`."""
         encoded = iter(self.encoder.tokenize([question for group in groups for question in group]))
@@ -289,17 +289,19 @@ class LocalEngine:
 
     @torch.inference_mode()
     def score(
-        self, groups: Sequence[Sequence[TokenizedQuestion]], on_batch: OnGroups = ignore
+        self, groups: Sequence[Sequence[TokenizedQuestion]], on_batch: OnQuestions = ignore
     ) -> list[list[np.ndarray]]:
         """`answer_logprobs` of tokenized questions; `exclusive` is not applied."""
         sequences = answer_sequences(groups, self.context_tokens)
         self._check_length(max((len(sequence.ids) for sequence in sequences), default=0))
-        remaining = Counter(sequence.index[0] for sequence in sequences)
+        remaining = Counter(sequence.index[:2] for sequence in sequences)
         totals = np.zeros(len(sequences))
-        for done in self._score_sequences(sequences, totals):
-            before = len(remaining)
-            remaining -= Counter(sequences[r].index[0] for r in done)
-            on_batch(before - len(remaining))
+        began = time.perf_counter()
+        for done, tokens in self._score_sequences(sequences, totals):
+            before, now = len(remaining), time.perf_counter()
+            remaining -= Counter(sequences[r].index[:2] for r in done)
+            on_batch(before - len(remaining), tokens, now - began)
+            began = now
         logprobs = [[np.zeros(len(question.answers)) for question in group] for group in groups]
         for sequence, total in zip(sequences, totals.tolist(), strict=True):
             g, i, k = sequence.index
@@ -310,10 +312,11 @@ class LocalEngine:
 
     def _score_sequences(
         self, sequences: Sequence[AnswerSequence], totals: np.ndarray
-    ) -> Iterator[Sequence[int]]:
-        """Sets `totals` [sequences] to log-probabilities; yields the sequences each pass finished.
+    ) -> Iterator[tuple[Sequence[int], int]]:
+        """Sets `totals` [sequences] to log-probabilities; yields what each pass did.
 
-        Long texts that LongRoPE rotates otherwise have passes of their own.
+        That is (the sequences that it finished, the number of tokens that it read). Long texts that
+        LongRoPE rotates otherwise have passes of their own.
         """
         score = self._score_whole if self.method == "whole" else self._score_forest
         for long in (True, False):
@@ -323,14 +326,14 @@ class LocalEngine:
             own = np.zeros(len(numbers))
             if numbers:
                 with rotate_as(self.model, long):
-                    for done in score([sequences[i] for i in numbers], own):
+                    for done, tokens in score([sequences[i] for i in numbers], own):
                         finished = [numbers[r] for r in done]
                         totals[finished] = own[done]
-                        yield finished
+                        yield finished, tokens
 
     def _score_forest(
         self, sequences: Sequence[AnswerSequence], totals: np.ndarray
-    ) -> Iterator[Sequence[int]]:
+    ) -> Iterator[tuple[Sequence[int], int]]:
         """Adds log-probabilities to `totals` by passes over the nodes of a prefix forest."""
         max_tokens = planned_tokens(self.model)
         forest = build_forest(sequences, max_tokens)
@@ -351,11 +354,11 @@ class LocalEngine:
             begin, stop = np.searchsorted(forest.node, [first, end])
             np.add.at(totals, forest.sequence[begin:stop], values)
             begin, stop = np.searchsorted(forest.last[by_last], [first, end])
-            yield by_last[begin:stop].tolist()
+            yield by_last[begin:stop].tolist(), int(starts[end] - starts[first])
 
     def _score_whole(
         self, sequences: Sequence[AnswerSequence], totals: np.ndarray
-    ) -> Iterator[Sequence[int]]:
+    ) -> Iterator[tuple[Sequence[int], int]]:
         """Sets `totals` to log-probabilities by batches of complete prompts."""
         order = sorted(range(len(sequences)), key=lambda r: (-len(sequences[r].ids), sequences[r].index))
 
@@ -365,4 +368,5 @@ class LocalEngine:
         longest = len(sequences[order[0]].ids)
         for part, logprobs in self.batches.run(order, score, planned_rows(self.model, longest)):
             totals[part] = logprobs
-            yield part
+            read = {ids.tobytes(): len(ids) for ids in (sequences[r].ids for r in part)}
+            yield part, sum(read.values())  # answers of one token share their prompt's row

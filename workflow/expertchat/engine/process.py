@@ -21,7 +21,7 @@ import numpy as np
 from expertchat.engine.interface import (
     Engine,
     Lengths,
-    OnGroups,
+    OnQuestions,
     OnReplies,
     Question,
     Reply,
@@ -70,7 +70,7 @@ class ProcessEngine:
         return self._call("generate", (list(requests), decoding), on_batch)
 
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnQuestions = ignore
     ) -> list[list[np.ndarray]]:
         """See `Engine.answer_logprobs`."""
         return self._call("answer_logprobs", (groups,), on_batch)

@@ -12,7 +12,7 @@ import numpy as np
 from expertchat.engine.interface import (
     Engine,
     Lengths,
-    OnGroups,
+    OnQuestions,
     OnReplies,
     Question,
     Reply,
@@ -53,25 +53,21 @@ class Replicas:
         return idlest if session is None else self._copy_of_session.setdefault(session, idlest)
 
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnQuestions = ignore
     ) -> list[list[np.ndarray]]:
-        """See `Engine.answer_logprobs`. If a group is divided, progress is reported only at the end."""
+        """See `Engine.answer_logprobs`."""
         copies = len(self.engines)
         pieces = [piece for g, group in enumerate(groups) for piece in _pieces(g, len(group), copies)]
-        undivided = len(pieces) == len(groups)
         parts = [list(range(copy, len(pieces), copies)) for copy in range(copies)]
         answers = _run_copies(
             parts,
             lambda copy, numbers: self.engines[copy].answer_logprobs(
-                [[groups[pieces[p][0]][i] for i in pieces[p][1]] for p in numbers],
-                on_batch if undivided else ignore,
+                [[groups[pieces[p][0]][i] for i in pieces[p][1]] for p in numbers], on_batch
             ),
         )
         by_group: list[dict[int, np.ndarray]] = [{} for _ in groups]
         for (g, indices), answer in zip(pieces, answers, strict=True):
             by_group[g] |= zip(indices, answer, strict=True)
-        if not undivided:
-            on_batch(len(groups))
         return [[logprobs[i] for i in range(len(logprobs))] for logprobs in by_group]
 
     def lengths(self, questions: Sequence[Question]) -> list[Lengths] | None:

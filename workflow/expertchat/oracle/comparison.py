@@ -105,6 +105,7 @@ def compare_with_oracle(
     replies: Sequence[Path],
     models: Sequence[str],
     weights: Mapping[str, float],
+    min_valid_mass: float,
 ) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """Returns (one row per round and model, all rated items with their oracle scores).
 
@@ -119,7 +120,7 @@ def compare_with_oracle(
         spoken = of_round(dialogues, rounds + 1, number)
         folders = of_round(ratings, rounds + 1, number)
         for i, name in enumerate(models):
-            table = read_ratings(folders, OVERALL_COLUMNS, split=HELD_OUT, rater=name)
+            table = read_ratings(folders, min_valid_mass, OVERALL_COLUMNS, split=HELD_OUT, rater=name)
             items = rating_rows(world, spoken, table, weights)
             rated.append(items.assign(round=number + 1, rater=name))
             rows.append(

@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from expertchat.settings.models import Load, Server
+
 ID_LENGTH = 12
 Inputs = dict[str, str | list[str]]
 
@@ -88,3 +90,12 @@ class Recipe:
         return cls(
             **{key: data[key] for key in ("stage", "settings", "code", "inputs", "runtime", "label")}
         )
+
+
+def load_runtime(loads: Mapping[str, Load]) -> dict[str, Any]:
+    """The part of each model's `load` that changes speed only. It belongs to the runtime of a recipe."""
+    servers = {model: load.server for model, load in loads.items() if load.server}
+    runtime: dict[str, Any] = {"batch_size": {model: load.batch_size for model, load in loads.items()}}
+    if servers:
+        runtime["server"] = {m: s.model_dump(include=set(Server.RUNTIME)) for m, s in servers.items()}
+    return runtime

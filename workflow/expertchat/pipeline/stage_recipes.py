@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 from expertchat.models.gguf_header import read_header, sample
 from expertchat.pipeline.fingerprints import code_fingerprint, folder_sample, user_file_fingerprint
 from expertchat.pipeline.plan import Plan
-from expertchat.pipeline.recipes import Recipe, references
+from expertchat.pipeline.recipes import Recipe, load_runtime, references
 from expertchat.pipeline.view import label_of
 from expertchat.prompts import read_chat_template, read_prompts
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.mmlu import Asking
-from expertchat.settings.models import Load, Server
 from expertchat.settings.questions import FolderQuestions
 from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.section import Section
@@ -27,21 +26,6 @@ Tuned = Mapping[str, str | None]  # model -> reference of its policy, None for t
 Answers = Sequence[tuple[str, str]]  # (reference, model); models with the same weights share references
 
 Value = TypeVar("Value")
-
-
-def load_settings(load: Load) -> dict[str, Any]:
-    """The part of `load` that can change results. It belongs to the settings of a recipe."""
-    server = load.server and load.server.model_dump(exclude=set(Server.RUNTIME))
-    return {**load.model_dump(exclude={"batch_size", "server"}), "server": server}
-
-
-def load_runtime(loads: Mapping[str, Load]) -> dict[str, Any]:
-    """The part of each model's `load` that changes speed only. It belongs to the runtime of a recipe."""
-    servers = {model: load.server for model, load in loads.items() if load.server}
-    runtime: dict[str, Any] = {"batch_size": {model: load.batch_size for model, load in loads.items()}}
-    if servers:
-        runtime["server"] = {m: s.model_dump(include=set(Server.RUNTIME)) for m, s in servers.items()}
-    return runtime
 
 
 def required(value: Value | None) -> Value:
@@ -116,7 +100,7 @@ class StageRecipes:
 
     def _load(self, model: str) -> dict[str, Any]:
         """How a model is loaded. The path of its chat template is replaced by the text of the file."""
-        load = load_settings(self.experiment.models[model].load)
+        load = self.experiment.models[model].load.recipe_settings()
         template = load["chat_template"]
         if template not in (None, "plain"):
             where = f"models.{model}.load.chat_template"
@@ -137,6 +121,10 @@ class StageRecipes:
         roles = self.experiment.dialogues.roles
         return {name: self.texts[name] for name in sorted({*roles, "opening"})}
 
+    def _reading_ratings(self) -> dict[str, Any]:
+        """What stages need that read ratings. It can change without asking the raters again."""
+        return {"weights": self.weights, "min_valid_mass": self.experiment.ratings.min_valid_mass}
+
     def _world(self) -> dict[str, Any]:
         """The settings of the demo world."""
         return required(self.experiment.world).model_dump()
@@ -155,7 +143,7 @@ class StageRecipes:
             learned = ("topic", "speaker", "opening", "rating")  # it is trained on these prompts
             settings |= {"world": self._world(), "prompts": {n: self.texts[n] for n in learned}}
         elif model.source == "server":
-            settings |= {"server": load_settings(model.load)["server"]}
+            settings |= {"server": model.load.recipe_settings()["server"]}
         runtime: dict[str, Any] = {"target_modules": self._target_modules(name)}  # to be checked
         if model.source == "gguf":
             # the artifact does not depend on the place of the file
@@ -257,12 +245,14 @@ class StageRecipes:
         inputs: dict[str, str | None] = {"model": self.models[rater], "dialogues": dialogues}
         if section.tuned_raters:
             inputs["policy"] = tuned.get(rater)
-        return self.add("ratings", name, settings, inputs, [rater], round)
+        # the probe needs the floor, which changes no rating
+        runtime = {"ratings": {"min_valid_mass": section.min_valid_mass}}
+        return self.add("ratings", name, settings, inputs, [rater], round, runtime)
 
     def reliability(self, ratings: Sequence[str], round: int | None) -> str:
         """How reliable the ratings of a round are."""
         settings = {
-            "weights": self.weights,
+            **self._reading_ratings(),
             "scale": [self.rubric.low, self.rubric.high],
             "seed": self.experiment.seed,
         }
@@ -274,7 +264,7 @@ class StageRecipes:
             "section": self.experiment.rewards.model_dump(),
             "seed": self.experiment.seed,
             "speaker": name,
-            "weights": self.weights,
+            **self._reading_ratings(),
             "prompts": self._speaking(),
             "shuffled": self.experiment.control == "shuffled",
         }
@@ -381,7 +371,7 @@ class StageRecipes:
             "control": self.experiment.control,
             "rounds": self.experiment.rounds,
             "models": list(names),
-            "weights": self.weights,
+            **self._reading_ratings(),
             "scale": [self.rubric.low, self.rubric.high],
         }
 

@@ -65,6 +65,14 @@ def write_recipe(store: Path, recipe: Recipe) -> None:
     os.replace(temporary, path)
 
 
+def read_recipe(store: Path, reference: str) -> Recipe:
+    """The recipe of an artifact, from its own file or, without that, from the artifact's manifest."""
+    path = recipe_path(store, reference)
+    if path.exists():
+        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return Recipe.from_dict(read_manifest(artifact_path(store, reference))["recipe"])
+
+
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Size in bytes and SHA-256 of each file below `folder`. A link is recorded by its target."""
     files: dict[str, dict[str, Any]] = {}

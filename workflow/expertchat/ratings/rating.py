@@ -1,203 +1,43 @@
-"""Stage ratings: models rate dialogues and replies, category by category.
+"""Stage ratings: models rate dialogues and replies, category by category (`asking`).
 
-Each question is asked in a new conversation, separate from the rated dialogue. A rating is the expected
-score: the mean of the valid scores under the rater's probabilities of them. It comes with the entropy of
-that distribution and with the valid mass, which is the total probability of all valid scores. If the
-valid mass is below `ratings.min_valid_mass`, there is no score.
+Anchors come first, then a probe of a few items, so that a rater that cannot rate is noticed at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from expertchat import prompts
-from expertchat.console import progress_bar
+from expertchat.console import batch_progress, progress_bar
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
-from expertchat.engine.interface import Engine, Question
+from expertchat.engine.interface import Question
+from expertchat.ratings.anchors import check_anchors, rate_anchors
 from expertchat.ratings.artifact import (
+    ANCHOR_CHECK,
     ANCHOR_SCHEMA,
     ANCHORS,
-    DIALOGUE,
     RATING_SCHEMA,
     RATINGS,
     TEXT_SCHEMA,
     TEXTS,
-    THIRD,
+    anchor_sentence,
     merge_parts,
-    read_tables,
+    read_scores,
     write_table,
 )
-from expertchat.ratings.canaries import canary_of, with_canary
-from expertchat.ratings.items import Item, fence_of, items_for, labels_of
-from expertchat.records import read_all, read_records
+from expertchat.ratings.asking import Rater, item_fields, presentations_of, rate_presentations
+from expertchat.ratings.items import Item, items_for
+from expertchat.ratings.probe import describe_mass, probe, probe_items
+from expertchat.records import read_all, read_records, write_json
 from expertchat.settings.anchors import Anchor
-from expertchat.settings.ratings import Ratings
-from expertchat.settings.rubrics import Rubric, Wording
 
 BLOCK = 512  # items per checkpoint
-
-
-@dataclass(frozen=True)
-class Rater:
-    """A model that rates, with the settings and texts of its prompts."""
-
-    name: str
-    engine: Engine
-    settings: Ratings
-    rubric: Rubric
-    template: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class Presentation:
-    """One way to present an item to a rater."""
-
-    item: Item
-    order: int  # 0: labels A, B in the order of speaking; 1: swapped
-    repeats: int  # number of wordings to ask; the first is the rubric's own
-    canary: str  # the kind of canary in the judged text; "" if there is none
-    fence: str  # the code that marks the texts in the prompt, see `fence_of`
-
-
-def expected_score(logprobs: np.ndarray, scores: np.ndarray) -> tuple[float, float, float]:
-    """(mean score, entropy in nats, valid mass) from the log-probabilities [scores] of the scores.
-
-    Mean and entropy are those of the renormalized distribution over the valid scores; NaN if their
-    probabilities are all 0.
-    """
-    total = np.logaddexp.reduce(logprobs)
-    if total == -np.inf:
-        return float("nan"), float("nan"), 0.0
-    probabilities = np.exp(logprobs - total)
-    positive = probabilities[probabilities > 0]
-    entropy = float(-(positive * np.log(positive)).sum())
-    return float(probabilities @ scores), entropy, min(1.0, float(np.exp(total)))
-
-
-def presentations_of(item: Item, settings: Ratings, high: int, seed: int) -> list[Presentation]:
-    """All orders with all repeats, and for a share of items one presentation of a copy with a canary.
-
-    `high` is the best score. There is no second order if it would not change the judged speaker's
-    label, as with a single speaker or the middle one of three.
-    """
-    canary = canary_of(item, settings.canary_share, seed)
-    copy = with_canary(item, canary, high) if canary else item
-    fence = fence_of(copy, seed)
-    first, second = (labels_of(item.turns, order)[item.ratee] for order in (0, 1))
-    orders = (0, 1) if settings.orders == "both" and first != second else (0,)
-    clean = [Presentation(item, order, settings.repeats, "", fence) for order in orders]
-    return [*clean, Presentation(copy, 0, 1, canary, fence)] if canary else clean
-
-
-def rating_text(presentation: Presentation, wording: Wording, rubric: Rubric, template: str) -> str:
-    """The prompt that asks for a score in one category."""
-    item = presentation.item
-    label = labels_of(item.turns, presentation.order)
-    return prompts.rating_prompt(
-        template,
-        topic=item.topic,
-        turns=[(label[seat], text) for seat, text in item.turns],
-        rated=label[item.ratee],
-        scope=item.scope,
-        category=wording.name,
-        description=wording.description,
-        low=rubric.low,
-        high=rubric.high,
-        worst=wording.low,
-        best=wording.high,
-        fence=presentation.fence,
-    )
-
-
-def questions_on(presentation: Presentation, rater: Rater) -> list[Question]:
-    """One question per repeat and category, in that order; the answers are the scores."""
-    scores = [str(score) for score in range(rater.rubric.low, rater.rubric.high + 1)]
-    return [
-        Question(
-            [
-                {
-                    "role": "user",
-                    "content": rating_text(
-                        presentation, category.wording(repeat), rater.rubric, rater.template
-                    ),
-                }
-            ],
-            scores,
-            exclusive=True,
-        )
-        for repeat in range(presentation.repeats)
-        for category in rater.rubric.categories
-    ]
-
-
-def rate_presentations(rater: Rater, presentations: Sequence[Presentation]) -> list[dict[str, Any]]:
-    """One row per presentation, repeat and category, in that order; `standard` is not filled in."""
-    questions = [questions_on(presentation, rater) for presentation in presentations]
-    groups = context_groups(presentations)
-    answers = rater.engine.answer_logprobs(
-        [[q for i in group for q in questions[i]] for group in groups]
-    )
-    logprobs: dict[int, list[np.ndarray]] = {}
-    for group, answer in zip(groups, answers, strict=True):
-        remaining = iter(answer)
-        for i in group:
-            logprobs[i] = list(islice(remaining, len(questions[i])))
-    return [row for i, p in enumerate(presentations) for row in rating_rows(rater, p, logprobs[i])]
-
-
-def context_groups(presentations: Sequence[Presentation]) -> list[list[int]]:
-    """Indices of the presentations whose questions are asked as one group of the engine's.
-
-    The candidates of one context share the conversation before them, so all their presentations are one
-    group. Every other presentation is its own group.
-    """
-    groups: dict[int | str, list[int]] = {}
-    for i, presentation in enumerate(presentations):
-        context = presentation.item.context_id
-        groups.setdefault(i if context is None else context, []).append(i)
-    return list(groups.values())
-
-
-def rating_rows(
-    rater: Rater, presentation: Presentation, logprobs: Sequence[np.ndarray]
-) -> list[dict[str, Any]]:
-    """One row per repeat and category from the log-probabilities [scores] of each question."""
-    scores = np.arange(rater.rubric.low, rater.rubric.high + 1)
-    item = presentation.item
-    common = item_fields(item, rater.name)
-    common["label"] = labels_of(item.turns, presentation.order)[item.ratee]
-    asked = [(r, c) for r in range(presentation.repeats) for c in rater.rubric.categories]
-    rows = []
-    for (repeat, category), values in zip(asked, logprobs, strict=True):
-        score, entropy, mass = expected_score(values, scores)
-        usable = bool(mass >= rater.settings.min_valid_mass and mass > 0)
-        rows.append(
-            {
-                **common,
-                "order": presentation.order,
-                "repeat": repeat,
-                "canary": presentation.canary,
-                "category": category.name,
-                "score": score if usable else None,
-                "entropy": entropy,
-                "valid_mass": mass,
-                "usable": usable,
-            }
-        )
-    return rows
-
-
-def item_fields(item: Item, rater: str) -> dict[str, str]:
-    """The columns that identify an item and its rater."""
-    names = ("ratee", "model", "relation", "scope", "item_id", "topic_id", "split")
-    return {"rater": rater, **{name: getattr(item, name) for name in names}}
 
 
 def text_rows(rater: Rater, items: Sequence[Item]) -> list[dict[str, Any]]:
@@ -225,66 +65,14 @@ def text_rows(rater: Rater, items: Sequence[Item]) -> list[dict[str, Any]]:
     ]
 
 
-def anchor_items(anchors: Sequence[Anchor]) -> list[Item]:
-    """The anchors as whole dialogues to rate."""
-    return [
-        Item(
-            scope=DIALOGUE,
-            item_id=anchor.anchor_id,
-            topic_id=anchor.anchor_id,
-            topic=anchor.topic,
-            split="anchor",
-            ratee=anchor.rated,
-            model=anchor.rated,
-            relation=THIRD,
-            turns=[(turn.speaker, turn.text) for turn in anchor.turns],
-        )
-        for anchor in anchors
-    ]
-
-
-def rate_anchors(rater: Rater, anchors: Sequence[Anchor]) -> list[dict[str, Any]]:
-    """The rater's ratings of the anchors: one row per anchor and category."""
-    presentations = [
-        Presentation(item, 0, 1, "", fence_of(item, rater.seed)) for item in anchor_items(anchors)
-    ]
-    return [{**row, "anchor_id": row["item_id"]} for row in rate_presentations(rater, presentations)]
-
-
-def anchor_scales(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """{category: (mean, standard deviation)} of the usable scores of anchors.
-
-    Categories in which these scores do not differ are left out.
-    """
-    by_category: dict[str, list[float]] = {}
-    for row in rows:
-        if row["usable"]:
-            by_category.setdefault(row["category"], []).append(row["score"])
-    scales = {}
-    for category, scores in by_category.items():
-        if len(scores) > 1 and np.ptp(scores) > 0:
-            scales[category] = (float(np.mean(scores)), float(np.std(scores, ddof=1)))
-    return scales
-
-
-def standardise(rows: list[dict[str, Any]], scales: Mapping[str, tuple[float, float]]) -> None:
-    """Fills in `standard`: (score - mean) / deviation, with the rater's `anchor_scales`.
-
-    None for unusable ratings and for categories without a scale.
-    """
-    for row in rows:
-        mean, deviation = scales.get(row["category"], (0.0, 0.0))
-        known = row["usable"] and deviation > 0
-        row["standard"] = (row["score"] - mean) / deviation if known else None
-
-
 def rate(
     rater: Rater, dialogues: Path, anchors: Sequence[Anchor], checkpoints: Path, out: Path
 ) -> dict[str, int]:
-    """Writes ratings.parquet, texts.parquet and anchors.parquet. Resumes after the last complete block.
+    """Writes ratings.parquet, texts.parquet, anchors.parquet and anchors.json.
 
-    `dialogues` is an artifact of stage dialogues. Blocks with a checkpoint are not rated again, and the
-    results equal those of an uninterrupted run. Returns {items, blocks}.
+    `dialogues` is an artifact of stage dialogues. Anchors and blocks with a checkpoint are not rated
+    again, and the results equal those of an uninterrupted run. Returns {items, blocks}. Raises UserError
+    if most ratings of the first items are unusable (`probe`).
     """
     records = read_records(dialogues / DIALOGUES)
 
@@ -292,30 +80,43 @@ def rate(
         candidates = read_all([dialogues], CANDIDATES)
         return items_for(rater.name, records, candidates, rater.settings.self_rating)
 
-    scales = _anchor_scales(rater, anchors, checkpoints)
     total = sum(1 for _ in items())
+    _rate_anchors(rater, anchors, checkpoints, out)
+    if total and not (checkpoints / f"{0:06d}.{RATINGS}").exists():
+        print(f"{probe(rater, probe_items(items(), total))}.", file=sys.stderr)
     todo = items()
     parts: list[str] = []
     with progress_bar(total, f"ratings by {rater.name}", "items") as progress:
         while block := list(islice(todo, BLOCK)):
             parts.append(f"{len(parts):06d}")
             ratings, texts = (checkpoints / f"{parts[-1]}.{file}" for file in (RATINGS, TEXTS))
-            if not ratings.exists():
-                high, seed = rater.rubric.high, rater.seed
-                shown = [p for i in block for p in presentations_of(i, rater.settings, high, seed)]
-                rows = rate_presentations(rater, shown)
-                standardise(rows, scales)
-                write_table(texts, text_rows(rater, block), TEXT_SCHEMA)
-                write_table(ratings, rows, RATING_SCHEMA)
-            progress.update(len(block))
+            if ratings.exists():
+                progress.update(len(block))
+                continue
+            high, seed = rater.rubric.high, rater.seed
+            shown = [p for i in block for p in presentations_of(i, rater.settings, high, seed)]
+            asked = len(rater.rubric.categories) * sum(p.repeats for p in shown)
+            rows = rate_presentations(rater, shown, batch_progress(progress, len(block), asked))
+            write_table(texts, text_rows(rater, block), TEXT_SCHEMA)
+            write_table(ratings, rows, RATING_SCHEMA)
     merge_parts([checkpoints / f"{part}.{RATINGS}" for part in parts], out / RATINGS, RATING_SCHEMA)
     merge_parts([checkpoints / f"{part}.{TEXTS}" for part in parts], out / TEXTS, TEXT_SCHEMA)
-    merge_parts([checkpoints / ANCHORS], out / ANCHORS, ANCHOR_SCHEMA)
+    if total:
+        mass = read_scores([out], rater.settings.min_valid_mass, ["valid_mass"]).to_dict("records")
+        print(f"{describe_mass(rater, mass)[0]}.", file=sys.stderr)
     return {"items": total, "blocks": len(parts)}
 
 
-def _anchor_scales(rater: Rater, anchors: Sequence[Anchor], checkpoints: Path):
-    """The `anchor_scales` of the rater. Anchors are rated only if there is no checkpoint of them."""
-    if not (checkpoints / ANCHORS).exists():
-        write_table(checkpoints / ANCHORS, rate_anchors(rater, anchors), ANCHOR_SCHEMA)
-    return anchor_scales(read_tables([checkpoints], ANCHORS).to_dict("records"))
+def _rate_anchors(rater: Rater, anchors: Sequence[Anchor], checkpoints: Path, out: Path) -> None:
+    """Writes anchors.parquet and anchors.json, and says whether the rater tells good from bad.
+
+    Anchors are rated only if there is no checkpoint of them.
+    """
+    path = checkpoints / ANCHORS
+    if not path.exists():
+        write_table(path, rate_anchors(rater, anchors), ANCHOR_SCHEMA)
+    check = check_anchors(rater.name, pq.read_table(path).to_pylist())
+    if anchors:
+        print(f"{rater.name}: {anchor_sentence(check)}.", file=sys.stderr)
+    merge_parts([path], out / ANCHORS, ANCHOR_SCHEMA)
+    write_json(out / ANCHOR_CHECK, check)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from expertchat.ratings.artifact import ANCHORS, read_tables
+from expertchat.ratings.artifact import ANCHOR_CHECK, read_anchor_scores
+from expertchat.records import read_json
 
 BINS = 20
 
@@ -50,14 +51,21 @@ def histogram_rows(
     ]
 
 
-def anchor_rows(ratings: Sequence[Path]) -> list[dict[str, Any]]:
+def anchor_rows(ratings: Sequence[Path], min_valid_mass: float) -> list[dict[str, Any]]:
     """Mean and standard deviation of each rater's scores of the anchors, by category.
 
     The jobs of all shards rate the same anchors; each anchor counts once.
     """
-    table = read_tables(ratings, ANCHORS).drop_duplicates(["rater", "anchor_id", "category"])
-    usable = table[table["usable"].astype(bool)]
+    table = read_anchor_scores(ratings, min_valid_mass)
+    table = table.drop_duplicates(["rater", "anchor_id", "category"])
+    usable = table[table["usable"]]
     groups = usable.groupby(["rater", "category"], sort=True, observed=True)["score"]
     rows = groups.agg(["mean", "std", "size"]).reset_index()
     rows = rows.rename(columns={"std": "deviation", "size": "n"})
     return rows.astype({"rater": str, "category": str}).to_dict("records")
+
+
+def anchor_checks(ratings: Sequence[Path]) -> list[dict[str, Any]]:
+    """Whether each rater tells good anchors from bad ones, as stage ratings found: one row per rater."""
+    checks = (read_json(folder / ANCHOR_CHECK) for folder in ratings)
+    return list({check["rater"]: check for check in checks}.values())

@@ -15,10 +15,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from expertchat.ratings.artifact import DIALOGUE, RATINGS, REPLY, TEXTS, overall_by, read_tables
+from expertchat.ratings.artifact import DIALOGUE, REPLY, TEXTS, overall_by, read_scores, read_tables
 from expertchat.reliability.agreement import between_rows, within_rows
 from expertchat.reliability.artifact import OVERALL
-from expertchat.reliability.distributions import anchor_rows, histogram_rows, rater_rows
+from expertchat.reliability.distributions import (
+    anchor_checks,
+    anchor_rows,
+    histogram_rows,
+    rater_rows,
+)
 from expertchat.reliability.injection import injection_rows
 from expertchat.reliability.label_order import order_rows
 from expertchat.reliability.self_preference import self_rows
@@ -32,17 +37,23 @@ COLUMNS = [
 
 
 def measure(
-    ratings: Sequence[Path], weights: Mapping[str, float], scale: tuple[int, int], seed: int
+    ratings: Sequence[Path],
+    weights: Mapping[str, float],
+    scale: tuple[int, int],
+    seed: int,
+    min_valid_mass: float,
 ) -> dict[str, Any]:
     """All figures of one round as lists of records. `ratings` are the artifacts of stage ratings.
 
-    `weights` are those of the rubric's categories, `scale` is its (lowest, highest) score.
+    `weights` are those of the rubric's categories, `scale` is its (lowest, highest) score. Ratings with
+    a valid mass below `min_valid_mass` are not usable.
     """
-    table = with_units(read_tables(ratings, RATINGS, COLUMNS))
+    table = with_units(read_scores(ratings, min_valid_mass, COLUMNS))
     clean = table[table["canary"] == ""]
     texts = read_tables(ratings, TEXTS)
     figures: dict[str, Any] = {
         "scale": list(scale),
+        "min_valid_mass": min_valid_mass,
         "raters": rater_rows(clean, texts),
         "histograms": histogram_rows(clean, weights, scale),
         "between_raters": [],
@@ -50,7 +61,8 @@ def measure(
         "order": [],
         "self_preference": [],
         "injection": injection_rows(table, weights, seed),
-        "anchors": anchor_rows(ratings),
+        "anchors": anchor_rows(ratings, min_valid_mass),
+        "anchor_checks": anchor_checks(ratings),
     }
     for category, scores in by_category(clean, weights):
         for scope in (DIALOGUE, REPLY):

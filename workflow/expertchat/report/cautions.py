@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from expertchat.reliability.artifact import RELIABILITY, rater_faults
 from expertchat.report.results import Results
 from expertchat.report.summary import ends
 from expertchat.report.wording import interval, number, percent
@@ -33,7 +34,18 @@ def cautions(results: Results) -> list[str]:
     last = [row for row in results.summary["mmlu"] if row["round"] == results.rounds]
     answered = [f"{row['model']}: {c}." for row in last for c in answer_cautions(results, row)]
     mixed = [f"Mixture: {c}." for c in mixture_cautions(results)]
-    return [*trained, *answered, *mixed]
+    return [*rater_cautions(results), *trained, *answered, *mixed]
+
+
+def rater_cautions(results: Results) -> list[str]:
+    """Raters that are blind or whose ratings are mostly unusable, each once, as of the first round."""
+    found: dict[tuple[str, str], str] = {}
+    rounds = range(1, results.rounds + 2) if results.run.has("reliability") else ()
+    for round_number in rounds:
+        measures = results.run.json("reliability", RELIABILITY, round_number)
+        for rater, kind, clause in rater_faults(measures):
+            found.setdefault((rater, kind), f"{rater}: {clause}.")
+    return list(found.values())
 
 
 def answer_cautions(results: Results, row: dict[str, Any]) -> Iterator[str]:

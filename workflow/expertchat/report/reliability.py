@@ -8,6 +8,7 @@ from expertchat.report.reliability_plots import histogram_plot, injection_plot
 from expertchat.report.reliability_tables import (
     Measures,
     agreement_table,
+    anchor_table,
     bias_table,
     canary_table,
     category_table,
@@ -48,6 +49,7 @@ def section(results: Results) -> Section:
         table_or_text("Agreement of raters", agreement_table(results, by_round)),
         table_or_text("Bias of ratings", bias_table(results, by_round)),
         rater_table(results, by_round),
+        table_or_text("Good and bad anchors", anchor_table(results, by_round)),
     ]
     details = [
         table_or_text("Agreement by category", category_table(base)),

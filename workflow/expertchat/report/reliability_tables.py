@@ -159,6 +159,34 @@ def rater_table(results: Results, by_round: ByRound) -> Table:
     return Table(head, rows, text_columns=4, note=note)
 
 
+def anchor_table(results: Results, by_round: ByRound) -> Table:
+    """In how many topics each rater gave the good anchor more than the bad one, by rater and round."""
+    rows: list[list[Any]] = []
+    missing: dict[str, None] = {}
+    for when, measures in by_round:
+        for check in measures["anchor_checks"]:
+            if check["blind"] is None:
+                missing[f"{check['rater']}: {check['reason']}"] = None
+                continue
+            row = [
+                model_cell(results, check["rater"]),
+                when,
+                "blind" if check["blind"] else "tells good from bad",
+                f"{check['right']} of {check['topics']}",
+                interval(check["interval"], 1, 100),
+                percent(check["valid_mass"], 1),
+            ]
+            rows.append(row)
+    head = ["rater", "when", "verdict", "topics", "95 % interval, %", "mass on scores"]
+    note = (
+        "Anchors are written examples, a good and a bad one on each topic. Topics: those in which the "
+        "rater gave the good one more, by the mean over categories. Blind: the exact interval (Clopper "
+        "and Pearson) of their share reaches one half, which is chance. "
+    )
+    unknown = f"Unknown: {'; '.join(missing)}." if missing else ""
+    return Table(head, rows, text_columns=3, note=(note if rows else "") + unknown)
+
+
 def category_table(measures: Measures) -> Table:
     """Agreement by category, between raters and for each rater with itself."""
     rows, figures = [], []

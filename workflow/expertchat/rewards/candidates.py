@@ -16,7 +16,11 @@ from expertchat.records import read_all
 
 
 def rated_candidates(
-    folders: Sequence[Path], ratings: Sequence[Path], speaker: str, weights: Mapping[str, float]
+    folders: Sequence[Path],
+    ratings: Sequence[Path],
+    speaker: str,
+    weights: Mapping[str, float],
+    min_valid_mass: float,
 ) -> pd.DataFrame:
     """The candidate replies of the model `speaker` with their overall ratings by its partners.
 
@@ -29,7 +33,7 @@ def rated_candidates(
             f"{speaker} has no candidate replies: dialogues.candidate_turns names none of its turns; "
             "name an even and an odd turn"
         )
-    scores = overall(read_ratings(ratings, OVERALL_COLUMNS, scope=REPLY), weights)
+    scores = overall(read_ratings(ratings, min_valid_mass, OVERALL_COLUMNS, scope=REPLY), weights)
     scores = scores.rename(columns={"item_id": "candidate_id"})
     return candidates.merge(scores[["candidate_id", "overall", "usable"]], on="candidate_id")
 

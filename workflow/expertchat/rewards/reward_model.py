@@ -16,6 +16,7 @@ import torch
 
 from expertchat.engine.training import check_lengths, load_tokenizer
 from expertchat.errors import UserError
+from expertchat.ratings.artifact import REPLY, why_unusable
 from expertchat.records import write_json
 from expertchat.rewards.artifact import METRICS, PAIRS, TRAINING_LOG
 from expertchat.rewards.candidates import encode_candidates, rated_candidates
@@ -35,6 +36,7 @@ def make_reward_model(
     ratings: Sequence[Path],
     speaker: str,
     weights: Mapping[str, float],
+    min_valid_mass: float,
     texts: Mapping[str, str],
     settings: Rewards,
     shuffled: bool,
@@ -52,7 +54,7 @@ def make_reward_model(
     Writes to `out` the adapter with its score head in peft's layout, pairs.parquet, training.json and
     metrics.json. Returns the metrics. Raises UserError if a split has no pairs.
     """
-    candidates = rated_candidates(dialogues, ratings, speaker, weights)
+    candidates = rated_candidates(dialogues, ratings, speaker, weights, min_valid_mass)
     training = candidates[candidates["split"] == TRAIN]
     if shuffled:
         training = shuffle_within_contexts(training, seed)
@@ -63,6 +65,8 @@ def make_reward_model(
     held_out, held_out_fates = build_pairs(candidates[candidates["split"] == HELD_OUT], settings)
     for split, its_pairs in (("training", pairs), ("validation", validation), ("held-out", held_out)):
         if not its_pairs:
+            if (reason := why_unusable(ratings, min_valid_mass, model=speaker, scope=REPLY)) is not None:
+                raise UserError(f"there are no {split} pairs of {speaker}'s replies, as {reason}")
             raise UserError(
                 f"there are no {split} pairs (training topics: {fates}; held-out topics: "
                 f"{held_out_fates}): lower rewards.min_margin, raise dialogues.candidates, or use more "

@@ -51,6 +51,12 @@ class Server(Section):
     this is at most the limit (for MMLU's letters: times the total probability of the listed letters).
     Otherwise, and always for cloze answers, the server is asked for the probabilities of the answer's
     own tokens; the job stops with an error if it does not support this."""
+    begun_replies: Literal["chat", "completions", "omit"] = "chat"
+    """How the beginning of a reply is sent that a prompt file gives (block `reply`). `chat`: as a final
+    message of the assistant, with the fields by which vLLM and SGLang continue it; llama.cpp's server
+    does so by itself. The job tests this and stops if the server would start a new reply.
+    `completions`: as text to /v1/completions, for which the model's folder must have its tokenizer.
+    `omit`: not at all, for servers that cannot continue a reply, such as OpenAI's."""
     body: dict[str, Any] = {}
     """Additional fields of every request, as in the server's documentation, such as {top_k: -1} if the
     server would otherwise use the model's own value. Do not put secrets here."""
@@ -135,6 +141,11 @@ class Load(Section):
     results. Batches for scoring are sized by tokens to fit into memory."""
     server: Server | None = None
     """Server that answers for the model; null: the job loads the model. Training always loads it."""
+
+    def recipe_settings(self) -> dict[str, Any]:
+        """The keys that can change results, for recipes."""
+        server = self.server and self.server.model_dump(exclude=set(Server.RUNTIME))
+        return {**self.model_dump(exclude={"batch_size", "server"}), "server": server}
 
     @model_validator(mode="after")
     def _template_reaches_the_server(self) -> Load:
@@ -272,6 +283,11 @@ class ServerModel(Section):
                 raise ValueError(
                     f"load.server.{key}: must not contain {{folder}}: a model of source: server has none"
                 )
+        if server.begun_replies == "completions":
+            raise ValueError(
+                "load.server.begun_replies: completions needs the model's tokenizer, which a model of "
+                "source 'server' does not have: use chat or omit"
+            )
         if server.adapter_arguments is not None:
             raise ValueError(
                 "load.server.adapter_arguments: must not be given: a model of source 'server' is never "

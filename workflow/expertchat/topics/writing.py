@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat import prompts
+from expertchat.chat import Message
 from expertchat.console import progress_bar, rate
 from expertchat.engine.interface import Engine, Request, names_by_engine
 from expertchat.errors import UserError
@@ -199,7 +200,7 @@ def _ask(engines, wanted, outcomes, settings: Topics, template: str, seed: int, 
         own = [attempt for attempt in wanted if attempt["author"] in authors]
         requests = [
             Request(
-                [{"role": "user", "content": topic_prompt(template, attempt, taken)}],
+                topic_messages(template, attempt, taken),
                 seed_of(seed, "topic", attempt["subject"], attempt["try"]),
             )
             for attempt in own
@@ -210,10 +211,12 @@ def _ask(engines, wanted, outcomes, settings: Topics, template: str, seed: int, 
     return [(attempt, replies[attempt["subject"], attempt["try"]]) for attempt in wanted]
 
 
-def topic_prompt(template: str, attempt: Mapping[str, Any], taken: Mapping[str, Sequence[str]]) -> str:
+def topic_messages(
+    template: str, attempt: Mapping[str, Any], taken: Mapping[str, Sequence[str]]
+) -> list[Message]:
     """The prompt of an author for one try. `taken` are the accepted topics by subject."""
     values = {key: attempt[key] for key in ("subject", "audience", "kind")}
-    return prompts.fill(template, **values, taken=taken.get(attempt["subject"], [])[-TAKEN:])
+    return prompts.messages(template, **values, taken=taken.get(attempt["subject"], [])[-TAKEN:])
 
 
 def _check_enough(outcomes: Sequence[Outcome], settings: Topics, taxonomy: Taxonomy) -> None:

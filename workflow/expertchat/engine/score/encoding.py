@@ -129,7 +129,7 @@ class Encoder:
                 texts.append(question.prompt)
             else:
                 texts.append(chat.render(self.tokenizer, question.prompt))
-                lead = chat.reply_lead(self.tokenizer)
+                lead = chat.lead(self.tokenizer, question.prompt)
             answers.append([lead + answer for answer in question.answers])
         prompts = self.encode_prompts(texts)
         ids = self._answer_ids(questions, texts, prompts, answers)
@@ -148,11 +148,25 @@ class Encoder:
                 lead = [next(token for token in candidates if token is not None)]
             if lead and prompt[: len(lead)].tolist() != lead:
                 prompt = np.concatenate([np.array(lead, np.int32), prompt])
+        elif chat.begun_reply(question.prompt):
+            answers, space = self._without_space(answers)
+            prompt = np.concatenate([prompt, np.array(space, np.int32)])
         if question.skip_shared:
             shared = shared_start(answers)
             prompt = np.concatenate([prompt, np.array(answers[0][:shared], np.int32)])
             answers = [answer[shared:] for answer in answers]
         return TokenizedQuestion(prompt, answers, question.cut)
+
+    def _without_space(self, answers: list[list[int]]) -> tuple[list[list[int]], list[int]]:
+        """(the answers without tokens of mere white space with which all of them start, these tokens).
+
+        They are the white space at the end of a begun reply, where the tokenizer does not join it with
+        the answer.
+        """
+        count = shared_start(answers)
+        while count and self.tokenizer.decode(answers[0][:count]).strip():
+            count -= 1
+        return [answer[count:] for answer in answers], answers[0][:count]
 
     def _answer_ids(self, questions, texts, prompts, answers) -> list[list[list[int]]]:
         """Ids of the answers of each question, encoded after their prompts' tails if that is safe."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from expertchat.engine.interface import Question
 from expertchat.engine.score.tokenized import answer_ids, exclusive_logprobs, shared_start
+from expertchat.engine.server.begun import continuation
 from expertchat.engine.server.client import Post, Refusal
 from expertchat.errors import UserError
 
@@ -134,6 +135,7 @@ class AnswerScorer:
                 top_tokens = parse(_completion_top_tokens, response, self.label)
             else:
                 body |= {"messages": prompt, "logprobs": True, "top_logprobs": self.top}
+                body |= continuation(prompt)
                 response = await post("chat/completions", body)
                 top_tokens = parse(_chat_top_tokens, response, self.label)
         except Refusal as refusal:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import shlex
 import time
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from expertchat import chat
 from expertchat.engine.interface import (
     Lengths,
-    OnGroups,
+    OnQuestions,
     OnReplies,
     Question,
     Reply,
@@ -25,6 +25,13 @@ from expertchat.engine.interface import (
     ignore,
 )
 from expertchat.engine.server.answers import AnswerScorer, parse
+from expertchat.engine.server.begun import (
+    as_chat,
+    check_continues,
+    completion_text,
+    continuation,
+    space_before_answers,
+)
 from expertchat.engine.server.client import Client, Post, Refusal, Secrets
 from expertchat.engine.server.process import ServerProcess, free_port
 from expertchat.engine.server.replies import decoding_fields, parse_reply
@@ -34,6 +41,8 @@ from expertchat.settings.models import Load, Server
 
 POLL_SECONDS = 0.25  # between checks whether a started server is ready
 REPORT_SECONDS = 1.0  # between calls of a progress callback
+# some servers report a template's error as status 500, which a retry does not change
+PROBE_TRANSIENT = {429, 502, 503}
 SEEDS = 2**31  # servers accept seeds below this
 PROBE = "Reply in one word. " * 8  # a system text long enough to change the number of prompt tokens
 
@@ -62,6 +71,7 @@ class ServerEngine:
         self.adapter: Path | None = None
         self._client: Client | None = None
         self._system: bool | None = None  # whether the chat template accepts system messages
+        self._continues = False  # whether the server is known to continue begun replies
         self.use(adapter)
 
     @property
@@ -81,7 +91,7 @@ class ServerEngine:
                 "that starts a server with support for adapters"
             )
         self.close()
-        self.adapter, self._system = adapter, None
+        self.adapter, self._system, self._continues = adapter, None, False
         if self.settings.command is not None:
             self._start(self.settings.command)
         else:
@@ -175,21 +185,27 @@ class ServerEngine:
     ) -> list[Reply]:
         """See `Engine.generate`. Up to `load.server.parallel` requests are sent at once."""
         fields = {**self._fields(), **decoding_fields(decoding)}
-        messages = self._prepare([request.messages for request in requests])
+        messages = [_without_space(m) for m in self._prepare([r.messages for r in requests])]
         progress = _Progress(on_batch)
         label = self.client.label
 
         async def ask(post: Post, i: int) -> Reply:
-            body = {**fields, "messages": messages[i], "seed": requests[i].seed % SEEDS}
-            response = await post("chat/completions", body)
-            return parse(lambda r: parse_reply(r, decoding, label), response, label)
+            body, begun = {**fields, "seed": requests[i].seed % SEEDS}, chat.begun_reply(messages[i])
+            if begun and self.settings.begun_replies == "completions":
+                body |= {"prompt": completion_text(self._known_tokenizer(), messages[i])}
+                body |= {"logprobs": 1} if "logprobs" in body else {}
+                response = parse(as_chat, await post("completions", body), label)
+            else:
+                body |= {"messages": messages[i], **continuation(messages[i])}
+                response = await post("chat/completions", body)
+            return parse(lambda r: parse_reply(r, decoding, label, begun), response, label)
 
-        replies = self.client.run(range(len(requests)), ask, progress.add)
+        replies = self.client.run(range(len(requests)), ask, lambda _, r: progress.add(r.tokens))
         progress.report()
         return replies
 
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnQuestions = ignore
     ) -> list[list[np.ndarray]]:
         """See `Engine.answer_logprobs`.
 
@@ -199,14 +215,13 @@ class ServerEngine:
         model's folder must contain its tokenizer. Raises UserError if the server lacks what is needed,
         or for questions with `cut`.
         """
-        questions = [question for group in groups for question in group]
+        questions = [self._as_sent(question) for group in groups for question in group]
         if any(question.cut for question in questions):
             raise UserError(
                 f"{self.client.label} cannot remove the first tokens of a prompt that is too long: "
                 "choose to drop shots instead"
             )
-        group_of = [number for number, group in enumerate(groups) for _ in group]
-        remaining, settings = Counter(group_of), self.settings
+        settings, progress = self.settings, _Progress(on_batch)
         prepared = iter(self._prepare([q.prompt for q in questions if not isinstance(q.prompt, str)]))
         prompts = [q.prompt if isinstance(q.prompt, str) else next(prepared) for q in questions]
         scorer = AnswerScorer(
@@ -221,13 +236,37 @@ class ServerEngine:
             as_text = partial(self._text, questions[i])
             return await scorer.logprobs(post, prompts[i], as_text, questions[i])
 
-        def done(i: int, _) -> None:
-            remaining[group_of[i]] -= 1
-            if remaining[group_of[i]] == 0:
-                on_batch(1)
-
-        logprobs = iter(self.client.run(range(len(questions)), ask, done))
+        logprobs = iter(self.client.run(range(len(questions)), ask, lambda *_: progress.add()))
+        progress.report()
         return [[next(logprobs) for _ in group] for group in groups]
+
+    def _as_sent(self, question: Question) -> Question:
+        """The question with its begun reply in the form in which the server is to read it."""
+        if isinstance(question.prompt, str) or not chat.begun_reply(question.prompt):
+            return question
+        prompt, mode = question.prompt, self.settings.begun_replies
+        if mode == "omit":
+            return replace(question, prompt=prompt[:-1])
+        if self.tokenizer is None and mode == "chat":
+            return question  # how its tokens divide is unknown, so the space is sent as it was written
+        tokenizer = self._known_tokenizer()
+        space = chat.lead(tokenizer, prompt)
+        apart = space_before_answers(tokenizer, prompt, question.answers)
+        if mode == "chat":
+            return question if apart else replace(question, prompt=_without_space(prompt))
+        text = completion_text(tokenizer, prompt)
+        if apart:
+            return replace(question, prompt=text + space)
+        return replace(question, prompt=text, answers=[space + a for a in question.answers])
+
+    def _known_tokenizer(self):
+        """The model's tokenizer. Raises UserError if its folder has none."""
+        if self.tokenizer is None:
+            raise UserError(
+                "load.server.begun_replies: completions; the model's folder contains no tokenizer: use "
+                "chat or omit"
+            )
+        return self.tokenizer
 
     def lengths(self, questions: Sequence[Question]) -> list[Lengths] | None:
         """See `Engine.lengths`; None if the model's folder contains no tokenizer."""
@@ -249,7 +288,10 @@ class ServerEngine:
         """The prompt as text; None if this needs a chat template that is unknown."""
         if isinstance(question.prompt, str):
             return question.prompt
-        return None if self.tokenizer is None else chat.render(self.tokenizer, question.prompt)
+        if self.tokenizer is None:
+            return None
+        space = chat.lead(self.tokenizer, question.prompt) if chat.begun_reply(question.prompt) else ""
+        return chat.render(self.tokenizer, question.prompt) + space
 
     def _prepare(self, conversations: Sequence[Sequence[chat.Message]]) -> list[list[chat.Message]]:
         """Conversations that the chat template accepts, without special tokens in their text."""
@@ -260,10 +302,29 @@ class ServerEngine:
             if not self._system:
                 accepted = [chat.fold_system(messages) for messages in conversations]
         accepted = [chat.merge_neighbours(messages) for messages in accepted]
+        if any(map(chat.begun_reply, accepted)):
+            if self.settings.begun_replies == "omit":
+                accepted = [m[:-1] if chat.begun_reply(m) else m for m in accepted]
+            elif self.settings.begun_replies == "chat":
+                self._check_continues()
         return [
             [{**m, "content": chat.strip_special_tokens(self.tokenizer, m["content"])} for m in messages]
             for messages in accepted
         ]
+
+    def _check_continues(self) -> None:
+        """Raises UserError if the server would not continue a begun reply. Asks it only once."""
+        if self._continues:
+            return
+        label, fields = self.client.label, {**self._fields(), "max_tokens": 1}
+
+        async def check(post: Post, _: None) -> None:
+            await check_continues(
+                lambda more: post("chat/completions", {**fields, **more}, PROBE_TRANSIENT), label
+            )
+
+        self.client.run([None], check)
+        self._continues = True
 
     async def _accepts_system(self, post: Post) -> bool:
         """Whether the server's chat template renders system messages.
@@ -273,19 +334,17 @@ class ServerEngine:
         """
         user = {"role": "user", "content": "Hello."}
         body = {**self._fields(), "max_tokens": 1}
-        # some servers report a template's error as status 500, which a retry does not change
-        transient = {429, 502, 503}
         refusal: Refusal | None = None
         with_system: dict[str, Any] = {}
         try:
             messages = [{"role": "system", "content": PROBE}, user]
-            with_system = await post("chat/completions", {**body, "messages": messages}, transient)
+            with_system = await post("chat/completions", {**body, "messages": messages}, PROBE_TRANSIENT)
         except Refusal as error:
             refusal = error
             if refusal.status not in (400, 422, 500):
                 raise
         try:
-            without = await post("chat/completions", {**body, "messages": [user]}, transient)
+            without = await post("chat/completions", {**body, "messages": [user]}, PROBE_TRANSIENT)
         except Refusal:
             raise (refusal or UserError(f"{self.client.label} rejects a plain greeting")) from None
         if refusal is not None:
@@ -296,19 +355,27 @@ class ServerEngine:
         return longer is None or shorter is None or longer > shorter
 
 
+def _without_space(messages: Sequence[chat.Message]) -> list[chat.Message]:
+    """The messages without white space at the end of a begun reply: the next word brings its own."""
+    if not chat.begun_reply(messages):
+        return list(messages)
+    return [*messages[:-1], {**messages[-1], "content": messages[-1]["content"].rstrip()}]
+
+
 class _Progress:
-    """Calls a progress callback at most once per REPORT_SECONDS, with the replies since then."""
+    """Calls a progress callback at most once per REPORT_SECONDS, with the answers since then."""
 
-    def __init__(self, on_batch: OnReplies):
-        self.on_batch, self.replies, self.tokens, self.began = on_batch, 0, 0, time.perf_counter()
+    def __init__(self, on_batch: OnReplies | OnQuestions):
+        self.on_batch, self.count, self.tokens, self.began = on_batch, 0, 0, time.perf_counter()
 
-    def add(self, _: int, reply: Reply) -> None:
-        self.replies, self.tokens = self.replies + 1, self.tokens + reply.tokens
+    def add(self, tokens: int = 0) -> None:
+        """One more answer, of this many tokens."""
+        self.count, self.tokens = self.count + 1, self.tokens + tokens
         if time.perf_counter() - self.began >= REPORT_SECONDS:
             self.report()
 
     def report(self) -> None:
-        if self.replies:
+        if self.count:
             now = time.perf_counter()
-            self.on_batch(self.replies, self.tokens, now - self.began)
-            self.replies, self.tokens, self.began = 0, 0, now
+            self.on_batch(self.count, self.tokens, now - self.began)
+            self.count, self.tokens, self.began = 0, 0, now

@@ -44,10 +44,15 @@ def decoding_fields(decoding: Decoding) -> dict[str, Any]:
     return fields
 
 
-def parse_reply(response: dict[str, Any], decoding: Decoding, label: str) -> Reply:
-    """The reply in a server's response. Unknown finish reasons count as `length`."""
+def parse_reply(response: dict[str, Any], decoding: Decoding, label: str, begun: str = "") -> Reply:
+    """The reply in a server's response. Unknown finish reasons count as `length`.
+
+    `begun`: the beginning that the reply was given, which some servers repeat.
+    """
     choice = response["choices"][0]
     text = choice["message"].get("content") or ""
+    if begun:
+        text = text.lstrip().removeprefix(begun)
     tokens = int((response.get("usage") or {}).get("completion_tokens") or 0)
     stopped = choice.get("finish_reason") in ("stop", "tool_calls")
     reason: FinishReason = "stop" if stopped else "length"

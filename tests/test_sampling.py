@@ -82,7 +82,7 @@ def equal_up_to_rounding(found, expected, decoding):
     close = torch.allclose(found, expected, rtol=1e-5, atol=1e-12)
     sizes = int((found > 0).sum()), int((expected > 0).sum())
     # the sum that reaches top_p, or the ratio min_p, may be off by rounding
-    return close or (decoding.top_p < 1 or decoding.min_p > 0) and abs(sizes[0] - sizes[1]) == 1
+    return close or ((decoding.top_p < 1 or decoding.min_p > 0) and abs(sizes[0] - sizes[1]) == 1)
 
 
 @pytest.mark.parametrize("make", [random_logits, adversarial_logits])

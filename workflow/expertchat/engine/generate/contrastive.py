@@ -175,7 +175,9 @@ def _forward_with_states(
     rows = torch.arange(len(ids), device=ids.device)
     if (output := backbone_states(base, arguments)) is not None:
         hidden, head = output[0].to(ids.device), output[1]
-        return F.normalize(hidden, dim=-1), lambda index: project(head, hidden[rows, index]).to(ids.device)
+        return F.normalize(hidden, dim=-1), lambda index: project(head, hidden[rows, index]).to(
+            ids.device
+        )
     output = base(**arguments, output_hidden_states=True, logits_to_keep=int(last_only))
     hidden, logits = output.hidden_states[-1].to(ids.device), output.logits.to(ids.device)
     column = (lambda index: 0) if last_only else (lambda index: index)

@@ -254,7 +254,9 @@ def continue_batch(
         unfinished = rows.unfinished(device)
         mask = torch.cat([state.mask, unfinished], 1)
         tokens = torch.where(unfinished.squeeze(1) > 0, tokens, pad)
-        state = BatchState(state.cache, mask, next_logits(model, tokens.unsqueeze(-1), mask, state.cache))
+        state = BatchState(
+            state.cache, mask, next_logits(model, tokens.unsqueeze(-1), mask, state.cache)
+        )
         step += 1
 
 

@@ -77,9 +77,10 @@ def kept_tokens(logits: Tensor, size: int, decoding: Decoding) -> tuple[Tensor, 
 
 
 def invert(weights: Tensor, target: Tensor) -> Tensor:
-    """[rows, 1]: the first index at which the sum of 64-bit `weights` [rows, n] exceeds `target` [rows, 1].
+    """[rows, 1]: the first index at which the sum of `weights` exceeds `target` [rows, 1].
 
-    It is an index of a positive weight, even if rounding puts the target outside of the sums.
+    `weights` [rows, n] in 64 bits. The index is that of a positive weight, even if rounding puts the
+    target outside of the sums.
     """
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]

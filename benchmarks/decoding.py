@@ -59,11 +59,7 @@ def main() -> None:
     for tokens in (8, short):  # the first run compiles kernels
         decode(model, arguments, tokens)
     seconds = (decode(model, arguments, long) - decode(model, arguments, short)) / (long - short)
-    # read per step: all weights but the embedding table, and the cache at its mean length
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    weights -= model.get_input_embeddings().weight.nbytes
-    slots = arguments.prompt + (short + long) / 2
-    read = weights + arguments.batch * slots * token_bytes(config, dtype.itemsize)
+    read = step_bytes(model, arguments.batch, arguments.prompt + (short + long) / 2)
     bandwidth = copy_bandwidth(device)
     rows = [
         ["time per step", f"{1000 * seconds:.2f} ms"],
@@ -96,6 +92,18 @@ def decode(model, arguments, tokens: int) -> float:
     continue_batch(model, read, prompts, uniform, decoding, StoppingRules(decoding, []), 0)
     synchronise(model.device)
     return time.perf_counter() - began
+
+
+def step_bytes(model, batch: int, slots: float) -> float:
+    """Bytes that a decoding step must read: all weights, and the cache at its mean number of slots.
+
+    Of an embedding table that is not also the output head a step reads only a few rows.
+    """
+    weights = sum(p.nbytes for p in model.parameters())
+    embedding = model.get_input_embeddings().weight
+    if embedding is not model.get_output_embeddings().weight:
+        weights -= embedding.nbytes
+    return weights + batch * slots * token_bytes(model.config, model.dtype.itemsize)
 
 
 def copy_bandwidth(device: torch.device) -> float:

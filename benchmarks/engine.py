@@ -114,18 +114,26 @@ def compare(ours: Callable[[], float], theirs: Callable[[], float], repeats: int
     pairs = [(ours(), theirs()) for _ in range(repeats)]
     ratios = [a / b for a, b in pairs]
     medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
-    spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
-    return [*(f"{m:,.0f} per second" for m in medians), f"{statistics.median(ratios):.1f}", spread]
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    return [*(f"{m:,.0f} per second" for m in medians), f"{statistics.median(ratios):.2f}", spread]
 
 
-def talking(ours_by, theirs_by, texts, turns: int, number: int, alone: int | None, repeats: int) -> list:
+def talking(
+    ours_by,
+    theirs_by,
+    texts,
+    turns: int,
+    number: int,
+    alone: int | None,
+    repeats: int,
+    decoding: Decoding | None = None,
+) -> list:
     """Tokens per second of complete dialogues: the engines against plain generate.
 
     `alone`: dialogues that the baseline runs one at a time; None: it runs all in the same batches.
     """
-    settings = Dialogues(
-        turns=turns, seeds_per_topic=1, candidate_turns=[], decoding=Decoding(max_new_tokens=64)
-    )
+    decoding = decoding or Decoding(max_new_tokens=64)
+    settings = Dialogues(turns=turns, seeds_per_topic=1, candidate_turns=[], decoding=decoding)
 
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -174,11 +182,13 @@ def plain_dialogues(engines, dialogues, settings: Dialogues, texts) -> int:
                     do_sample=True,
                     max_new_tokens=settings.decoding.max_new_tokens,
                     pad_token_id=engine.pad,
-                    eos_token_id=engine.ends,
+                    eos_token_id=engine.end_ids,
+                    temperature=settings.decoding.temperature,
+                    top_p=settings.decoding.top_p,
                     top_k=0,
                 )[:, ids.shape[1] :]
             for context, row in zip(here, out.tolist(), strict=True):
-                ends = [i for i, token in enumerate(row) if token in engine.ends]
+                ends = [i for i, token in enumerate(row) if token in engine.end_ids]
                 kept = row[: ends[0]] if ends else row
                 text = engine.tokenizer.decode(kept, skip_special_tokens=True).strip()
                 context.dialogue["turns"][turn] = {"speaker": context.speaker, "text": text}

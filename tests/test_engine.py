@@ -118,18 +118,18 @@ def test_one_prompt_of_many_replies_is_read_once(engine, forward_tokens):
 
 def test_a_full_memory_halves_the_batch_and_changes_nothing(engine, monkeypatch):
     expected = engine.generate(requests(), GREEDY)
-    forward = engine.model.forward
+    forward = engine.model.model.forward
 
     def small(*arguments, **kwargs):
         if len(kwargs["input_ids"]) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(*arguments, **kwargs)
 
-    monkeypatch.setattr(engine.model, "forward", small)
+    monkeypatch.setattr(engine.model.model, "forward", small)
     monkeypatch.setattr(engine, "batches", Batches(32))
     assert engine.generate(requests(), GREEDY) == expected
     assert engine.batches.max_size == 2
-    monkeypatch.setattr(engine.model, "forward", lambda **_: small(input_ids=[0] * 3))
+    monkeypatch.setattr(engine.model.model, "forward", lambda **_: small(input_ids=[0] * 3))
     with pytest.raises(UserError, match="single sequence"):
         engine.generate(requests(), GREEDY)
 
@@ -137,14 +137,14 @@ def test_a_full_memory_halves_the_batch_and_changes_nothing(engine, monkeypatch)
 def test_a_full_memory_first_clears_cached_conversations(engine, monkeypatch):
     expected = talk(engine, GREEDY, turns=1)
     assert engine.sessions.used > 0
-    forward = engine.model.forward
+    forward = engine.model.model.forward
 
     def full_of_sessions(*arguments, **kwargs):
         if engine.sessions.used > 0:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(*arguments, **kwargs)
 
-    monkeypatch.setattr(engine.model, "forward", full_of_sessions)
+    monkeypatch.setattr(engine.model.model, "forward", full_of_sessions)
     most = engine.batches.max_size
     assert talk(engine, GREEDY, turns=1) == expected
     assert engine.batches.max_size == most

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def base_of(model):
@@ -31,7 +31,7 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def forward_arguments(ids: Tensor, mask: Tensor | None, positions: Tensor, cache) -> dict[str, Any]:
-    """Arguments of a forward pass with explicit positions on a cache.
+    """Arguments of a forward pass with explicit positions, on a cache if there is one.
 
     `ids` and `positions` [rows, new]; the shape of `mask` is that of the attention in use.
     """
@@ -40,12 +40,12 @@ def forward_arguments(ids: Tensor, mask: Tensor | None, positions: Tensor, cache
         "attention_mask": mask,
         "position_ids": positions,
         "past_key_values": cache,
-        "use_cache": True,
+        "use_cache": cache is not None,
     }
 
 
 def backbone_states(base, arguments: dict[str, Any]) -> tuple[Tensor, Any] | None:
-    """Runs the backbone alone: (last hidden states [rows, new, hidden], the head to apply to them).
+    """Runs the backbone alone: (last hidden states [rows, new, hidden], the head for `project`).
 
     None, without running anything, if logits are more than the head's projection of the states. The
     caller then has to run the complete model.
@@ -54,6 +54,17 @@ def backbone_states(base, arguments: dict[str, Any]) -> tuple[Tensor, Any] | Non
         return None
     backbone = getattr(base, base.base_model_prefix)
     return backbone(**arguments).last_hidden_state, base.get_output_embeddings()
+
+
+def project(head, states: Tensor) -> Tensor:
+    """Logits [n, V] of hidden states [n, hidden].
+
+    On CPUs the weights are the product's left side: for few states MKL is up to twice as fast that way.
+    """
+    if type(head) is not nn.Linear or states.device.type != "cpu":
+        return head(states)
+    logits = torch.mm(head.weight, states.T).T
+    return logits.contiguous() if head.bias is None else logits + head.bias
 
 
 def has_plain_head(base) -> bool:

@@ -30,11 +30,12 @@ def token_bytes(config, element_size: int) -> int:
 def row_bytes(config, element_size: int, tokens: int) -> int:
     """Bytes that a row of `tokens` tokens needs in addition to the weights.
 
-    They are its KV cache, one layer's activations, and 32-bit logits of one position with a sorted copy.
+    They are its KV cache, one layer's activations, the 32-bit logits of one position in two copies, and
+    what drawing needs at worst: all tokens sorted, with 64-bit ids and probabilities.
     """
     config = config.get_text_config()
     token = token_bytes(config, element_size) + 16 * config.hidden_size * element_size
-    return tokens * token + config.vocab_size * 24
+    return tokens * token + config.vocab_size * 64
 
 
 def nf4_bytes(rows: int, columns: int) -> int:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from expertchat.engine.backbone import backbone_states, base_of, forward_arguments
+from expertchat.engine.backbone import backbone_states, base_of, forward_arguments, project
 from expertchat.engine.generate.cache import CachedPrefix, KVCache
 from expertchat.engine.generate.generation import (
     BatchState,
@@ -26,7 +26,7 @@ from expertchat.engine.generate.generation import (
     split_cached,
 )
 from expertchat.engine.generate.grouped_attention import use_grouped_attention
-from expertchat.engine.generate.sampling import penalise
+from expertchat.engine.generate.sampling import likeliest, penalise
 from expertchat.engine.generate.stopping import Completion, StoppingRules
 from expertchat.engine.rotation import long_rope_limit
 from expertchat.errors import UserError
@@ -113,16 +113,16 @@ def continue_contrastive(
     k = min(decoding.top_k or TOP_K, state.logits.shape[-1])
     penalty = decoding.repetition_penalty
     rows = Continuations(prompts, stopping, keep_cache)
-    seen = seen_tokens(prompts, state.logits) if penalty != 1 else None
+    seen = seen_tokens(prompts, state.logits.device) if penalty != 1 else None
     while True:
         logits = state.logits if seen is None else penalise(state.logits, seen, penalty)
-        likelihood, candidates = logits.float().softmax(-1).topk(k, dim=-1)
+        likelihood, candidates = likeliest(logits, k)
         unfinished = rows.unfinished(state.mask.device)
         alpha = decoding.penalty_alpha
         state, choice = choose(model, state, candidates, likelihood, alpha, unfinished)
         tokens = candidates.gather(1, choice.unsqueeze(1))
         if seen is not None:
-            seen.scatter_(1, tokens, True)
+            seen = torch.cat([seen, tokens], 1)
         rows.add(tokens.squeeze(1))
         remaining = rows.remove_ended(state)
         if remaining is not None:
@@ -191,7 +191,9 @@ def _forward_with_states(
     rows = torch.arange(len(ids), device=ids.device)
     if (output := backbone_states(base, arguments)) is not None:
         hidden, head = output[0].to(ids.device), output[1]
-        return F.normalize(hidden, dim=-1), lambda index: head(hidden[rows, index]).to(ids.device)
+        return F.normalize(hidden, dim=-1), lambda index: project(head, hidden[rows, index]).to(
+            ids.device
+        )
     output = base(**arguments, output_hidden_states=True, logits_to_keep=int(last_only))
     hidden, logits = output.hidden_states[-1].to(ids.device), output.logits.to(ids.device)
     column = (lambda index: 0) if last_only else (lambda index: index)

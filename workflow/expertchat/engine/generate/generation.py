@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from expertchat.engine.backbone import base_of, forward_parameters
+from expertchat.engine.backbone import (
+    backbone_states,
+    base_of,
+    forward_arguments,
+    forward_parameters,
+    project,
+)
 from expertchat.engine.generate.cache import CachedPrefix, KVCache, is_reusable
 from expertchat.engine.generate.sampling import draw, penalise
 from expertchat.engine.generate.stopping import Completion, StoppingRules
@@ -48,22 +55,36 @@ def forward_pass(model, ids: Tensor, mask: Tensor, cache, **kwargs):
     `mask` [rows, slots] covers the cache's slots and the new ones. Keyword arguments that the model
     does not accept are left out.
     """
+    accepted = forward_parameters(base_of(model))
+    kwargs = {name: value for name, value in kwargs.items() if name in accepted}
+    return model(**_arguments(base_of(model), ids, mask, cache), **kwargs)
+
+
+def next_logits(model, ids: Tensor, mask: Tensor, cache) -> Tensor:
+    """Logits [rows, V] after the last of the tokens [rows, n] that follow the cached ones.
+
+    `mask` as of `forward_pass`.
+    """
     base = base_of(model)
-    accepted = forward_parameters(base)
+    if (output := backbone_states(base, _arguments(base, ids, mask, cache))) is not None:
+        states, head = output
+        return project(head, states[:, -1]).to(ids.device)
+    return forward_pass(model, ids, mask, cache, logits_to_keep=1).logits[:, -1]
+
+
+def _arguments(base, ids: Tensor, mask: Tensor, cache) -> dict[str, Any]:
+    """Arguments of a forward pass, as far as the model accepts them."""
     one = ids.shape[1] == 1
-    kwargs["position_ids"] = (
+    positions = (
         (mask.sum(1, keepdim=True) - 1).clamp(min=0) if one else position_ids(mask)[:, -ids.shape[1] :]
     )
     attention = base.config.get_text_config()._attn_implementation
     if one and attention == "sdpa" and isinstance(cache, KVCache):
         mask = mask.bool()[:, None, None, :]  # else transformers would compute it again for each token
-    return model(
-        input_ids=ids,
-        attention_mask=mask,
-        past_key_values=cache,
-        use_cache=cache is not None,
-        **{name: value for name, value in kwargs.items() if name in accepted},
-    )
+    arguments = forward_arguments(ids, mask, positions, cache)
+    if "position_ids" not in forward_parameters(base):
+        del arguments["position_ids"]
+    return arguments
 
 
 @dataclass
@@ -141,8 +162,7 @@ def read_prompts(
     (`is_reusable`); without it all prefixes must be None.
     """
     ids, mask, cache = split_cached(model, prompts, pad, prefixes, room, reusable)
-    output = forward_pass(model, ids, mask, cache, logits_to_keep=1)
-    return BatchState(output.past_key_values, mask, output.logits[:, -1])
+    return BatchState(cache, mask, next_logits(model, ids, mask, cache))
 
 
 class _Row:
@@ -260,13 +280,13 @@ def _draw_until_done(
     prompts = [[*row.prompt, *row.ids] for row in rows.rows]
     numbers = torch.from_numpy(uniform).to(device)
     penalty = decoding.repetition_penalty
-    seen = seen_tokens(prompts, state.logits) if penalty != 1 else None
+    seen = seen_tokens(prompts, state.logits.device) if penalty != 1 else None
     step = 0
     while True:
         logits = state.logits if seen is None else penalise(state.logits, seen, penalty)
         tokens = draw(logits, numbers[:, step], decoding)
         if seen is not None:
-            seen.scatter_(1, tokens.unsqueeze(1), True)
+            seen = torch.cat([seen, tokens.unsqueeze(1)], 1)
         rows.add(tokens)
         remaining = rows.remove_ended(state)
         if remaining is not None:
@@ -278,17 +298,17 @@ def _draw_until_done(
         unfinished = rows.unfinished(device)
         mask = torch.cat([state.mask, unfinished], 1)
         tokens = torch.where(unfinished.squeeze(1) > 0, tokens, pad)
-        output = forward_pass(model, tokens.unsqueeze(-1), mask, state.cache, logits_to_keep=1)
-        state = BatchState(state.cache, mask, output.logits[:, -1])
+        state = BatchState(
+            state.cache, mask, next_logits(model, tokens.unsqueeze(-1), mask, state.cache)
+        )
         step += 1
 
 
-def seen_tokens(prompts: Sequence[list[int]], logits: Tensor) -> Tensor:
-    """[rows, V] bool: whether each token of the vocabulary occurs in the row's prompt."""
-    seen = torch.zeros_like(logits, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        seen[row, torch.tensor(prompt, device=logits.device)] = True
-    return seen
+def seen_tokens(prompts: Sequence[list[int]], device) -> Tensor:
+    """[rows, n]: the tokens of each prompt; shorter prompts repeat their first token."""
+    longest = max(map(len, prompts))
+    rows = [[*prompt, *prompt[:1] * (longest - len(prompt))] for prompt in prompts]
+    return torch.tensor(rows, device=device)
 
 
 def complete_prompts(

@@ -19,6 +19,7 @@ from expertchat.engine.backbone import (
     forward_arguments,
     forward_parameters,
     has_plain_head,
+    project,
 )
 from expertchat.engine.generate.cache import why_not_reusable
 from expertchat.engine.generate.generation import forward_pass, padded
@@ -99,7 +100,7 @@ def _lookup_logprobs(states: Tensor, head, rows: np.ndarray, tokens: np.ndarray)
     step = max(1, MAX_LOGITS // vocabulary)
     for first in range(0, len(states), step):
         part = states[first : first + step]
-        logits = (part if head is None else head(part)).float()
+        logits = (part if head is None else project(head, part)).float()
         begin, end = np.searchsorted(rows[order], [first, first + step])
         here = order[begin:end]
         row, token = (torch.from_numpy(x).to(logits.device) for x in (rows[here] - first, tokens[here]))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import save_random_model
 from expertchat import chat
+from expertchat.engine.backbone import project
 from expertchat.engine.batches import Batches
 from expertchat.engine.interface import Question, Request
 from expertchat.engine.local import LocalEngine
@@ -292,3 +293,38 @@ def test_adapters_are_loaded_once_and_switched(llama_folder, adapters):
     found = [answer(switching, choices[i]) for i in (1, 2, 0, 1, 0, 2)]
     assert found == [pytest.approx(separate[i]) for i in (1, 2, 0, 1, 0, 2)]
     assert len(switching.model.peft_config) == 2
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_logits_are_the_output_heads(bias):
+    head, states = torch.nn.Linear(8, 50, bias=bias), torch.randn(3, 8)
+    logits = project(head, states)
+    assert torch.allclose(logits, head(states), atol=1e-6) and logits.is_contiguous()
+
+
+def test_a_head_of_its_own_kind_computes_its_logits_itself():
+    class Scaled(torch.nn.Linear):
+        def forward(self, states):
+            return 2 * super().forward(states)
+
+    head, states = Scaled(8, 50), torch.randn(3, 8)
+    assert torch.equal(project(head, states), head(states))
+
+
+def test_a_repetition_penalty_is_applied_row_by_row_in_any_batch(model_folder, engine):
+    decoding = Decoding(strategy="greedy", max_new_tokens=12, repetition_penalty=1.5)
+    together = engine.generate(requests(), decoding)
+    alone = LocalEngine(model_folder, Load(), batch_size=1).generate(requests(), decoding)
+    assert together == alone != engine.generate(requests(), GREEDY)
+    for request, reply in zip(requests(), together, strict=True):
+        prompt = chat.encode(engine.tokenizer, request.messages)
+        ids = torch.tensor([prompt])
+        made = engine.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=12,
+            repetition_penalty=1.5,
+        )
+        expected = [t for t in made[0, len(prompt) :].tolist() if t not in engine.end_ids]
+        assert reply.text == engine.tokenizer.decode(expected, skip_special_tokens=True).strip()

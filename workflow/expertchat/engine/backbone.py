@@ -63,8 +63,8 @@ def project(head, states: Tensor) -> Tensor:
     """
     if type(head) is not nn.Linear or states.device.type != "cpu":
         return head(states)
-    logits = torch.mm(head.weight, states.T).T
-    return logits.contiguous() if head.bias is None else logits + head.bias
+    logits = torch.mm(head.weight, states.T).T.contiguous()
+    return logits if head.bias is None else logits + head.bias
 
 
 def has_plain_head(base) -> bool:

@@ -50,9 +50,9 @@ def test_random_scores_are_scaled_to_0():
 def artifacts(folder, generator):
     """Dialogues and ratings in which replies with the word "good" are rated higher."""
     dialogues, candidates, ratings = [], [], []
-    for i in range(24):
+    for i in range(40):
         split = "held_out" if i % 4 == 0 else "train"
-        name = {"dialogue_id": f"d{i}", "topic_id": f"t{i % 8}", "split": split}
+        name = {"dialogue_id": f"d{i}", "topic_id": f"t{i % 20}", "split": split}
         first = {"speaker": "b", "text": "hello"}
         dialogues.append(
             {
@@ -104,10 +104,9 @@ def train(model_folder, folder, shuffled, **load):
         speaker="a",
         weights={"c": 1.0},
         texts={"speaker": "{{ topic }}", "opening": "begin"},
-        settings=Rewards(learning_rate=5e-3, epochs=4, batch_size=8, lora=LoRA(rank=4)),
+        settings=Rewards(learning_rate=5e-3, epochs=4, batch_size=2, lora=LoRA(rank=4)),
         shuffled=shuffled,
         seed=0,
-        batch_size=16,
         checkpoints=folder / "checkpoints",
         out=folder / "out",
     )

@@ -11,29 +11,42 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from expertchat.engine.generate.cache import why_not_reusable
 from expertchat.engine.generate.generation import complete_prompts, padded, position_ids
 from expertchat.engine.generate.sampling import uniforms
 from expertchat.engine.generate.stopping import Completion, end_token_ids
 from expertchat.engine.loading import load_model, load_tokenizer
+from expertchat.engine.score.tokenized import common_prefix
+from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
 
 __all__ = [
     "Completion",
+    "common_prefix",
     "draw_completions",
     "load_model",
     "load_tokenizer",
     "lora_config",
     "padded",
     "position_ids",
+    "why_not_reusable",
 ]
 
 
-def lora_config(lora: LoRA, **kwargs):
-    """peft's LoraConfig with these settings; `kwargs` are passed on."""
+def lora_config(lora: LoRA, model, key: str, **kwargs):
+    """peft's LoraConfig of these settings for `model`; `kwargs` are passed on.
+
+    Raises UserError, with `key` as the name of the settings, if the model has fewer layers than wanted.
+    """
     from peft import LoraConfig
 
+    layers = model.config.get_text_config().num_hidden_layers
+    if lora.layers is not None and lora.layers > layers:
+        raise UserError(f"{key}.layers: {lora.layers}; this model has {layers} layers: use at most that")
+    last = lora.layers and list(range(layers - lora.layers, layers))
     return LoraConfig(
+        layers_to_transform=last,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,

@@ -50,7 +50,11 @@ def reward_folder(model_folder, tmp_path_factory):
 def backbone(model_folder, reward_folder):
     torch.manual_seed(0)
     base = load_model(model_folder, Load())
-    return SharedBackbone(base, lora_config(SETTINGS.lora, task_type="CAUSAL_LM"), reward_folder[0])
+    return SharedBackbone(base, new_adapter(base), reward_folder[0])
+
+
+def new_adapter(base):
+    return lora_config(SETTINGS.lora, base, "ppo.lora", task_type="CAUSAL_LM")
 
 
 @pytest.fixture
@@ -158,9 +162,7 @@ def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, t
     def run(folder, stop_after=None):
         torch.manual_seed(0)
         base = load_model(model_folder, Load())
-        backbone = SharedBackbone(
-            base, lora_config(SETTINGS.lora, task_type="CAUSAL_LM"), reward_folder[0]
-        )
+        backbone = SharedBackbone(base, new_adapter(base), reward_folder[0])
         trainer = make_trainer(backbone, model_folder)
         out = folder / "out"
         out.mkdir(parents=True, exist_ok=True)

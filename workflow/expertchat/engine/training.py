@@ -6,7 +6,7 @@ exactly the tokens that were drawn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -63,15 +63,20 @@ def draw_completions(
     seeds: Sequence[int],
     decoding: Decoding,
     batch_size: int,
+    on_batch: Callable[[int], None] | None = None,
 ) -> list[Completion]:
     """One completion of each prompt (token ids), drawn with its seed, `batch_size` rows at a time.
 
-    `model` may be wrapped by peft; its active adapters are applied.
+    `model` may be wrapped by peft; its active adapters are applied. `on_batch` gets the number of rows
+    after each batch.
     """
     ends = end_token_ids(model, tokenizer)
     uniform = np.stack([uniforms(seed, decoding.max_new_tokens) for seed in seeds])
     completions: list[Completion] = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        completions += complete_prompts(model, prompts[part], uniform[part], decoding, tokenizer, ends)
+        drawn = complete_prompts(model, prompts[part], uniform[part], decoding, tokenizer, ends)
+        completions += drawn
+        if on_batch is not None:
+            on_batch(len(drawn))
     return completions

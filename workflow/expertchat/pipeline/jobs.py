@@ -42,7 +42,7 @@ from expertchat.settings.models import Load
 if TYPE_CHECKING:
     from expertchat.engine.interface import Source
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "pandas", "numpy")
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "pandas", "numpy")
 
 ONLINE = ("models", "questions")  # the stages that may use the network
 

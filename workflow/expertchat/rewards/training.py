@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def load_reward_model(model_folder: Path, load: Load, settings: Rewards, seed: i
             initial[name] = parameter.detach().clone()
     reader = Reader(tokenizer.pad_token_id, why_whole(model))
     if reader.whole is not None:
-        print(f"each reply is read with its complete context: {reader.whole}", flush=True)
+        print(f"each reply is read with its complete context: {reader.whole}", file=sys.stderr)
     return RewardModel(model, tokenizer, reader, initial)
 
 

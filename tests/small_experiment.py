@@ -177,7 +177,9 @@ def _rewards(folder: Path, settings: dict, place: int, said: str) -> None:
         "score_spread": 1.0,
         "fates": {"kept": 4, "tie": 1},
     }
-    text = json.dumps({"scale": 0.5, "training": found, "held_out": found})
+    training = {"pairs": 4, "topics": 2, "fates": found["fates"], "too_long": 0}
+    parts = {"training": training, "cross_fitted": found, "held_out": found}
+    text = json.dumps({"scale": 0.5, "folds": 2, **parts})
     (folder / "metrics.json").write_text(text, encoding="utf-8")
     pairs = pd.DataFrame({"split": "held_out", "margin": [1.0, 2.0, 3.0, 4.0]})
     pairs = pairs.assign(chosen_score=[1.0, 2.0, -1.0, 3.0], rejected_score=[0.0, 0.0, 0.0, 3.0])
@@ -187,6 +189,7 @@ def _rewards(folder: Path, settings: dict, place: int, said: str) -> None:
 def _policies(folder: Path, settings: dict, place: int, said: str) -> None:
     steps = pd.DataFrame({"step": range(20), "score": range(20), "kl": 2.0, "ended": 1.0})
     steps.assign(reply_tokens=8.0, tokens=64, seconds=0.5).to_parquet(folder / "steps.parquet")
+    (folder / "outcome.json").write_text(json.dumps({"tuned": True, "steps": 20, "reason": None}))
 
 
 def _replies(folder: Path, settings: dict, place: int, said: str) -> None:

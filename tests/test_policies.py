@@ -5,10 +5,16 @@ import pytest
 import torch
 from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.engine.training import Completion, lora_config
+from expertchat.pipeline.jobs import Job
+from expertchat.pipeline.recipes import Recipe
+from expertchat.pipeline.stage_recipes import load_runtime, load_settings
+from expertchat.policies.outcome import keep_policy, reason_against_tuning
+from expertchat.policies.policy import make_policy
 from expertchat.policies.ppo import token_logprobs
 from expertchat.policies.rollout import make_rollout
 from expertchat.policies.shared_backbone import SharedBackbone
 from expertchat.policies.trainer import PPOTrainer, train
+from expertchat.records import read_json, write_json, write_records
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
@@ -50,7 +56,11 @@ def reward_folder(model_folder, tmp_path_factory):
 def backbone(model_folder, reward_folder):
     torch.manual_seed(0)
     base = load_model(model_folder, Load())
-    return SharedBackbone(base, lora_config(SETTINGS.lora, task_type="CAUSAL_LM"), reward_folder[0])
+    return SharedBackbone(base, new_adapter(base), reward_folder[0])
+
+
+def new_adapter(base):
+    return lora_config(SETTINGS.lora, base, "ppo.lora", task_type="CAUSAL_LM")
 
 
 @pytest.fixture
@@ -158,9 +168,7 @@ def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, t
     def run(folder, stop_after=None):
         torch.manual_seed(0)
         base = load_model(model_folder, Load())
-        backbone = SharedBackbone(
-            base, lora_config(SETTINGS.lora, task_type="CAUSAL_LM"), reward_folder[0]
-        )
+        backbone = SharedBackbone(base, new_adapter(base), reward_folder[0])
         trainer = make_trainer(backbone, model_folder)
         out = folder / "out"
         out.mkdir(parents=True, exist_ok=True)
@@ -187,3 +195,126 @@ def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, t
     assert all(torch.equal(weights[name], resumed_weights[name]) for name in weights)
     assert resumed_steps.equals(steps) and len(steps) == 4
     assert list((tmp_path / "resumed/out/tensorboard").iterdir())
+
+
+def test_batches_of_any_size_give_the_same_experience(backbone, model_folder):
+    """Rows lose their padding on both sides, and the results get it back."""
+    completions = [
+        Completion([5, 6, 7, 8, 9], "length"),
+        Completion([], "stop"),
+        Completion([5], "stop"),
+    ]
+    rollout = make_rollout([[1, 4], [1, 4, 5, 6], [1]], completions, 2, 0, "cpu")
+    assert rollout.rows(torch.tensor([1, 2])).ids.shape == (2, 4 + 2)
+    found = {}
+    for size in (1, 3):
+        trainer = make_trainer(backbone, model_folder, batch_size=size)
+        found[size], _ = trainer.make_experience(rollout)
+    mask = rollout.reply_mask
+    assert torch.allclose(found[1].logprobs[mask], found[3].logprobs[mask], atol=1e-5)
+    assert torch.allclose(found[1].returns[mask], found[3].returns[mask], atol=1e-5)
+    assert not found[3].logprobs[~mask].any()
+
+
+def test_the_head_reads_real_reply_tokens_only(backbone):
+    completions = [Completion([5, 6, 7, 8, 9], "length"), Completion([5], "stop")]
+    rollout = make_rollout([[1, 4], [1, 4, 5, 6]], completions, 2, 0, "cpu")
+    seen = []
+    head = backbone.model.get_base_model().get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    backbone.logprobs_and_values(rollout, 1.0)
+    backbone.reference_logprobs(rollout, 1.0)
+    hook.remove()
+    assert seen == [5 + 2, 5 + 2]  # of 2 rows of 4 + 5 columns
+
+
+def test_progress_counts_every_pass_over_the_replies(trainer):
+    passes = []
+    trainer.on_pass = passes.append
+    trainer.measure_reward_statistics()
+    assert sum(passes) == 2 * 8  # drawn and scored
+    passes.clear()
+    trainer.train_step()
+    assert sum(passes) == (1 + 3 + 2) * 8  # drawn, read by three models, two epochs
+
+
+@pytest.fixture
+def run_policy(llama_folder, tmp_path):
+    """Runs stage policies on a reward model with the given scale; returns the artifact's folder."""
+    torch.manual_seed(1)
+    base = load_model(llama_folder, Load(), AutoModelForSequenceClassification, num_labels=1)
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["score"])
+    get_peft_model(base, config).save_pretrained(tmp_path / "reward/adapter")
+    names = {"topic_id": "t", "topic": "bread", "subject": "x", "split": "train"}
+    seats = {"models": {"a": "a", "b": "b"}, "roles": {"a": "speaker", "b": "speaker"}}
+    dialogue = {"dialogue_id": "d", **names, **seats, "speakers": ["a", "b"]}
+    write_records(
+        tmp_path / "dialogues.jsonl", [dialogue | {"turns": [{"speaker": "a", "text": "hello"}]}]
+    )
+
+    def run(name, scale, previous=None):
+        write_json(tmp_path / "reward/metrics.json", {"scale": scale})
+        out, checkpoints = tmp_path / name, tmp_path / f"{name}-checkpoints"
+        out.mkdir()
+        checkpoints.mkdir()
+        reason = reason_against_tuning(tmp_path / "reward")
+        if reason is not None:
+            keep_policy(previous, reason, out)
+            return out
+        make_policy(
+            model_folder=llama_folder,
+            load=Load(),
+            dialogues=[tmp_path],
+            reward_model=tmp_path / "reward",
+            previous=previous,
+            speaker="a",
+            turns=[0],
+            texts={"speaker": "{{ topic }}", "opening": "begin"},
+            settings=SETTINGS.model_copy(update={"steps": 1}),
+            decoding=Decoding(max_new_tokens=4),
+            seed=0,
+            batch_size=4,
+            label="policies",
+            checkpoints=checkpoints,
+            out=out,
+        )
+        return out
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_scale_of_0_leaves_the_policy_as_it_was(run_policy, capsys):
+    base = run_policy("round-1", 0.0)
+    assert not (base / "adapter").exists()
+    outcome = read_json(base / "outcome.json")
+    assert not outcome["tuned"] and outcome["steps"] == 0
+    assert "scale is 0" in outcome["reason"] and f"not tuned: {outcome['reason']}" in (
+        capsys.readouterr().err
+    )
+    tuned = run_policy("round-2", 0.5, previous=base)  # starts from the base model
+    assert read_json(tuned / "outcome.json") == {"tuned": True, "steps": 1, "reason": None}
+    kept = run_policy("round-3", 0.0, previous=tuned)
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (kept / "adapter" / file).read_bytes() == (tuned / "adapter" / file).read_bytes()
+    tables = [pd.read_parquet(folder / "steps.parquet") for folder in (base, tuned, kept)]
+    assert [len(table) for table in tables] == [0, 1, 0]
+    assert all(table.dtypes.equals(tables[1].dtypes) for table in tables)
+    assert len(pd.concat(tables)) == 1
+
+
+def test_an_untuned_policy_is_loaded_as_the_base_model(tmp_path):
+    recipe = Recipe(
+        stage="replies",
+        settings={"load": {"a": load_settings(Load())}},
+        code="",
+        runtime=load_runtime({"a": Load()}),
+    )
+    job = Job(recipe, tmp_path, tmp_path, tmp_path / "work/checkpoints")
+    untuned, tuned = tmp_path / "untuned", tmp_path / "tuned"
+    untuned.mkdir()
+    (tuned / "adapter").mkdir(parents=True)
+    assert job.source("a", tmp_path / "model", untuned).adapter is None
+    assert job.source("a", tmp_path / "model", tuned).adapter == tuned / "adapter"
+    sources = job.sources(["a", "a"], [tmp_path / "model"] * 2, [untuned, tuned])
+    assert [source.adapter for source in sources] == [None, tuned / "adapter"]

@@ -2,7 +2,8 @@
 
 import pandas as pd
 import pytest
-from expertchat.rewards.preferences import build_pairs, shuffle_within_contexts
+from expertchat.errors import UserError
+from expertchat.rewards.preferences import build_pairs, check_pairs, shuffle_within_contexts
 from expertchat.settings.rewards import Rewards
 
 
@@ -53,3 +54,30 @@ def test_shuffling_keeps_each_contexts_ratings_but_not_their_link_to_replies():
     assert 0.6 < moved < 1.0  # 5/6 expected
     assert shuffle_within_contexts(table, seed=1).equals(shuffled)
     assert table["overall"].tolist() == list(range(6)) * 8
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (
+            candidates([1, 5, 9], usable=[False] * 3),
+            "there are no training pairs: 3 of 3 pairs of candidate replies have a rating that is "
+            "unusable, .* look at the raters' valid mass",
+        ),
+        (
+            candidates([5, 5.2, 5.1]),
+            r"3 of 3 pairs .* differ by less than rewards.min_margin \(0.5\): lower rewards.min_margin",
+        ),
+        (
+            candidates([1, 5, 9], texts=["a"] * 3),
+            "3 of 3 pairs .* the same text: raise dialogues.decoding.temperature",
+        ),
+        (candidates([1]), "no context of these topics has two candidate replies; use more topics"),
+        (candidates([1, 9]), "all training pairs are of one topic; use more topics"),
+    ],
+)
+def test_too_few_pairs_tell_the_most_frequent_cause(table, words):
+    settings = Rewards(min_margin=0.5)
+    pairs, fates = build_pairs(table, settings)
+    with pytest.raises(UserError, match=words):
+        check_pairs("training", pairs, fates, settings, topics=2)

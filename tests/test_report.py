@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from expertchat.mmlu.categories import HARNESS
+from expertchat.policies.artifact import UNSUPPORTED
+from expertchat.policies.outcome import keep_policy
 from expertchat.report.cautions import answer_cautions
 from expertchat.report.mmlu import harness_words
 from expertchat.report.page import write_report
@@ -85,6 +87,24 @@ def several(tmp_path_factory) -> str:
         items.assign(rater="llama").to_parquet(run.folder("oracle") / "items.parquet")
 
     return page(tmp_path_factory.mktemp("several"), change=change, rounds=2, control="shuffled")
+
+
+def test_untuned_models_have_no_curves_but_a_reason(tmp_path):
+    def untuned(*models):
+        def change(run):
+            for model in models:
+                for artifact in run.find("policies", None, model):
+                    keep_policy(None, UNSUPPORTED, artifact.folder)
+
+        return change
+
+    one = page(tmp_path / "one", change=untuned("llama"))
+    assert "Not tuned: llama. For each, the reward model" in one and "PPO tuned each" in one
+    neither = page(tmp_path / "neither", change=untuned("llama", "mixtral"))
+    assert "No model was tuned: the reward model" in neither and "PPO tuned each" not in neither
+    assert section_names(neither) == section_names(one)
+    rounds = page(tmp_path / "rounds", change=untuned("llama"), rounds=2)
+    assert "Not tuned: llama, round 1; llama, round 2." in rounds
 
 
 class Elements(HTMLParser):

@@ -1,6 +1,8 @@
 """The reward model learns a preference that the ratings contain, and its figures are correct."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,11 +10,15 @@ import pytest
 from conftest import save_random_model
 from expertchat.errors import UserError
 from expertchat.records import write_records
-from expertchat.rewards.evaluation import evaluate, supported_scale
+from expertchat.rewards.evaluation import evaluate, is_positive, supported_scale, topic_folds
 from expertchat.rewards.reward_model import make_reward_model
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+from reward_scale import CASES, simulate
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +34,7 @@ def test_figures_worked_out_by_hand():
     assert found["log_loss"] == pytest.approx((np.log1p(np.exp(-2)) + np.log1p(np.exp(1))) / 2)
 
 
-def test_scores_that_validation_pairs_support_are_scaled_little():
+def test_scores_that_cross_fitted_pairs_support_are_scaled_little():
     generator = np.random.default_rng(0)
     topics = np.repeat(np.arange(12).astype(str), 6)
     logits = generator.normal(size=72) * 3
@@ -39,21 +45,55 @@ def test_scores_that_validation_pairs_support_are_scaled_little():
     assert 0.03 < overconfident < 0.2
 
 
-def test_random_scores_are_scaled_to_0():
-    generator = np.random.default_rng(0)
-    topics = np.repeat(np.arange(12).astype(str), 6)
-    scales = [supported_scale(generator.normal(size=72), topics) for _ in range(100)]
-    assert sum(scale == 0 for scale in scales) >= 85
-    assert sum(scales) / 100 < 0.02
-    assert supported_scale(-np.ones(72), topics) == 0
+def test_the_test_of_the_sums_by_hand():
+    """The sums of three topics are 1, 2 and 3: mean 2, variance 1, error sqrt(2 * 1 / 3)."""
+    topics = ["a", "b", "b", "c"]
+    differences = np.array([1.0, 0.5, 1.5, 3.0])
+    limit = 4.303 * (2 / 3) ** 0.5  # t distribution with 2 degrees of freedom, 97.5 %
+    assert not is_positive(differences, topics)  # 2 < 3.51
+    shift = np.array([1, 0.5, 0.5, 1])
+    assert is_positive(differences + (limit - 2 + 0.01) * shift, topics)
+    assert not is_positive(differences + (limit - 2 - 0.01) * shift, topics)
+
+
+def test_one_topic_and_wrong_scores_support_nothing():
+    assert supported_scale(np.ones(8), ["a"] * 8) == 0
+    assert supported_scale(-np.ones(72), np.repeat(np.arange(12), 6).astype(str)) == 0
+
+
+def test_folds_are_of_whole_topics_and_about_equal():
+    topics = [f"t{i % 10}" for i in range(40)]
+    folds = topic_folds(topics, 4, seed=0)
+    assert folds.keys() == set(topics) and folds == topic_folds(topics[::-1], 4, seed=0)
+    assert sorted(list(folds.values()).count(k) for k in range(4)) == [2, 2, 3, 3]
+    assert set(topic_folds(["a", "b"], 4, seed=0).values()) == {0, 1}
+
+
+def passing(case, signal, experiments):
+    """The share of simulated experiments with a scale above 0: cross-fitted, and by one split."""
+    found = [simulate(case, signal, Rewards().folds, seed) for seed in range(experiments)]
+    return [sum(one[key] > 0 for one in found) / experiments for key in ("scale", "split")]
+
+
+@pytest.mark.parametrize("case", CASES[1:5:2], ids=lambda case: case.name)
+def test_random_ratings_seldom_get_a_scale_above_0(case):
+    cross_fitted, split = passing(case, 0.0, 400)
+    assert cross_fitted <= 0.04  # 2.5 % is wanted; 6 or more of 400 above it are improbable
+    assert split > 0.05  # a fifth of the topics is too few for the bootstrap by itself
+
+
+def test_a_signal_in_20_topics_with_4_pairs_is_kept():
+    case = CASES[2]
+    assert passing(case, 2 * case.signal, 60)[0] > 0.85
+    assert passing(case, case.signal, 60)[0] > 0.45  # accuracy 0.7 on new topics
 
 
 def artifacts(folder, generator):
     """Dialogues and ratings in which replies with the word "good" are rated higher."""
     dialogues, candidates, ratings = [], [], []
-    for i in range(24):
+    for i in range(40):
         split = "held_out" if i % 4 == 0 else "train"
-        name = {"dialogue_id": f"d{i}", "topic_id": f"t{i % 8}", "split": split}
+        name = {"dialogue_id": f"d{i}", "topic_id": f"t{i % 20}", "split": split}
         first = {"speaker": "b", "text": "hello"}
         dialogues.append(
             {
@@ -106,10 +146,9 @@ def train(model_folder, folder, shuffled, **load):
         weights={"c": 1.0},
         min_valid_mass=0.5,
         texts={"speaker": "{{ topic }}", "opening": "begin"},
-        settings=Rewards(learning_rate=5e-3, epochs=4, batch_size=8, lora=LoRA(rank=4)),
+        settings=Rewards(learning_rate=5e-3, epochs=4, batch_size=2, lora=LoRA(rank=4)),
         shuffled=shuffled,
         seed=0,
-        batch_size=16,
         checkpoints=folder / "checkpoints",
         out=folder / "out",
     )
@@ -133,6 +172,13 @@ def test_a_preference_in_the_ratings_is_learned(llama_folder, tmp_path):
     assert metrics["held_out"]["accuracy"] > 0.9
     assert metrics["scale"] > 0.5
     assert metrics["held_out"]["fates"]["kept"] == metrics["held_out"]["pairs"]
+    assert metrics["cross_fitted"]["accuracy"] > 0.8 and metrics["folds"] == 4
+    assert metrics["cross_fitted"]["pairs"] == metrics["training"]["pairs"]
+    table = pd.read_parquet(tmp_path / "out/pairs.parquet")
+    assert table.groupby("split").size().to_dict() == {
+        "held_out": metrics["held_out"]["pairs"],
+        "train": metrics["cross_fitted"]["pairs"],
+    }
     assert json.loads((tmp_path / "out/metrics.json").read_text())["speaker"] == "a"
     names = {p.name for p in (tmp_path / "out/adapter").iterdir()}
     assert "adapter_model.safetensors" in names and not any(n.endswith(".bin") for n in names)
@@ -166,4 +212,6 @@ def test_shuffled_ratings_teach_nothing(llama_folder, tmp_path):
     artifacts(tmp_path, np.random.default_rng(0))
     metrics = train(llama_folder, tmp_path, shuffled=True)
     assert metrics["shuffled"] and metrics["held_out"]["accuracy"] < 0.8
-    assert metrics["scale"] < 0.2
+    assert metrics["scale"] == 0
+    saved = load_file(tmp_path / "out/adapter/adapter_model.safetensors")
+    assert not next(weights for name, weights in saved.items() if "score" in name).any()

@@ -146,9 +146,9 @@ CASES = {
     "not positive": ("ppo.lora.rank", 0, "ppo.lora.rank: 0; must be greater than 0"),
     "above its maximum": ("mmlu.shots", 6, "mmlu.shots: 6; must be at most 5"),
     "not below its limit": (
-        "rewards.validation_share",
+        "rewards.lora.dropout",
         1,
-        "rewards.validation_share: 1; must be less than 1",
+        "rewards.lora.dropout: 1; must be less than 1",
     ),
     "not a choice": ("control", "shuffle", "control: 'shuffle'; must be 'none' or 'shuffled'"),
     "not a choice of three": ("mmlu.style", "plain", f"mmlu.style: 'plain'; {STYLES}"),

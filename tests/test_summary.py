@@ -5,6 +5,8 @@ import re
 
 import pandas as pd
 import pytest
+from expertchat.policies.artifact import UNSUPPORTED
+from expertchat.policies.outcome import keep_policy
 from expertchat.report.summary import ends, rating_change, summarise, verdict, with_interval, without_nan
 from expertchat.report.summary_mmlu import mixture_verdict
 from expertchat.report.terminal import answer_lines
@@ -33,6 +35,32 @@ def test_ratings_before_and_after(summary):
     assert row["rating_change"] == pytest.approx(1)
     assert row["rating_change_interval"] == pytest.approx([1, 1])  # the same on either topic
     assert row["rating_usable_before"] == 1
+
+
+def leave_untuned(run, model, round=None):
+    """Rewrites a policy of the experiment as stage policies leaves it if the scale is 0."""
+    for artifact in run.find("policies", round, model):
+        for path in artifact.folder.glob("*.*"):
+            if path.name != "manifest.json":
+                path.unlink()
+        keep_policy(None, UNSUPPORTED, artifact.folder)
+
+
+def test_an_untuned_model_is_said_to_be_untuned_and_why(tmp_path):
+    run = write_experiment(tmp_path, small_config(rounds=2))
+    leave_untuned(run, "llama")
+    leave_untuned(run, "mixtral", round=2)
+    found = summarise(run)
+    assert [row["tuned"] for row in found["rows"]] == [False, True, False, False]
+    first = found["rows"][0]
+    assert first["ppo_score_first"] is first["ppo_score_last"] is first["ppo_kl_last"] is None
+    llama, mixtral = found["verdict"][:2]
+    assert llama.startswith(
+        "llama: not tuned: the reward model's scale is 0, as its scores do not predict the ratings of "
+        "topics it was not trained on; its rating by the other model went from"
+    )
+    assert mixtral.startswith("mixtral: not tuned in round 2: the reward model's scale is 0")
+    assert len(run.ppo_steps("mixtral")) == 20 and run.ppo_steps("llama").empty
 
 
 def test_mmlu_change_is_paired_and_clustered_by_subject(summary):

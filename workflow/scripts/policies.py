@@ -7,6 +7,13 @@ from expertchat.settings.ppo import PPO
 
 def main() -> None:
     with open_job("policies", __doc__) as job:
+        from expertchat.policies.outcome import keep_policy, reason_against_tuning
+
+        reason = reason_against_tuning(job.input("rewards"))
+        if reason is not None:
+            keep_policy(job.input("policy"), reason, job.out)
+            return
+
         from expertchat.policies.policy import make_policy
 
         settings = job.settings

@@ -21,7 +21,6 @@ def main() -> None:
             settings=Rewards(**settings["section"]),
             shuffled=settings["shuffled"],
             seed=settings["seed"],
-            batch_size=job.batch_size(settings["speaker"]),
             checkpoints=job.checkpoints,
             out=job.out,
         )

@@ -6,18 +6,20 @@ exactly the tokens that were drawn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import AutoConfig
 
+from expertchat.engine.generate.cache import why_not_reusable
 from expertchat.engine.generate.generation import complete_prompts, padded, position_ids
 from expertchat.engine.generate.sampling import uniforms
 from expertchat.engine.generate.stopping import Completion, end_token_ids
 from expertchat.engine.loading import context_tokens, load_model, load_tokenizer
 from expertchat.engine.rotation import long_rope_limit
+from expertchat.engine.score.tokenized import common_prefix
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
@@ -25,12 +27,14 @@ from expertchat.settings.lora import LoRA
 __all__ = [
     "Completion",
     "check_lengths",
+    "common_prefix",
     "draw_completions",
     "load_model",
     "load_tokenizer",
     "lora_config",
     "padded",
     "position_ids",
+    "why_not_reusable",
 ]
 
 
@@ -57,11 +61,19 @@ def check_lengths(folder: Path, tokens: int) -> None:
     )
 
 
-def lora_config(lora: LoRA, **kwargs):
-    """peft's LoraConfig with these settings; `kwargs` are passed on."""
+def lora_config(lora: LoRA, model, key: str, **kwargs):
+    """peft's LoraConfig of these settings for `model`; `kwargs` are passed on.
+
+    Raises UserError, with `key` as the name of the settings, if the model has fewer layers than wanted.
+    """
     from peft import LoraConfig
 
+    layers = model.config.get_text_config().num_hidden_layers
+    if lora.layers is not None and lora.layers > layers:
+        raise UserError(f"{key}.layers: {lora.layers}; this model has {layers} layers: use at most that")
+    last = lora.layers and list(range(layers - lora.layers, layers))
     return LoraConfig(
+        layers_to_transform=last,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
@@ -78,15 +90,20 @@ def draw_completions(
     seeds: Sequence[int],
     decoding: Decoding,
     batch_size: int,
+    on_batch: Callable[[int], None] | None = None,
 ) -> list[Completion]:
     """One completion of each prompt (token ids), drawn with its seed, `batch_size` rows at a time.
 
-    `model` may be wrapped by peft; its active adapters are applied.
+    `model` may be wrapped by peft; its active adapters are applied. `on_batch` gets the number of rows
+    after each batch.
     """
     ends = end_token_ids(model, tokenizer)
     uniform = np.stack([uniforms(seed, decoding.max_new_tokens) for seed in seeds])
     completions: list[Completion] = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        completions += complete_prompts(model, prompts[part], uniform[part], decoding, tokenizer, ends)
+        drawn = complete_prompts(model, prompts[part], uniform[part], decoding, tokenizer, ends)
+        completions += drawn
+        if on_batch is not None:
+            on_batch(len(drawn))
     return completions

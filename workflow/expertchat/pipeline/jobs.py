@@ -100,12 +100,13 @@ class Job:
     def source(self, model: str, folder: Path, policy: Path | None = None) -> Source:
         """The source of an engine: the model's artifact, and the adapter of a policy's artifact.
 
-        Without a policy it is the model's own adapter, if it has one.
+        Without a policy, or if the policy is the base model, it is the model's own adapter, if it has
+        one.
         """
         from expertchat.engine.interface import Source  # imports numpy, which not every job needs
 
-        own = folder / "adapter"
-        adapter = policy / "adapter" if policy else own if own.exists() else None
+        adapters = [place / "adapter" for place in (policy, folder) if place is not None]
+        adapter = next((path for path in adapters if path.exists()), None)
         return Source(
             name=model,
             folder=folder / "model",

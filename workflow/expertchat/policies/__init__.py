@@ -13,4 +13,5 @@ One PPO step is `trainer.PPOTrainer.train_step`. In order, and where each part i
 4. `PPOTrainer.adapt_kl_coefficient` moves the weight of the KL penalty towards its target.
 
 `trainer.train` repeats steps and writes checkpoints; `policy.make_policy` is what the script calls.
+Where the reward model's scale is 0, it calls `outcome.keep_policy` instead.
 """

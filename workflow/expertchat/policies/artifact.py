@@ -1,4 +1,28 @@
 """Files that stage policies publishes, beside the folders `adapter` and `tensorboard`."""
 
-STEPS = "steps.parquet"  # figures of each step of PPO
+OUTCOME = "outcome.json"  # {tuned, steps, reason}: whether PPO ran, and if not, why
+STEPS = "steps.parquet"  # figures of each step of PPO; no rows if it did not run
 VALUE_HEAD = "value_head.safetensors"
+# Without PPO, the policy is that of the round before, or the base model, which has no folder `adapter`.
+
+UNSUPPORTED = (
+    "the reward model's scale is 0, as its scores do not predict the ratings of topics it was not "
+    "trained on"
+)
+"""The reason why PPO does not run."""
+
+STEP_TYPES = {
+    "step": "int64",
+    "score": "float64",
+    "raw_score": "float64",
+    "kl": "float64",
+    "kl_coefficient": "float64",
+    "ended": "float64",
+    "reply_tokens": "float64",
+    "policy_loss": "float64",
+    "value_loss": "float64",
+    "clipped": "float64",
+    "tokens": "int64",
+    "seconds": "float64",
+}
+"""The columns of STEPS and their types."""

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from peft import LoraConfig
 
 from expertchat import chat
 from expertchat.dialogues.artifact import DIALOGUES
 from expertchat.dialogues.contexts import context_messages, contexts_of
 from expertchat.engine.training import check_lengths, load_model, load_tokenizer, lora_config
+from expertchat.policies.outcome import write_outcome
 from expertchat.policies.shared_backbone import SharedBackbone
 from expertchat.policies.trainer import PPOTrainer, train
 from expertchat.records import read_all
@@ -43,7 +45,8 @@ def make_policy(
 
     The prompts are the contexts of the training topics in which `speaker` has one of the numbered
     `turns`, rendered with the templates `texts`. `reward_model` and `previous` are artifacts of stages
-    rewards and policies; without `previous`, the policy of the round before, a new adapter is trained.
+    rewards and policies. A new adapter is trained without `previous`, the policy of the round before,
+    and if that is the base model.
     """
     torch.manual_seed(seed)  # for the initial weights of a new adapter
     tokenizer = load_tokenizer(model_folder, load)
@@ -55,7 +58,12 @@ def make_policy(
     check_target_modules(
         settings.lora.target_modules, "ppo.lora.target_modules", model, str(model_folder)
     )
-    adapter = previous / "adapter" if previous else lora_config(settings.lora, task_type="CAUSAL_LM")
+    adapter: Path | LoraConfig
+    if previous is not None and (previous / "adapter").is_dir():
+        adapter = previous / "adapter"
+    else:
+        adapter = lora_config(settings.lora, model, "ppo.lora", task_type="CAUSAL_LM")
     backbone = SharedBackbone(model, adapter, reward_model / "adapter")
     trainer = PPOTrainer(backbone, tokenizer, prompts, settings, decoding, seed, batch_size)
     train(trainer, label, checkpoints, out)
+    write_outcome(out, settings.steps)

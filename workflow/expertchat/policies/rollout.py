@@ -26,12 +26,18 @@ class Rollout:
         return self.ids[:, -self.reply_mask.shape[1] :]
 
     def rows(self, index: Tensor) -> Rollout:
-        """The rollout of the rows in `index`, without columns that are padding in all of them."""
+        """The rollout of the rows in `index`, without columns that are padding in all of them.
+
+        So its replies have at most as many columns as those of the complete rollout.
+        """
         first = int(self.mask[index].any(0).byte().argmax())
+        replies = self.reply_mask[index]
+        length = int(replies.any(0).sum())
+        end = self.ids.shape[1] - replies.shape[1] + length
         return Rollout(
-            self.ids[index, first:],
-            self.mask[index, first:],
-            self.reply_mask[index],
+            self.ids[index, first:end],
+            self.mask[index, first:end],
+            replies[:, :length],
             self.ended[index],
         )
 

@@ -102,22 +102,29 @@ class SharedBackbone:
         length = rollout.reply_mask.shape[1]
         return self._hidden_states(rollout)[:, -length - 1 : -1]
 
-    def _logits(self, states: Tensor) -> Tensor:
-        """Logits [B, T, V] of hidden states [B, T, hidden]."""
-        return self.model.get_base_model().get_output_embeddings()(states)
+    def _logprobs(self, states: Tensor, rollout: Rollout, temperature: float) -> Tensor:
+        """Log-probabilities [B, T] of the reply tokens from their predicting states, 0 for padding.
+
+        The vocabulary's logits are computed for real tokens only.
+        """
+        mask = rollout.reply_mask.to(states.device)
+        logits = self.model.get_base_model().get_output_embeddings()(states[mask])
+        tokens = rollout.replies.to(logits.device)[mask.to(logits.device)]
+        real = token_logprobs(logits, tokens, temperature)
+        logprobs = torch.zeros(mask.shape, device=real.device)
+        return logprobs.masked_scatter(mask.to(real.device), real)
 
     def logprobs_and_values(self, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the reply tokens and values under the policy, both [B, T]."""
         states = self._predicting_states(rollout)
-        logprobs = token_logprobs(self._logits(states), rollout.replies, temperature)
+        logprobs = self._logprobs(states, rollout, temperature)
         return logprobs, self.value_head(states.float()).squeeze(-1)
 
     @torch.no_grad()
     def reference_logprobs(self, rollout: Rollout, temperature: float) -> Tensor:
         """Log-probabilities [B, T] of the reply tokens under the reference model."""
         with self.model.disable_adapter():
-            states = self._predicting_states(rollout)
-            return token_logprobs(self._logits(states), rollout.replies, temperature)
+            return self._logprobs(self._predicting_states(rollout), rollout, temperature)
 
     @torch.no_grad()
     def scores(self, rollout: Rollout) -> Tensor:

@@ -79,6 +79,7 @@ class PPOTrainer:
         self.settings, self.decoding, self.seed = settings, decoding, seed
         self.batch_size = batch_size
         self.score = score or backbone.scores
+        self.on_pass: Callable[[int], None] = lambda replies: None  # told of each pass over replies
         self.parameters = backbone.trainable()
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=settings.learning_rate, eps=1e-5)
         self.state = TrainerState(kl_coefficient=settings.kl_coefficient)
@@ -114,15 +115,30 @@ class PPOTrainer:
         seeds = [seed_of(self.seed, "reply", reference, number, i) for i in range(len(prompts))]
         with self.backbone.model.disable_adapter() if reference else nullcontext():
             completions = draw_completions(
-                self.backbone.model, self.tokenizer, prompts, seeds, self.decoding, self.batch_size
+                self.backbone.model,
+                self.tokenizer,
+                prompts,
+                seeds,
+                self.decoding,
+                self.batch_size,
+                self.on_pass,
             )
         eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         return make_rollout(prompts, completions, eos, pad, self.backbone.device)
 
     def _in_batches(self, rollout: Rollout, function: Callable[[Rollout], Tensor]) -> Tensor:
-        """`function` of the rollout, computed for `batch_size` rows at a time."""
-        rows = torch.arange(len(rollout.ids), device=rollout.ids.device)
-        return torch.cat([function(rollout.rows(part)) for part in rows.split(self.batch_size)])
+        """`function` of the rollout, computed for `batch_size` rows at a time.
+
+        Its result is [rows], or [rows, ..., T] with a column for each of the part's reply tokens.
+        """
+        results = []
+        for part in torch.arange(len(rollout.ids), device=rollout.ids.device).split(self.batch_size):
+            rows = rollout.rows(part)
+            result = function(rows)
+            missing = rollout.reply_mask.shape[1] - rows.reply_mask.shape[1]
+            results.append(result if result.ndim == 1 else torch.nn.functional.pad(result, (0, missing)))
+            self.on_pass(len(part))
+        return torch.cat(results)
 
     @torch.no_grad()
     def make_experience(self, rollout: Rollout) -> tuple[Experience, dict[str, float]]:
@@ -195,23 +211,23 @@ class PPOTrainer:
         for part in rows.split(self.batch_size):
             rollout = experience.rollout.rows(part)
             mask = rollout.reply_mask.float()
+            old_logprobs, old_values, advantages, returns = (
+                tensor[part, : mask.shape[1]]
+                for tensor in (
+                    experience.logprobs,
+                    experience.values,
+                    experience.advantages,
+                    experience.returns,
+                )
+            )
             logprobs, values = self.backbone.logprobs_and_values(rollout, self.decoding.temperature)
-            policy, clipped = ppo.policy_loss(
-                logprobs,
-                experience.logprobs[part],
-                experience.advantages[part],
-                settings.clip_range,
-            )
-            value = ppo.value_loss(
-                values,
-                experience.values[part],
-                experience.returns[part],
-                settings.value_clip_range,
-            )
+            policy, clipped = ppo.policy_loss(logprobs, old_logprobs, advantages, settings.clip_range)
+            value = ppo.value_loss(values, old_values, returns, settings.value_clip_range)
             loss = ((policy + settings.value_coefficient * value) * mask).sum() / tokens
             loss.backward()
             for name, per_token in zip(sums, (policy, value, clipped), strict=True):
                 sums[name] += ((per_token.detach() * mask).sum() / tokens).item()
+            self.on_pass(len(part))
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -258,28 +274,37 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
 
     Writes to `out` the adapter in peft's layout, value_head.safetensors, steps.parquet (one row per
     step) and TensorBoard logs. During the run the logs are in `checkpoints`.
+
+    Progress is counted in passes over replies: in a step each reply is drawn, read by policy, reference
+    and reward model, and learned from in each epoch.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     table, checkpoint = checkpoints / "steps.jsonl", checkpoints / "state.safetensors"
     rows: list[dict[str, Any]] = []
-    if checkpoint.exists():
+    settings = trainer.settings
+    passes = settings.batch_size * (1 + 3 + settings.epochs)  # of a step
+    before = settings.batch_size * 2  # of `measure_reward_statistics`
+    total = before + settings.steps * passes
+    resumed = checkpoint.exists()
+    if resumed:
         trainer.load_checkpoint(checkpoint)
         rows = [row for row in read_records(table) if row["step"] < trainer.state.step]
-    else:
-        trainer.measure_reward_statistics()
-    settings, first_step = trainer.settings, trainer.state.step
-    writer = SummaryWriter(str(checkpoints / "tensorboard"), purge_step=first_step)
-    with writer, progress_bar(settings.steps, label, "steps") as progress:
-        progress.update(first_step)
+    writer = SummaryWriter(str(checkpoints / "tensorboard"), purge_step=trainer.state.step)
+    with writer, progress_bar(total, label, "passes over replies") as progress:
+        trainer.on_pass = progress.update
+        if resumed:
+            progress.update(before + trainer.state.step * passes)
+        else:
+            trainer.measure_reward_statistics()
         while trainer.state.step < settings.steps:
             row = trainer.train_step()
             rows.append(row)
             for name, value in row.items():
                 writer.add_scalar(f"ppo/{name}", value, row["step"])
             speed = rate(row["tokens"], row["seconds"], "tokens")
-            progress.set_postfix_str(f"score {row['score']:+.2f}, KL {row['kl']:.1f}, {speed}")
-            progress.update()
+            at = f"step {trainer.state.step} of {settings.steps}"
+            progress.set_postfix_str(f"{at}, score {row['score']:+.2f}, KL {row['kl']:.1f}, {speed}")
             if trainer.state.step % settings.checkpoint_every == 0:
                 write_records(table, rows)
                 trainer.save_checkpoint(checkpoint)

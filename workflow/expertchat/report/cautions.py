@@ -105,11 +105,11 @@ def training_cautions(results: Results, row: dict[str, Any]) -> Iterator[str]:
         )
     if row["reward_scale"] == 0:
         yield (
-            "its reward model's scores did not predict pairs that it was not trained on; they were "
-            "scaled to 0, so PPO had no reward signal"
+            "its reward model's scores do not predict the ratings of topics that it was not trained on; "
+            "their scale is 0, so the model was not tuned in this round"
         )
     target = results.stage_settings("ppo")["kl_target"]
-    if row["ppo_kl_last"] > KL_FACTOR * target:
+    if row["ppo_kl_last"] is not None and row["ppo_kl_last"] > KL_FACTOR * target:
         yield (
             f"PPO ended at a KL of {number(row['ppo_kl_last'], 1)} nats per reply, more than "
             f"{number(KL_FACTOR, 0)} times the target of {number(target, 1)}: it moved further from its "

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from expertchat.report.blocks import Figure, Figures, Section, Table
+from expertchat.policies.artifact import UNSUPPORTED
+from expertchat.report.blocks import Figure, Figures, Section, Table, Text
 from expertchat.report.plots import LINE, MODELS, percent_axis, plot, reference_line
 from expertchat.report.results import Results
 from expertchat.report.summary import ends
-from expertchat.report.wording import number, percent, seconds
+from expertchat.report.wording import number, percent, round_label, seconds
 
 MAX_POINTS = 300  # of one curve
 
@@ -37,6 +40,9 @@ def section(results: Results) -> Section:
     """Curves of all models over all rounds, and the first and last values as numbers."""
     tables = [model_steps(results, i) for i in range(len(results.models))]
     ppo = results.stage_settings("ppo")
+    untuned = [row for row in results.rows if not row["tuned"]]
+    if len(untuned) == len(results.rows):
+        return Section("policies", f"No model was tuned: {UNSUPPORTED}.", [])
     lead = (
         f"PPO tuned each model's adapter for {ppo['steps']} steps of {ppo['batch_size']} replies"
         f"{'' if results.rounds == 1 else ' per round'}. The score is the training objective: a rising "
@@ -46,32 +52,39 @@ def section(results: Results) -> Section:
         Figure(curve(column, tables, ppo["kl_target"] if column == "kl" else None), title, note)
         for column, title, note in CURVES
     ]
-    legend = results.legend("line")
-    return Section("policies", lead, [Figures(figures, legend), ends_table(results)])
+    blocks: list = [Figures(figures, results.legend("line")), ends_table(results)]
+    if untuned:
+        names = [round_label(row["model"], row["round"], results.rounds) for row in untuned]
+        blocks.insert(0, Text(f"Not tuned: {'; '.join(names)}. For each, {UNSUPPORTED}."))
+    return Section("policies", lead, blocks)
 
 
 def model_steps(results: Results, i: int) -> pd.DataFrame:
-    """The PPO steps of the model with index `i` over all rounds, numbered from 1, with their round."""
+    """The PPO steps of the model with index `i` over all rounds, numbered from 1, with their round.
+
+    A round in which the model was not tuned leaves a gap in the numbers.
+    """
     steps = results.run.ppo_steps(results.models[i]).drop(columns="model")
-    return steps.assign(step=range(1, len(steps) + 1))
+    before = (steps["round"] - 1) * results.stage_settings("ppo")["steps"]
+    return steps.assign(step=steps["step"] + 1 + before)
 
 
 def thinned(steps: pd.DataFrame) -> pd.DataFrame:
-    """About `MAX_POINTS` rows, each the mean of neighbouring steps of one round."""
-    width = -(-len(steps) // MAX_POINTS)
+    """At most about `MAX_POINTS` rows, each the mean of neighbouring steps of one round."""
+    width = max(1, -(-len(steps) // MAX_POINTS))
     return steps.groupby(["round", steps.index // width], as_index=False).mean()
 
 
 def curve(column: str, tables: list[pd.DataFrame], target: float | None):
-    """One column of all models over the steps."""
+    """One column of all models over the steps, a line for each round in which a model was tuned."""
+    starts = pd.concat(tables).groupby("round")["step"].min()
 
     def paint(ax) -> None:
         for model, steps in enumerate(tables):
-            line = thinned(steps)
             style = ("-", (0, (5, 1)))[model % 2]
-            ax.plot(line["step"], line[column], color=MODELS[model], linestyle=style)
+            for _, line in thinned(steps).groupby("round"):
+                ax.plot(line["step"], line[column], color=MODELS[model], linestyle=style)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        starts = tables[0].groupby("round")["step"].min()
         for start in starts[1:]:
             ax.axvline(start - 0.5, color=LINE, linewidth=1.2)
         if target is not None:
@@ -102,7 +115,7 @@ def ends_table(results: Results) -> Table:
                 number(lengths[0], 1),
                 number(lengths[1], 1),
                 percent(ends(steps["ended"])[1]),
-                f"{steps['tokens'].sum() / steps['seconds'].sum():,.0f}",
+                number(steps["tokens"].sum() / (steps["seconds"].sum() or math.nan), 0),
                 seconds(steps["seconds"].sum()),
             ]
         )

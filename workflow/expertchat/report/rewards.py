@@ -128,7 +128,8 @@ def accuracy_table(results: Results) -> Table:
                 percent(row["reward_pair_accuracy"], 1),
                 interval(row["reward_pair_accuracy_interval"], 1, 100),
                 percent(row["reward_length_accuracy"], 1),
-                percent(metrics["training"]["accuracy"], 1),
+                percent(metrics["cross_fitted"]["accuracy"], 1),
+                interval(metrics["cross_fitted"]["accuracy_interval"], 1, 100),
                 number(row["reward_scale"], 2),
                 number(row["reward_calibration_error"], 3),
                 number(metrics["held_out"]["log_loss"], 3),
@@ -141,15 +142,18 @@ def accuracy_table(results: Results) -> Table:
         "accuracy",
         "95 % interval",
         "length baseline",
-        "on training pairs",
+        "cross-fitted",
+        "95 % interval",
         "scale",
     ]
     head += ["calibration error", "log loss"]
     note = (
-        "Interval: bootstrap that resamples topics. Length baseline: the better of “longer wins” and "
-        "“shorter wins”. Scale: factor by which the scores are multiplied, from 0 to 1, fitted on "
-        "training topics that the reward model was not trained on. Calibration error: expected "
-        "calibration error, ten bins. A random guess has a log loss of 0.693."
+        "Pairs and accuracy: of held-out topics. Intervals: bootstrap that resamples topics. Length "
+        "baseline: the better of “longer wins” and “shorter wins”. Cross-fitted: accuracy on pairs of "
+        "training topics, each scored by a reward model that was trained on the other parts of these "
+        "topics. Scale: factor by which the scores are multiplied, from 0 to 1, estimated on the "
+        "cross-fitted pairs. Calibration error: expected calibration error, ten bins. A random guess "
+        "has a log loss of 0.693."
     )
     return Table(head, rows, note=note)
 

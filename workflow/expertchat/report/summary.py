@@ -9,6 +9,7 @@ import pandas as pd
 
 from expertchat.oracle.artifact import COMPARISON
 from expertchat.pipeline.plan import STAGES
+from expertchat.policies.artifact import OUTCOME, UNSUPPORTED
 from expertchat.ratings.artifact import DIALOGUE, OVERALL_COLUMNS, overall
 from expertchat.records import without_nan
 from expertchat.report.summary_mmlu import (
@@ -69,6 +70,7 @@ def round_row(run: ExperimentResults, number: int, name: str) -> dict[str, Any]:
         "reward_calibration_error": metrics["calibration_error"],
         "reward_length_accuracy": metrics["length_accuracy"],
         "reward_pairs": metrics["pairs"],
+        "tuned": run.json("policies", OUTCOME, number, name)["tuned"],
         "ppo_score_first": score_first,
         "ppo_score_last": score_last,
         "ppo_kl_last": ends(steps["kl"])[1],
@@ -83,7 +85,7 @@ def round_row(run: ExperimentResults, number: int, name: str) -> dict[str, Any]:
 
 
 def ends(values: pd.Series, share: float = 0.1) -> tuple[float, float]:
-    """Means over the first and the last tenth of a series."""
+    """Means over the first and the last tenth of a series; NaN if it is empty."""
     count = max(1, round(len(values) * share))
     return float(values[:count].mean()), float(values[-count:].mean())
 
@@ -157,8 +159,8 @@ def verdict(rows: list[dict[str, Any]], control: str, talked: bool = True) -> li
     for row in rows:
         if row["round"] != last:
             continue
-        first = next(r for r in rows if r["model"] == row["model"])
-        words = f"{row['model']}: {rating_words(first, row)}; {mmlu_words(row)}."
+        own = [r for r in rows if r["model"] == row["model"]]
+        words = f"{row['model']}: {tuning_words(own)}{rating_words(own[0], row)}; {mmlu_words(row)}."
         if row.get("oracle_win_rate") is not None:
             words += " " + oracle_words(row)
         sentences.append(words)
@@ -169,6 +171,15 @@ def verdict(rows: list[dict[str, Any]], control: str, talked: bool = True) -> li
     if control == "shuffled":
         sentences.append("This is a control run: the ratings were shuffled before reward training.")
     return sentences
+
+
+def tuning_words(rows: Sequence[Mapping[str, Any]]) -> str:
+    """In which of its `rows`, one per round, a model was not tuned, and why; empty if in none."""
+    untuned = [str(row["round"]) for row in rows if not row["tuned"]]
+    if not untuned:
+        return ""
+    when = "" if len(untuned) == len(rows) else f" in round {' and '.join(untuned)}"
+    return f"not tuned{when}: {UNSUPPORTED}; "
 
 
 def rating_words(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:

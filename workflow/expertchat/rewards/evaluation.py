@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from expertchat.statistics import calibration_error, cluster_bootstrap
+from expertchat.statistics import bootstrap_sums, calibration_error, cluster_bootstrap
 
-
-def validation_topics(topics: Sequence[str], share: float, seed: int) -> set[str]:
-    """A random share of the training topics, at least one, that the reward model is not trained on."""
-    names = sorted(set(topics))
-    count = max(1, round(share * len(names)))
-    return set(np.random.default_rng(seed).permutation(names)[:count].tolist())
+FACTORS = np.linspace(0, 1, 101)  # that scores may be multiplied by
 
 
-def supported_scale(differences: Sequence[float], topics: Sequence[str], seed: int = 0) -> float:
-    """A factor in [0, 1] for the scores, as large as the validation pairs support.
+def topic_folds(topics: Sequence[str], folds: int, seed: int) -> dict[str, int]:
+    """The number of the fold of each topic, from 0: at most `folds` folds of about equal size.
 
-    `differences` are the chosen minus the rejected scores of pairs that were not trained on. The factor
-    with the smallest log-loss is estimated (temperature scaling, Guo et al. 2017, section 4.2), and the
-    lower bound of its 95 % interval is returned, by a bootstrap over topics. A reward model whose scores
-    do not predict new pairs gets 0, so that it rewards nothing.
+    Each fold has at least one topic.
     """
-    grid = np.linspace(0, 1, 101)
-    losses = np.logaddexp(0, -np.outer(differences, grid))  # [pairs, factors]
+    names = np.random.default_rng(seed).permutation(sorted(set(topics))).tolist()
+    return {name: i % min(folds, len(names)) for i, name in enumerate(names)}
+
+
+def supported_scale(differences: ArrayLike, topics: Sequence[str]) -> float:
+    """A factor in [0, 1] for the scores, as large as cross-fitted pairs support.
+
+    `differences` are the chosen minus the rejected scores, each by a model that was not trained on the
+    pair's topic. The factor with the smallest log-loss is estimated (temperature scaling, Guo et al.
+    2017, section 4.2), and the lower bound of its 95 % interval is returned, by a bootstrap over topics.
+    It is 0 unless the differences are significantly positive, so that a reward model whose scores do
+    not predict new pairs rewards nothing.
+    """
+    array = np.asarray(differences, dtype=float)
+    if not is_positive(array, topics):
+        return 0.0
+    losses = np.logaddexp(0, -np.outer(array, FACTORS))  # [pairs, factors]
+    _, low, _ = bootstrap_sums(losses, topics, lambda sums: FACTORS[sums.argmin(-1)])
+    return low
+
+
+def is_positive(differences: np.ndarray, topics: Sequence[str]) -> bool:
+    """Whether cross-fitted differences are above 0 at the 2.5 % level: a t test of the topics' sums.
+
+    The folds' models share training topics, so the sums are not independent, and no variance that is
+    estimated from them alone is unbiased (Bengio and Grandvalet 2004). If ratings are random, a model's
+    first steps add to its weights the differences of features of its training pairs, and the sum of all
+    scores is that over pairs of topics in different folds of the products of their differences. Each
+    product occurs twice, once for either fold, so that the variance is twice that of independent sums.
+    `benchmarks/reward_scale.py` measures how often this lets random ratings pass.
+    """
+    from scipy.stats import t
+
     names, index = np.unique(np.asarray(topics), return_inverse=True)
-    by_topic = np.zeros((len(names), len(grid)))
-    np.add.at(by_topic, index, losses)
-    resampled = np.random.default_rng(seed).multinomial(len(names), [1 / len(names)] * len(names), 2000)
-    best = grid[(resampled @ by_topic).argmin(1)]
-    return float(np.quantile(best, 0.025))
+    if len(names) < 2:
+        return False
+    sums = np.bincount(index, differences)
+    error = math.sqrt(2 * sums.var(ddof=1) / len(names))
+    return bool(sums.mean() > t.ppf(0.975, len(names) - 1) * error)
 
 
 def evaluate(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from expertchat.errors import UserError
 from expertchat.settings.rewards import Rewards
 
 
@@ -64,6 +65,56 @@ def build_pairs(
         pairs += context_pairs[: settings.pairs_per_context]
     fates["kept"] = len(pairs)
     return pairs, dict(fates)
+
+
+# by fate of the pairs: what was wrong with them, and what to do
+CAUSES = {
+    "unusable": (
+        "have a rating that is unusable, as the rater gives too little probability to the scores",
+        "look at the raters' valid mass in the ratings, or use another rater",
+    ),
+    "tie": (
+        "have ratings that are equal or differ by less than rewards.min_margin ({min_margin})",
+        "lower rewards.min_margin, raise dialogues.candidates, or use a rater that tells replies apart",
+    ),
+    "same text": (
+        "are two replies with the same text",
+        "raise dialogues.decoding.temperature or dialogues.candidates",
+    ),
+    "too long": (
+        "are longer than rewards.max_length ({max_length} tokens)",
+        "raise rewards.max_length",
+    ),
+}
+
+
+def check_pairs(
+    split: str,
+    pairs: Sequence[Mapping],
+    fates: Mapping[str, int],
+    settings: Rewards,
+    topics: int = 1,
+    unusable: str | None = None,
+) -> None:
+    """Raises UserError unless the pairs are of at least `topics` topics.
+
+    The message names the most frequent cause of those in `fates`, the number of pairs by fate.
+    `unusable`: what is wrong with the ratings if most of them are unusable.
+    """
+    found = len({pair["topic_id"] for pair in pairs})
+    if found >= topics:
+        return
+    what = f"there are no {split} pairs" if not pairs else f"all {split} pairs are of one topic"
+    total = sum(fates.values())
+    if pairs or not total:
+        why = "" if pairs else ": no context of these topics has two candidate replies"
+        raise UserError(f"{what}{why}; use more topics")
+    cause = max(CAUSES, key=lambda fate: fates.get(fate, 0))
+    if cause == "unusable" and unusable is not None:
+        raise UserError(f"{what}: {unusable}")
+    meaning, advice = CAUSES[cause]
+    meaning = meaning.format(**settings.model_dump())
+    raise UserError(f"{what}: {fates[cause]} of {total} pairs of candidate replies {meaning}: {advice}")
 
 
 def _drop_reason(first: dict[str, Any], second: dict[str, Any], min_margin: float) -> str | None:

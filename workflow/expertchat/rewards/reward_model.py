@@ -1,8 +1,7 @@
 """What stage rewards makes: a reward model, from dialogues and ratings.
 
 The reward model is a LoRA adapter and a linear score head on the same base model that PPO will later
-train with it, so that policy, reference model and reward model share one backbone. TRL does the
-training, with the loss of Bradley and Terry (1952).
+train with it, so that policy, reference model and reward model share one backbone.
 """
 
 from __future__ import annotations
@@ -14,18 +13,30 @@ from typing import Any
 import pandas as pd
 import torch
 
-from expertchat.engine.training import check_lengths, load_tokenizer
-from expertchat.errors import UserError
+from expertchat.console import progress_bar
+from expertchat.engine.training import check_lengths
 from expertchat.ratings.artifact import REPLY, why_unusable
 from expertchat.records import write_json
 from expertchat.rewards.artifact import METRICS, PAIRS, TRAINING_LOG
 from expertchat.rewards.candidates import encode_candidates, rated_candidates
-from expertchat.rewards.evaluation import evaluate, supported_scale, validation_topics
-from expertchat.rewards.preferences import build_pairs, shuffle_within_contexts
-from expertchat.rewards.training import score, score_head, train
+from expertchat.rewards.evaluation import evaluate, supported_scale, topic_folds
+from expertchat.rewards.preferences import build_pairs, check_pairs, shuffle_within_contexts
+from expertchat.rewards.scoring import score_head
+from expertchat.rewards.training import (
+    ContextPairs,
+    cross_fit,
+    fits,
+    group_pairs,
+    load_reward_model,
+    score_candidates,
+    tokens_to_train,
+    train,
+)
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
 from expertchat.splits import HELD_OUT, TRAIN
+
+Pairs = list[dict[str, Any]]
 
 
 def make_reward_model(
@@ -41,70 +52,94 @@ def make_reward_model(
     settings: Rewards,
     shuffled: bool,
     seed: int,
-    batch_size: int,
     checkpoints: Path,
     out: Path,
 ) -> dict[str, Any]:
-    """Trains on pairs of the training topics and evaluates on pairs of the held-out topics.
+    """Trains on the pairs of the training topics and evaluates on pairs of the held-out topics.
 
-    Some of the training topics are used for validation only: the saved score head is multiplied by the
-    factor that their pairs support (`evaluation.supported_scale`). With `shuffled`, the pairs of the
-    training topics come from shuffled ratings; held-out pairs never do, as they measure the result.
+    The saved score head is multiplied by the factor that cross-fitting over the training topics supports
+    (`evaluation.supported_scale`). With `shuffled`, the pairs of the training topics come from shuffled
+    ratings; held-out pairs never do, as they measure the result.
 
     Writes to `out` the adapter with its score head in peft's layout, pairs.parquet, training.json and
-    metrics.json. Returns the metrics. Raises UserError if a split has no pairs.
+    metrics.json. Returns the metrics. Raises UserError if there are too few pairs.
     """
     candidates = rated_candidates(dialogues, ratings, speaker, weights, min_valid_mass)
     training = candidates[candidates["split"] == TRAIN]
     if shuffled:
         training = shuffle_within_contexts(training, seed)
-    all_pairs, fates = build_pairs(training, settings)
-    for_validation = validation_topics(training["topic_id"], settings.validation_share, seed)
-    pairs = [pair for pair in all_pairs if pair["topic_id"] not in for_validation]
-    validation = [pair for pair in all_pairs if pair["topic_id"] in for_validation]
+    pairs, fates = build_pairs(training, settings)
     held_out, held_out_fates = build_pairs(candidates[candidates["split"] == HELD_OUT], settings)
-    for split, its_pairs in (("training", pairs), ("validation", validation), ("held-out", held_out)):
-        if not its_pairs:
-            if (reason := why_unusable(ratings, min_valid_mass, model=speaker, scope=REPLY)) is not None:
-                raise UserError(f"there are no {split} pairs of {speaker}'s replies, as {reason}")
-            raise UserError(
-                f"there are no {split} pairs (training topics: {fates}; held-out topics: "
-                f"{held_out_fates}): lower rewards.min_margin, raise dialogues.candidates, or use more "
-                "topics"
-            )
-    tokenizer = load_tokenizer(model_folder, load)
-    encoded = encode_candidates(tokenizer, dialogues, candidates, texts)
-    check_lengths(model_folder, max(map(len, encoded.values())))
-    model, tokenizer, log = train(model_folder, load, pairs, encoded, settings, seed, checkpoints)
-    ids = list(encoded)
-    raw = score(model, [encoded[i] for i in ids], tokenizer.pad_token_id, batch_size)
-    scores = dict(zip(ids, raw.tolist(), strict=True))
-    lengths = dict(zip(candidates["candidate_id"], candidates["tokens"], strict=True))
-    too_long = sum(
-        max(len(encoded[p["chosen"]]), len(encoded[p["rejected"]])) > settings.max_length for p in pairs
+    unusable = why_unusable(ratings, min_valid_mass, model=speaker, scope=REPLY)
+    check_pairs("training", pairs, fates, settings, topics=2, unusable=unusable)
+    check_pairs("held-out", held_out, held_out_fates, settings, unusable=unusable)
+
+    reward = load_reward_model(model_folder, load, settings, seed)
+    encoded = encode_candidates(reward.tokenizer, dialogues, candidates, texts)
+    check_lengths(model_folder, min(settings.max_length, max(map(len, encoded.values()))))
+    short = [pair for pair in pairs if fits(pair, encoded, settings.max_length)]
+    too_long, pairs = len(pairs) - len(short), short
+    check_pairs("training", pairs, {"too long": too_long}, settings, topics=2)
+    folds = split_folds(pairs, encoded, topic_folds(topics_of(pairs), settings.folds, seed))
+    every, new = group_pairs(pairs, encoded), group_pairs(held_out, encoded)
+    # each training topic is scored once, and the held-out ones are scored by the final model
+    read_once = [context for _, scored in folds for context in scored] + new
+    total = tokens_to_train(read_once, reward.reader, 1) + sum(
+        tokens_to_train(contexts, reward.reader, settings.epochs)
+        for contexts in (*(training for training, _ in folds), every)
     )
-    differences = [scores[p["chosen"]] - scores[p["rejected"]] for p in validation]
-    scale = supported_scale(differences, [p["topic_id"] for p in validation])
+    with progress_bar(total, "reward model", "tokens") as progress:
+        out_of_fold, fold_logs = cross_fit(reward, folds, settings, seed, checkpoints, progress)
+        log = train(reward, every, settings, seed, checkpoints / "final", progress)
+        held_out_scores = score_candidates(reward, new, progress)
+
+    differences = [out_of_fold[p["chosen"]] - out_of_fold[p["rejected"]] for p in pairs]
+    scale = supported_scale(differences, topics_of(pairs))
     with torch.no_grad():
-        score_head(model).mul_(scale)
+        score_head(reward.model).mul_(scale)
+    lengths = dict(zip(candidates["candidate_id"], candidates["tokens"], strict=True))
     metrics = {
         "speaker": speaker,
         "shuffled": shuffled,
         "scale": scale,
-        "training": evaluate(pairs, scores, lengths, scale) | {"fates": fates, "too_long": too_long},
-        "validation": evaluate(validation, scores, lengths, scale),
-        "held_out": evaluate(held_out, scores, lengths, scale) | {"fates": held_out_fates},
+        "folds": len(folds),
+        "training": {
+            "pairs": len(pairs),
+            "topics": len(set(topics_of(pairs))),
+            "fates": fates,
+            "too_long": too_long,
+        },
+        "cross_fitted": evaluate(pairs, out_of_fold, lengths, scale),
+        "held_out": evaluate(held_out, held_out_scores, lengths, scale) | {"fates": held_out_fates},
     }
-    model.save_pretrained(out / "adapter", safe_serialization=True)
+    reward.model.save_pretrained(out / "adapter", safe_serialization=True)
+    scores = out_of_fold | held_out_scores
     scored = [
         pair
         | {
             "chosen_score": scale * scores[pair["chosen"]],
             "rejected_score": scale * scores[pair["rejected"]],
         }
-        for pair in (*pairs, *validation, *held_out)
+        for pair in (*pairs, *held_out)
     ]
     pd.DataFrame(scored).to_parquet(out / PAIRS)
-    write_json(out / TRAINING_LOG, log)
+    write_json(out / TRAINING_LOG, {"folds": fold_logs, "final": log})
     write_json(out / METRICS, metrics)
     return metrics
+
+
+def topics_of(pairs: Pairs) -> list[str]:
+    """The topic of each pair."""
+    return [pair["topic_id"] for pair in pairs]
+
+
+def split_folds(
+    pairs: Pairs, encoded: Mapping[str, list[int]], fold_of: Mapping[str, int]
+) -> list[tuple[list[ContextPairs], list[ContextPairs]]]:
+    """For each fold: the contexts of the other folds' topics to train on, and its own to score."""
+    folds = []
+    for fold in range(max(fold_of.values()) + 1):
+        own = [pair for pair in pairs if fold_of[pair["topic_id"]] == fold]
+        others = [pair for pair in pairs if fold_of[pair["topic_id"]] != fold]
+        folds.append((group_pairs(others, encoded), group_pairs(own, encoded)))
+    return folds

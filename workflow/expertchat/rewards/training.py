@@ -1,130 +1,273 @@
-"""Trains a reward model with TRL's RewardTrainer, and scores replies with it."""
+"""Trains a reward model on preference pairs, grouped by context.
+
+The loss is that of Bradley and Terry (1952), the mean over all pairs of a step. As in InstructGPT
+(Ouyang et al. 2022, section 3.5), all pairs of a context belong to one step, and each candidate is read
+once for all of its pairs.
+"""
 
 from __future__ import annotations
 
+import math
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    PrinterCallback,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
 
-from expertchat.console import progress_bar
-from expertchat.engine.training import load_model, load_tokenizer, lora_config, padded
+from expertchat.engine.training import load_model, load_tokenizer, lora_config
+from expertchat.records import read_json, write_json
+from expertchat.rewards.scoring import Reader, candidate_scores, score_contexts, why_whole
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
 from expertchat.settings.target_modules import check_target_modules
 
 
-def progress_callback(label: str):
-    """A callback that shows the steps of a Trainer on our progress bar, which also suits log files."""
-    from transformers import TrainerCallback
+@dataclass(frozen=True)
+class ContextPairs:
+    """The candidates of a context that are in a pair, and its pairs.
 
-    class Progress(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            self.bar = progress_bar(state.max_steps, label, "steps")
-            self.bar.update(state.global_step)
-
-        def on_step_end(self, args, state, control, **kwargs):
-            self.bar.update()
-
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            if "loss" in (logs or {}):
-                self.bar.set_postfix_str(f"loss {float(logs['loss']):.3f}", refresh=False)
-
-        def on_train_end(self, args, state, control, **kwargs):
-            self.bar.close()
-
-    return Progress()
-
-
-def train(
-    model_folder: Path,
-    load: Load,
-    pairs: Sequence[dict[str, Any]],
-    encoded: Mapping[str, list[int]],
-    settings: Rewards,
-    seed: int,
-    checkpoints: Path,
-):
-    """Trains the reward model on the pairs, from the latest checkpoint if there is one.
-
-    `encoded` holds token ids by candidate id; a pair longer than `max_length` tokens is not used.
-    Returns (model, tokenizer, log history of the Trainer). Raises UserError if the model does not have
-    the layers that `settings.lora` names.
+    `rows` are the token ids of the candidates, where equal ones are one row; `candidates` gives the
+    number of the row by candidate id; `chosen` and `rejected` are the numbers of the pairs' rows.
     """
-    from datasets import Dataset
-    from transformers import AutoModelForSequenceClassification, PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
-    from trl import RewardConfig, RewardTrainer
+
+    candidates: dict[str, int]
+    rows: list[list[int]]
+    chosen: list[int]
+    rejected: list[int]
+
+
+def group_pairs(
+    pairs: Sequence[Mapping[str, Any]], encoded: Mapping[str, list[int]]
+) -> list[ContextPairs]:
+    """The pairs by context, in order. `encoded` holds token ids by candidate id."""
+    contexts: dict[str, ContextPairs] = {}
+    for pair in pairs:
+        context = contexts.setdefault(pair["context_id"], ContextPairs({}, [], [], []))
+        for role, numbers in (("chosen", context.chosen), ("rejected", context.rejected)):
+            row = encoded[pair[role]]
+            if row not in context.rows:
+                context.rows.append(row)
+            context.candidates[pair[role]] = context.rows.index(row)
+            numbers.append(context.rows.index(row))
+    return list(contexts.values())
+
+
+def fits(pair: Mapping[str, Any], encoded: Mapping[str, list[int]], max_length: int) -> bool:
+    """Whether both replies of a pair, with their context, have at most `max_length` tokens."""
+    return max(len(encoded[pair["chosen"]]), len(encoded[pair["rejected"]])) <= max_length
+
+
+def pair_losses(scores: Tensor, context: ContextPairs) -> Tensor:
+    """The losses [pairs] of a context's pairs, from the scores [rows] of its candidates."""
+    margin = scores[context.chosen] - scores[context.rejected]
+    return -torch.nn.functional.logsigmoid(margin)
+
+
+@dataclass
+class RewardModel:
+    """A reward model: a peft model with a score head, its tokenizer, and how it reads candidates.
+
+    `initial` are the trained weights before any training, by name.
+    """
+
+    model: Any
+    tokenizer: Any
+    reader: Reader
+    initial: dict[str, Tensor]
+
+
+def load_reward_model(model_folder: Path, load: Load, settings: Rewards, seed: int) -> RewardModel:
+    """The base model in `model_folder` with a new adapter and a new score head.
+
+    Raises UserError if the model does not have the layers that `settings.lora` names.
+    """
+    from peft import get_peft_model
 
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(model_folder, load)
-    model = load_model(model_folder, load, AutoModelForSequenceClassification, num_labels=1)
-    check_target_modules(
-        settings.lora.target_modules, "rewards.lora.target_modules", model, str(model_folder)
+    base = load_model(model_folder, load, AutoModelForSequenceClassification, num_labels=1)
+    key = "rewards.lora"
+    check_target_modules(settings.lora.target_modules, f"{key}.target_modules", base, str(model_folder))
+    base.config.pad_token_id = tokenizer.pad_token_id
+    torch.nn.init.normal_(
+        base.score.weight, std=1 / (base.config.get_text_config().hidden_size + 1) ** 0.5
     )
-    model.config.pad_token_id = tokenizer.pad_token_id
-    torch.nn.init.normal_(model.score.weight, std=1 / (model.config.hidden_size + 1) ** 0.5)
-    rows = [{"chosen_ids": encoded[p["chosen"]], "rejected_ids": encoded[p["rejected"]]} for p in pairs]
-    gpu = torch.cuda.is_available()
-    half = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    trainer = RewardTrainer(
-        model=model,
-        args=RewardConfig(
-            output_dir=str(checkpoints),
-            learning_rate=settings.learning_rate,
-            num_train_epochs=settings.epochs,
-            per_device_train_batch_size=settings.batch_size,
-            max_length=settings.max_length,
-            lr_scheduler_type="cosine",
-            warmup_steps=0.1,
-            seed=seed % 2**32,
-            bf16=half or (not gpu and model.dtype == torch.bfloat16),
-            fp16=gpu and not half,
-            use_cpu=not gpu,
-            gradient_checkpointing=gpu,
-            save_strategy="steps",
-            save_steps=200,
-            save_total_limit=1,
-            save_only_model=False,
-            logging_steps=10,
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=gpu,
-        ),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        peft_config=lora_config(settings.lora, task_type="SEQ_CLS", modules_to_save=["score"]),
-        callbacks=[progress_callback("reward model")],
-    )
-    for parameter in trainer.model.parameters():
-        # TRL casts the trained parameters of quantized models to bfloat16, whatever the hardware
-        if parameter.requires_grad and parameter.dtype == torch.bfloat16:
+    for module in base.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # only the adapter's dropout, which is a setting, is used
+    config = lora_config(settings.lora, base, key, task_type="SEQ_CLS", modules_to_save=["score"])
+    model = get_peft_model(base, config).eval()
+    initial = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    trainer.remove_callback(PrinterCallback)  # our progress bar shows the same
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
-    return trainer.model.eval(), tokenizer, trainer.state.log_history
+            initial[name] = parameter.detach().clone()
+    reader = Reader(tokenizer.pad_token_id, why_whole(model))
+    if reader.whole is not None:
+        print(f"each reply is read with its complete context: {reader.whole}", file=sys.stderr)
+    return RewardModel(model, tokenizer, reader, initial)
 
 
-def score_head(model) -> torch.Tensor:
-    """The weights [1, hidden] of a trained reward model's score head."""
-    (weights,) = [p for n, p in model.named_parameters() if "score.modules_to_save" in n]
-    return weights
+class PairTrainer(Trainer):
+    """transformers' Trainer on batches of contexts.
+
+    A step reads one context at a time and adds up the gradients, so that its memory does not depend on
+    the batch size and nothing is padded.
+    """
+
+    def __init__(self, reader: Reader, progress, tokens: int, **kwargs):
+        """`progress`: a progress bar in tokens, to which the run adds `tokens` in all."""
+        super().__init__(data_collator=lambda contexts: {"contexts": contexts}, **kwargs)
+        self.reader, self.progress, self.tokens_left = reader, progress, tokens
+        self.right: list[bool] = []  # of the pairs since the last log entry
+        self.remove_callback(PrinterCallback)  # the progress bar shows the same
+
+    def count(self, tokens: int) -> None:
+        """Adds tokens to the progress bar, but not more than the run has left."""
+        tokens = min(tokens, self.tokens_left)
+        self.tokens_left -= tokens
+        self.progress.update(tokens)
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        """One step: gradients of the mean loss over all pairs of the batch. Returns this loss."""
+        self.model.train()
+        contexts: list[ContextPairs] = inputs["contexts"]
+        pairs = sum(len(context.chosen) for context in contexts)
+        total = torch.zeros((), device=self.args.device)
+        for context in contexts:
+            losses = pair_losses(candidate_scores(self.model, context.rows, self.reader), context)
+            self.accelerator.backward(losses.sum() / pairs)
+            total += losses.detach().sum().to(total.device) / pairs
+            self.right += (losses.detach() < math.log(2)).tolist()
+            self.count(self.reader.tokens(context.rows))
+        return total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the accuracy on the pairs since the last entry."""
+        if self.right and "loss" in logs:
+            logs["accuracy"] = sum(self.right) / len(self.right)
+            self.progress.set_postfix_str(f"loss {float(logs['loss']):.3f}", refresh=False)
+            self.right = []
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs) -> int:
+        """Not estimated."""
+        return 0
 
 
-@torch.inference_mode()
-def score(model, rows: Sequence[list[int]], pad: int, batch_size: int) -> np.ndarray:
-    """The reward model's scores [rows] of token ids, computed in batches of rows of similar length."""
-    scores = np.empty(len(rows))
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    with progress_bar(len(rows), "scores", "replies") as progress:
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
-            ids, mask = padded([rows[i] for i in part], pad, model.device, side="right")
-            # the score head is float32, the backbone may have a smaller type
-            with torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
-                logits = model(input_ids=ids, attention_mask=mask).logits
-            scores[part] = logits.squeeze(-1).float().cpu().numpy()
-            progress.update(len(part))
-    return scores
+def tokens_to_train(contexts: Sequence[ContextPairs], reader: Reader, epochs: float) -> int:
+    """Number of tokens that training on the contexts reads."""
+    return round(epochs * sum(reader.tokens(context.rows) for context in contexts))
+
+
+def train(
+    reward: RewardModel,
+    contexts: Sequence[ContextPairs],
+    settings: Rewards,
+    seed: int,
+    checkpoints: Path,
+    progress,
+) -> list[dict[str, Any]]:
+    """Trains the reward model from its initial weights, or from the latest checkpoint if there is one.
+
+    `progress` is a bar in tokens, to which `tokens_to_train` are added. Returns the Trainer's log.
+    """
+    with torch.no_grad():
+        for name, parameter in reward.model.named_parameters():
+            if name in reward.initial:
+                parameter.copy_(reward.initial[name])
+    gpu = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        learning_rate=settings.learning_rate,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        seed=seed % 2**32,
+        fp16=gpu and reward.model.dtype == torch.float16,  # for the scaling of gradients
+        use_cpu=not gpu,
+        gradient_checkpointing=gpu,
+        remove_unused_columns=False,
+        save_strategy="steps",
+        save_steps=200,
+        save_total_limit=1,
+        save_only_model=False,
+        logging_steps=10,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    tokens = tokens_to_train(contexts, reward.reader, settings.epochs)
+    trainer = PairTrainer(
+        reward.reader, progress, tokens, model=reward.model, args=arguments, train_dataset=list(contexts)
+    )
+    checkpoint = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    if checkpoint is not None:
+        done = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        trainer.count(tokens * done.global_step // done.max_steps)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.count(trainer.tokens_left)
+    reward.model.eval()
+    return trainer.state.log_history
+
+
+def cross_fit(
+    reward: RewardModel,
+    folds: Sequence[tuple[Sequence[ContextPairs], Sequence[ContextPairs]]],
+    settings: Rewards,
+    seed: int,
+    checkpoints: Path,
+    progress,
+) -> tuple[dict[str, float], list[list[dict[str, Any]]]]:
+    """Scores of candidates by reward models that were not trained on their topics.
+
+    `folds` are (contexts to train on, contexts to score). Returns the scores by candidate id, and the
+    Trainer's log of each fold. The scores of a finished fold are kept in `checkpoints`, so that an
+    interrupted job does not train it again.
+    """
+    scores: dict[str, float] = {}
+    logs = []
+    for number, (training, scored) in enumerate(folds, 1):
+        finished = checkpoints / f"fold-{number}.json"
+        if finished.exists():
+            progress.update(
+                tokens_to_train(training, reward.reader, settings.epochs)
+                + tokens_to_train(scored, reward.reader, 1)
+            )
+        else:
+            run = checkpoints / f"fold-{number}"
+            log = train(reward, training, settings, seed, run, progress)
+            found = score_candidates(reward, scored, progress)
+            write_json(finished, {"scores": found, "log": log})
+            shutil.rmtree(run)
+        result = read_json(finished)
+        scores |= result["scores"]
+        logs.append(result["log"])
+    return scores, logs
+
+
+def score_candidates(
+    reward: RewardModel, contexts: Sequence[ContextPairs], progress
+) -> dict[str, float]:
+    """The scores of the contexts' candidates by candidate id."""
+    rows = [context.rows for context in contexts]
+    found = score_contexts(reward.model, rows, reward.reader, progress.update)
+    return {
+        name: scores[row]
+        for context, scores in zip(contexts, found, strict=True)
+        for name, row in context.candidates.items()
+    }

@@ -21,3 +21,6 @@ class LoRA(Section):
     """Dropout probability on the adapter's inputs during training."""
     target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
     """Names of the linear layers that get an adapter."""
+    layers: int | None = Field(None, gt=0)
+    """Number of transformer layers that get an adapter, counted from the last one; null: all layers.
+    Training needs less time and memory with fewer, as no gradient passes through the layers below."""

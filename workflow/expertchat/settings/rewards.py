@@ -11,7 +11,7 @@ from expertchat.settings.section import Section
 class Rewards(Section):
     """The reward model: a LoRA adapter and a score head on the model that PPO then trains.
 
-    Example: {batch_size: 4, max_length: 2048, lora: {rank: 8}}
+    Example: {folds: 5, max_length: 2048, lora: {rank: 8}}
     """
 
     min_margin: float = Field(0.5, ge=0)
@@ -19,16 +19,20 @@ class Rewards(Section):
     smaller difference is a tie and is dropped."""
     pairs_per_context: int = Field(4, gt=0)
     """Maximum number of pairs per context; those with the largest differences are used."""
-    validation_share: float = Field(0.2, gt=0, lt=1)
-    """Fraction of the training topics that the reward model is validated on and not trained on. Its
-    scores are multiplied by a factor from 0 to 1, the reward scale, estimated on these topics."""
+    folds: int = Field(4, ge=2)
+    """Number of parts of the training topics for cross-fitting. For each part, a reward model is trained
+    on the others and scores the pairs of this part. From these scores the reward scale is estimated, the
+    factor from 0 to 1 by which the final reward model's scores are multiplied. Training takes `folds`
+    times as long as that of the final model alone."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW."""
     epochs: float = Field(1, gt=0)
-    """Number of passes over the pairs."""
-    batch_size: int = Field(16, gt=0)
-    """Number of pairs per optimizer step and device."""
+    """Number of passes over the contexts."""
+    batch_size: int = Field(4, gt=0)
+    """Number of contexts per optimizer step, each with all of its pairs. It is read one context at a
+    time, so that it does not change the memory needed."""
     max_length: int = Field(1024, gt=0)
-    """Maximum length of a context with its reply, in tokens; longer pairs are dropped and counted."""
+    """Maximum length of a context with one reply, in tokens. Pairs with a longer one are not trained on;
+    they are counted."""
     lora: LoRA = LoRA()
     """The reward model's adapter."""

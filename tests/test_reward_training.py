@@ -1,0 +1,209 @@
+"""Training by contexts is training on pairs: the same loss and gradients, with fewer tokens read."""
+
+import pytest
+import torch
+from conftest import save_random_model
+from datasets import Dataset
+from expertchat.console import progress_bar
+from expertchat.engine.loading import load_model
+from expertchat.engine.training import Completion, lora_config
+from expertchat.errors import UserError
+from expertchat.policies.rollout import make_rollout
+from expertchat.policies.shared_backbone import SharedBackbone
+from expertchat.rewards import training
+from expertchat.rewards.scoring import Reader, candidate_scores, shared_row
+from expertchat.rewards.training import (
+    PairTrainer,
+    cross_fit,
+    group_pairs,
+    load_reward_model,
+    tokens_to_train,
+    train,
+)
+from expertchat.settings.lora import LoRA
+from expertchat.settings.models import Load
+from expertchat.settings.rewards import Rewards
+from transformers import TrainingArguments
+from trl import RewardConfig, RewardTrainer
+
+pytestmark = pytest.mark.slow
+
+# two contexts; the prompt of the first is 10 to 14, that of the second 20 to 22
+ENCODED = {
+    "a0": [10, 11, 12, 13, 14, 30, 31, 2],
+    "a1": [10, 11, 12, 13, 14, 40, 2],
+    "a2": [10, 11, 12, 13, 14, 30, 50, 51, 52, 2],
+    "a3": [10, 11, 12, 13, 14, 40, 2],  # the same text as a1
+    "b0": [20, 21, 22, 60, 2],
+    "b1": [20, 21, 22, 2],
+}
+PAIRS = [
+    {"context_id": c, "chosen": first, "rejected": second, "topic_id": c}
+    for c, first, second in (("a", "a0", "a1"), ("a", "a2", "a1"), ("b", "b1", "b0"), ("a", "a0", "a3"))
+]
+SETTINGS = Rewards(learning_rate=1e-2, epochs=2, batch_size=2, lora=LoRA(rank=4))
+BAR = {"label": "test", "unit": "tokens"}
+
+
+def reward_of(folder, settings=SETTINGS):
+    return load_reward_model(folder, Load(), settings, seed=0)
+
+
+def gradients(model):
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_equal_candidates_are_one_row_and_pairs_keep_their_order():
+    first, second = group_pairs(PAIRS, ENCODED)
+    assert first.candidates == {"a0": 0, "a1": 1, "a2": 2, "a3": 1}
+    assert (first.chosen, first.rejected) == ([0, 2, 0], [1, 1, 1])
+    assert second.rows == [ENCODED["b1"], ENCODED["b0"]]
+
+
+def test_a_shared_row_by_hand():
+    ids, positions, visible, last = shared_row([[7, 8, 1], [7, 8, 2, 3]])
+    assert ids.tolist() == [[7, 8, 1, 2, 3]]
+    assert positions.tolist() == [[0, 1, 2, 2, 3]]
+    assert last.tolist() == [2, 4]
+    assert visible.int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 0, 1, 0],
+        [1, 1, 0, 1, 1],
+    ]
+
+
+def test_loss_and_gradients_are_those_of_trl_on_the_same_pairs(model_folder, tmp_path):
+    reward = reward_of(model_folder)
+    assert reward.reader.whole is None
+    rows = [{"chosen_ids": ENCODED[p["chosen"]], "rejected_ids": ENCODED[p["rejected"]]} for p in PAIRS]
+    arguments = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none"}
+    reference = RewardTrainer(
+        model=reward.model,
+        args=RewardConfig(**arguments, max_length=None, bf16=False, gradient_checkpointing=False),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=reward.tokenizer,
+    )
+    expected_loss = reference.compute_loss(reward.model.train(), reference.data_collator(rows))
+    expected_loss.backward()
+    expected = gradients(reward.model)
+    reward.model.zero_grad()
+
+    trainer = PairTrainer(
+        reward.reader,
+        progress_bar(100, **BAR),
+        100,
+        model=reward.model,
+        args=TrainingArguments(**arguments, remove_unused_columns=False),
+        train_dataset=[],
+    )
+    loss = trainer.training_step(reward.model, {"contexts": group_pairs(PAIRS, ENCODED)})
+    assert loss.item() == pytest.approx(expected_loss.item(), abs=1e-5)
+    found = gradients(reward.model)
+    assert found.keys() == expected.keys() and any("lora_B" in name for name in found)
+    largest = max(gradient.abs().max().item() for gradient in expected.values())
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=0, atol=1e-5 * max(1, largest)), name
+
+
+def test_the_tokens_of_a_context_are_its_prompt_once_and_its_replies():
+    prompt, replies = list(range(250)), [[i] * 60 for i in range(300, 304)]
+    rows = {f"c{i}": prompt + reply for i, reply in enumerate(replies)}
+    pairs = [
+        {"context_id": "c", "chosen": f"c{i}", "rejected": f"c{j}"}
+        for i, j in ((0, 1), (0, 2), (0, 3), (1, 3))
+    ]
+    contexts = group_pairs(pairs, rows)
+    assert tokens_to_train(contexts, Reader(0), 1) == 250 + 4 * 60  # by pairs: 8 * 310
+    assert tokens_to_train(contexts, Reader(0, "any reason"), 1) == 4 * 310
+
+
+def test_a_model_with_a_window_reads_complete_replies_and_scores_them_alike(tokenizer, tmp_path, capsys):
+    folder = save_random_model("mistral", tokenizer, tmp_path / "m", sliding_window=4)
+    reward = reward_of(folder)
+    assert "complete text" in reward.reader.whole
+    assert reward.reader.whole in capsys.readouterr().err
+    rows = [ENCODED["a0"], ENCODED["a2"]]
+    with torch.no_grad():
+        together = candidate_scores(reward.model, rows, reward.reader)
+        alone = [candidate_scores(reward.model, [row], reward.reader).item() for row in rows]
+    assert together.tolist() == pytest.approx(alone, abs=1e-5)
+
+
+def halves():
+    first, second = group_pairs(PAIRS, ENCODED)
+    return [([second], [first]), ([first], [second])]
+
+
+class Counter:
+    """A progress bar that only counts."""
+
+    def __init__(self):
+        self.tokens = 0
+
+    def update(self, tokens):
+        self.tokens += tokens
+
+    def set_postfix_str(self, text, refresh=True):
+        pass
+
+
+def test_a_killed_job_does_not_train_finished_folds_again(llama_folder, tmp_path, monkeypatch):
+    trained = []
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    bar = Counter()
+    expected, logs = cross_fit(reward_of(llama_folder), halves(), SETTINGS, 0, whole, bar)
+    assert expected.keys() == ENCODED.keys() and len(logs) == 2
+    reader = reward_of(llama_folder).reader
+    total = sum(tokens_to_train(a, reader, 2) + tokens_to_train(b, reader, 1) for a, b in halves())
+    assert bar.tokens == total
+
+    def train_once(reward, contexts, *rest):
+        trained.append(len(trained))
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return train(reward, contexts, *rest)
+
+    monkeypatch.setattr(training, "train", train_once)
+    with pytest.raises(KeyboardInterrupt):
+        cross_fit(reward_of(llama_folder), halves(), SETTINGS, 0, broken, Counter())
+    bar = Counter()
+    resumed, _ = cross_fit(reward_of(llama_folder), halves(), SETTINGS, 0, broken, bar)
+    assert len(trained) == 3, "only the second fold is trained again"
+    assert resumed == expected and bar.tokens == total
+
+
+def test_folds_start_from_the_same_weights(llama_folder, tmp_path):
+    """So that the order of the folds does not matter."""
+    forward, backward = tmp_path / "a", tmp_path / "b"
+    forward.mkdir()
+    backward.mkdir()
+    first, _ = cross_fit(reward_of(llama_folder), halves(), SETTINGS, 0, forward, Counter())
+    second, _ = cross_fit(reward_of(llama_folder), halves()[::-1], SETTINGS, 0, backward, Counter())
+    assert first == second
+
+
+def test_adapters_on_the_last_layers_only_need_no_gradient_below(llama_folder, tmp_path):
+    lora = LoRA(rank=4, layers=1)
+    reward = reward_of(llama_folder, SETTINGS.model_copy(update={"lora": lora}))
+    layers = {name.split(".layers.")[1][0] for name in reward.initial if ".layers." in name}
+    assert layers == {"1"}  # of layers 0 and 1
+    contexts = group_pairs(PAIRS, ENCODED)
+    train(reward, contexts, SETTINGS, 0, tmp_path / "run", Counter())
+    reward.model.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        score = candidate_scores(reward.model, [ENCODED["a0"]], reward.reader).item()
+    assert score != 0
+    base = load_model(llama_folder, Load())
+    policy = lora_config(lora, base, "ppo.lora", task_type="CAUSAL_LM")
+    backbone = SharedBackbone(base, policy, tmp_path / "adapter")
+    rollout = make_rollout([ENCODED["a0"][:5]], [Completion(ENCODED["a0"][5:-1], "stop")], 2, 0, "cpu")
+    assert backbone.scores(rollout).item() == pytest.approx(score, abs=1e-4)
+
+
+def test_more_layers_than_there_are_is_one_sentence(llama_folder):
+    with pytest.raises(UserError, match=r"rewards\.lora\.layers: 3; .* 2 layers: use at most that"):
+        reward_of(llama_folder, SETTINGS.model_copy(update={"lora": LoRA(layers=3)}))

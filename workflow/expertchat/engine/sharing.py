@@ -11,7 +11,7 @@ import numpy as np
 from expertchat.engine.interface import (
     Engine,
     Lengths,
-    OnGroups,
+    OnQuestions,
     OnReplies,
     Question,
     Reply,
@@ -74,7 +74,7 @@ class AdapterEngine:
         return self.engine.generate(requests, decoding, on_batch)
 
     def answer_logprobs(
-        self, groups: Sequence[Sequence[Question]], on_batch: OnGroups = ignore
+        self, groups: Sequence[Sequence[Question]], on_batch: OnQuestions = ignore
     ) -> list[list[np.ndarray]]:
         """See `Engine.answer_logprobs`."""
         self.engine.use(self.adapter)

@@ -157,6 +157,7 @@ def anchor(**changes) -> dict:
         ([anchor(turns=[{"speaker": "A"}])], "line 1: turns.0.text: missing; this key is required"),
         ([anchor(turns=["hi"])], "line 1: turns.0: 'hi'; must be a mapping"),
         ([anchor(topic=None)], "line 1: topic: null; must be a string"),
+        ([anchor(quality="fair")], "line 1: quality: 'fair'; must be 'good' or 'bad'"),
         ([], "anchors.jsonl: 0 anchors; at least 2 are needed"),
         ([anchor(topic="x" * 60_000)], "characters; all anchors together may have 60,000"),
     ],
@@ -168,7 +169,3 @@ def test_an_error_in_anchors_names_file_and_line(lines, words, tmp_path):
     with pytest.raises(UserError) as caught:
         read_anchors(path)
     assert "anchors.jsonl" in str(caught.value) and words in str(caught.value)
-
-
-def test_the_anchors_of_this_repository_are_valid(root):
-    assert len(read_anchors(root / "config/anchors/expert.jsonl")) == 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -42,6 +42,9 @@ class Anchor(Section):
     """Label of the speaker who is rated; this speaker must have a turn."""
     turns: list[AnchorTurn] = Field(min_length=1)
     """The turns, in order."""
+    quality: Literal["good", "bad"] | None = None
+    """How well the rated speaker does: `good` is written as a believable expert, `bad` with a known
+    failure. A rater should give higher scores to good anchors than to bad ones. Null: not stated."""
 
 
 def read_anchors(path: Path) -> list[Anchor]:

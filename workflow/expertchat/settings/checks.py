@@ -28,6 +28,7 @@ def cross_faults(experiment: Experiment) -> Iterator[str]:
     if experiment.rounds:
         yield from _server_faults(experiment)
         yield from _adapter_faults(experiment)
+    yield from _gate_faults(experiment)
     yield from _third_party_faults(experiment)
     if experiment.world is None:
         yield from _world_faults(experiment)
@@ -69,6 +70,19 @@ def _talk_faults(experiment: Experiment) -> Iterator[str]:
         )
     if experiment.topics is None:
         yield "topics: missing; this key is required if models talk"
+
+
+def _gate_faults(experiment: Experiment) -> Iterator[str]:
+    """A gate that needs the likelihood of whole texts from a server, which lists likely tokens only."""
+    gate = experiment.topics and experiment.topics.gate
+    if not gate or gate.score != "likelihood":
+        return
+    for name in experiment.talkers:
+        if name in experiment.models and experiment.models[name].load.server is not None:
+            yield (
+                f"topics.gate.score: likelihood; model {name} is behind a server, which does not tell "
+                "how likely a whole text is: set it to answer"
+            )
 
 
 def _candidate_faults(experiment: Experiment) -> Iterator[str]:

@@ -89,8 +89,10 @@ def topic_list() -> list[dict]:
             "group": "",
             "audience": "",
             "kind": "",
+            "note": "",
             "author": "llama",
             "split": "held_out" if subject == SUBJECTS[-1] else "train",
+            "gate": None,
         }
         for subject in SUBJECTS
         for number in range(2)
@@ -100,7 +102,7 @@ def topic_list() -> list[dict]:
 def _topics(folder: Path, settings: dict, place: int, said: str) -> None:
     write_records(folder / "topics.jsonl", topic_list())
     rejected = [{"topic": said, "subject": "sailing", "author": "llama", "reason": "duplicate"}]
-    rejected[0] |= {"like": said, "similarity": 1.0}
+    rejected[0] |= {"like": said, "similarity": 1.0, "gate": None}
     write_records(folder / "rejected.jsonl", rejected)
     text = json.dumps(diversity_summary(topic_list(), rejected))
     (folder / "diversity.json").write_text(text, encoding="utf-8")

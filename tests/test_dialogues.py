@@ -142,6 +142,37 @@ def test_roles_belong_to_seats_and_the_opening_seat_has_the_first():
     assert {d["speakers"][0] for d in create_dialogues(TOPICS, "ab", fixed)} == {"a"}
 
 
+ROLES = ["speaker", "interviewer", "interviewee", "proponent", "opponent", "impostor", "detective"]
+
+
+@pytest.mark.parametrize("role", [*ROLES, "colleague"])
+def test_speakers_are_told_what_an_expert_would_know_where_a_topic_says_it(root, role):
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in root.glob("config/prompts/*.jinja")}
+    settings = ONCE.model_copy(update={"roles": [role, role]})
+    noted = TOPICS[0] | {"note": "Rye has little gluten."}
+    with_note, without = create_dialogues([noted, TOPICS[1]], "ab", settings)
+    assert with_note["note"] == "Rye has little gluten." and without["note"] == ""
+    brief = context_messages(Context(with_note, 0), texts)[0]["content"]
+    assert brief.count("\nAn expert would know: Rye has little gluten.\n") == 1
+    del without["note"]  # as in transcripts
+    plain = context_messages(Context(without, 0), texts)[0]["content"]
+    assert "An expert would know" not in plain and "\n\n\n" not in plain
+
+
+def test_the_demos_prompts_have_no_note(root):
+    texts = {
+        path.stem: path.read_text(encoding="utf-8") for path in root.glob("config/prompts/demo/*.jinja")
+    }
+    (dialogue,) = create_dialogues([TOPICS[0] | {"note": "Rye has little gluten."}], "ab", ONCE)
+    assert context_messages(Context(dialogue, 0), texts) == [
+        {
+            "role": "system",
+            "content": "Subject: x. Topic: bread 0. Convince the other that you are a human expert.",
+        },
+        {"role": "user", "content": "Please begin."},
+    ]
+
+
 def test_a_turn_that_was_cut_off_is_flagged_and_trimmed_to_its_last_sentence():
     reply = {"text": "I bake. As an AI, I like", "tokens": 9, "finish_reason": "length"}
     turn = make_turn(reply, SETTINGS, [])

@@ -41,6 +41,7 @@ def test_a_space_at_the_end_of_the_begun_reply_stays_and_line_breaks_do_not():
     ("name", "text", "message"),
     [
         ("rating", "x\n{% block reply %}{{ scor }}{% endblock %}", "line 2: unknown name 'scor'"),
+        ("rating", "{{ note }}", "line 1: unknown name 'note'"),  # raters are not told what speakers are
         ("rating", "x\n{% block reply %}", "line 2: Unexpected end of template"),
         ("rating", "\n{% block sytem %}x{% endblock %}", "unknown block 'sytem'; known: system, reply"),
         ("speaker", "x{% block reply %}I{% endblock %}", "unknown block 'reply'; known: none in this"),

@@ -5,17 +5,20 @@ from collections import Counter
 import pytest
 from expertchat.errors import UserError
 from expertchat.settings.topics import Topics
+from expertchat.topics.files import read_topic_file
+from expertchat.topics.pool import TopicPool
 from expertchat.topics.taxonomies import choose_taxonomy, held_out_subjects
+from expertchat.topics.writing import screen_file_topics
 
 
 def fault(settings, root):
     with pytest.raises(UserError) as caught:
-        choose_taxonomy(Topics(**settings), root)
+        choose_taxonomy(Topics(**settings), root, seed=0)
     return str(caught.value)
 
 
 def test_mmlu_has_57_subjects_in_four_groups(root):
-    taxonomy = choose_taxonomy(Topics(subjects="mmlu", held_out_subjects=6), root)
+    taxonomy = choose_taxonomy(Topics(subjects="mmlu", held_out_subjects=6), root, seed=0)
     sizes = Counter(taxonomy.groups.values())
     assert sizes == {"STEM": 19, "humanities": 13, "social sciences": 12, "other": 13}
     assert taxonomy.groups["anatomy"] == "STEM" and taxonomy.groups["virology"] == "other"
@@ -25,7 +28,7 @@ def test_mmlu_has_57_subjects_in_four_groups(root):
 
 
 def test_a_list_holds_out_its_last_subjects_and_names_no_audience(root):
-    taxonomy = choose_taxonomy(Topics(subjects=["a", "b", "c"], held_out_subjects=2), root)
+    taxonomy = choose_taxonomy(Topics(subjects=["a", "b", "c"], held_out_subjects=2), root, seed=0)
     assert taxonomy.held_out == ["b", "c"]
     assert (taxonomy.audiences, taxonomy.kinds) == ([""], [""])
 
@@ -40,7 +43,7 @@ def test_a_file_of_the_users_own_and_settings_that_take_precedence(tmp_path):
     text = "subjects: [law, art, tea]\naudiences: [children]\nkinds: [a myth, a choice]\n"
     (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
     settings = Topics(subjects="mine.yaml", held_out_subjects=1, kinds=["a riddle"])
-    taxonomy = choose_taxonomy(settings, tmp_path)
+    taxonomy = choose_taxonomy(settings, tmp_path, seed=0)
     assert taxonomy.subjects == ["law", "art", "tea"] and taxonomy.held_out == ["tea"]
     assert (taxonomy.audiences, taxonomy.kinds) == (["children"], ["a riddle"])
 
@@ -82,10 +85,37 @@ def test_a_file_that_replaces_all_brings_its_own_subjects(tmp_path):
     rows = "topic,subject,split\na,law,\nb,art,\nc,tea,train\nd,,held_out\n"
     (tmp_path / "a.csv").write_text(rows, encoding="utf-8")
     file = {"path": "a.csv", "mode": "replace", "subject": "life"}
-    taxonomy = choose_taxonomy(Topics(held_out_subjects=1, file=file), tmp_path)
+    taxonomy = choose_taxonomy(Topics(held_out_subjects=1, file=file), tmp_path, seed=0)
     assert taxonomy.subjects == ["law", "art", "tea", "life"]
     assert taxonomy.held_out == ["art"]  # tea's topic names its split
     assert "held_out_subjects: 2; must be less" in fault({"file": file}, tmp_path)
     (tmp_path / "a.txt").write_text("a\nb\n", encoding="utf-8")
     lost = {"file": {"path": "a.txt", "mode": "replace"}}
     assert "none of its 2 topics has the split held_out; add a column split" in fault(lost, tmp_path)
+
+
+def test_drawn_subjects_of_a_file_are_held_out_by_the_last_ones(root):
+    """24 topics of 12 subjects, a third of which is held out: what a laptop talks about."""
+    file = {"path": "config/topics/working-life.jsonl", "mode": "replace"}
+    file |= {"max_subjects": 12, "max_per_subject": 2}
+    settings = Topics(file=file, held_out_subjects=4)
+    taxonomy = choose_taxonomy(settings, root, seed=0)
+    assert len(taxonomy.subjects) == 12 and taxonomy.held_out == taxonomy.subjects[-4:]
+    given = read_topic_file(root / file["path"])
+    outcomes = screen_file_topics(given, settings, taxonomy, TopicPool(0.7), seed=0)
+    assert Counter(o["subject"] for o in outcomes) == {subject: 2 for subject in taxonomy.subjects}
+    assert Counter(o["split"] for o in outcomes) == {"train": 16, "held_out": 8}
+    other = choose_taxonomy(settings, root, seed=1)
+    assert other.subjects != taxonomy.subjects
+
+
+def test_a_rejected_topic_of_a_file_is_replaced_by_another_of_its_subject(tmp_path):
+    rows = "".join(f"Rye or wheat {'bread ' * (n % 2)},x\n" for n in range(4)) + "Clay,y\nSand,y\n"
+    (tmp_path / "a.csv").write_text("topic,subject\n" + rows, encoding="utf-8")
+    file = {"path": "a.csv", "mode": "replace", "max_per_subject": 2}
+    settings = Topics(file=file, held_out_subjects=1, max_similarity=0.9)
+    taxonomy = choose_taxonomy(settings, tmp_path, seed=0)
+    given = read_topic_file(tmp_path / "a.csv")
+    outcomes = screen_file_topics(given, settings, taxonomy, TopicPool(0.9), seed=0)
+    kept = Counter(o["subject"] for o in outcomes if not o["reason"])
+    assert kept == {"x": 2, "y": 2}

@@ -5,7 +5,7 @@ import json
 import pytest
 from expertchat.errors import UserError
 from expertchat.settings.topics import TopicFile
-from expertchat.topics.files import FileTopic, file_splits, read_topic_file
+from expertchat.topics.files import FileTopic, draw_file_topics, file_splits, read_topic_file
 
 
 def test_three_formats_say_the_same(tmp_path):
@@ -66,3 +66,47 @@ def test_a_topics_split_is_its_own_or_its_subjects_or_at_even_distances():
     splits = file_splits(topics, ["law"], settings)
     assert splits[:3] == ["train", "held_out", "train"]
     assert splits[3:] == ["train", "train", "train", "held_out"] * 2
+
+
+def test_a_note_is_read_in_all_formats_that_have_columns(tmp_path):
+    (tmp_path / "a.csv").write_text("topic,note\nRye bread,Sourdough keeps it.\n", encoding="utf-8")
+    row = {"topic": "Rye bread", "note": "Sourdough keeps it."}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    (from_csv,) = read_topic_file(tmp_path / "a.csv")
+    (from_jsonl,) = read_topic_file(tmp_path / "a.jsonl")
+    assert from_csv.note == from_jsonl.note == "Sourdough keeps it."
+
+
+MANY = [FileTopic(8 * s + n, f"{s} {n}", subject=f"s{s}") for s in range(6) for n in range(8)]
+
+
+def drawn(seed=0, **settings):
+    """{subject: topics} in the order of drawing."""
+    subjects = {}
+    for topic in draw_file_topics(MANY, TopicFile(path="a.txt", **settings), seed):
+        subjects.setdefault(topic.subject, []).append(topic.topic)
+    return subjects
+
+
+def test_without_limits_the_whole_file_is_used_in_its_order():
+    assert draw_file_topics(MANY, TopicFile(path="a.txt"), 0) == MANY
+
+
+def test_subjects_and_topics_are_drawn_with_the_seed():
+    assert drawn(max_subjects=3) == drawn(max_subjects=3)
+    assert len({tuple(drawn(seed, max_subjects=3)) for seed in range(8)}) > 3
+    first = {tuple(drawn(seed, max_per_subject=2)["s0"][:2]) for seed in range(8)}
+    assert len(first) > 3
+    # subjects keep the order of the file, and nothing is lost
+    assert list(drawn(max_subjects=4)) == sorted(drawn(max_subjects=4))
+    every = {topic for topics in drawn(max_per_subject=2).values() for topic in topics}
+    assert every == {topic.topic for topic in MANY}
+
+
+def test_a_larger_number_of_subjects_adds_to_those_of_a_smaller_one():
+    few, more = (drawn(max_subjects=n, max_per_subject=2) for n in (2, 4))
+    assert all(more[subject] == topics for subject, topics in few.items())
+
+
+def test_more_subjects_than_the_file_has_are_all_of_them():
+    assert len(drawn(max_subjects=9)) == 6

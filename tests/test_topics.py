@@ -1,8 +1,11 @@
 """Stage topics: which author is prompted for what, rejections and their counts, and resuming."""
 
 import json
+import math
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from expertchat.engine.interface import Reply
@@ -13,12 +16,17 @@ from expertchat.records import read_records
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 from expertchat.settings.topics import Topics
+from expertchat.topics import pool
+from expertchat.topics.artifact import REASONS
+from expertchat.topics.asking import topic_messages
 from expertchat.topics.decontamination import QuestionGuard
 from expertchat.topics.embeddings import Encoder
+from expertchat.topics.faults import FAULTS
 from expertchat.topics.files import FileTopic
+from expertchat.topics.gate import NOT_A_TOPIC
 from expertchat.topics.pool import Rejection, TopicPool
 from expertchat.topics.taxonomies import Taxonomy, choose_taxonomy
-from expertchat.topics.writing import next_tries, subject_slots, tidy, topic_messages, write_topics
+from expertchat.topics.writing import next_tries, subject_slots, write_topics
 
 TEMPLATE = "Subject: {{ subject }}."
 
@@ -27,25 +35,29 @@ class Scripted:
     """An author with scripted replies; everything else is real."""
 
     def __init__(self, lines):
-        self.lines, self.asked = iter(lines), []
+        self.lines, self.asked, self.conversations = iter(lines), [], []
 
     def generate(self, requests, decoding, on_batch):
         self.asked += [request.messages[0]["content"] for request in requests]
+        self.conversations += [request.messages for request in requests]
+        on_batch(len(requests), 2 * len(requests), 1.0)
         return [Reply(next(self.lines), 2, "stop") for _ in requests]
 
 
-def write(engines, settings, out, given=(), template=TEMPLATE, pool=None, taxonomy=None):
+def brief(**settings):
+    """Settings with which a topic may be one word."""
+    return Topics(min_words=1, **settings)
+
+
+def write(engines, settings, out, given=(), template=TEMPLATE, taxonomy=None, examples=(), gate=""):
     """Runs the stage in `out`. Returns (topics, rejected, diversity)."""
     (out / "checkpoints").mkdir(exist_ok=True)
-    taxonomy = taxonomy or choose_taxonomy(settings, out)
-    pool = pool or TopicPool.open(settings, None, None)
-    write_topics(engines, settings, taxonomy, template, 0, pool, given, out / "checkpoints", out)
+    taxonomy = taxonomy or choose_taxonomy(settings, out, seed=0)
+    pool, texts = TopicPool.open(settings, None, None), {"topic": template, "topic_gate": gate}
+    checkpoints = out / "checkpoints"
+    write_topics(engines, settings, taxonomy, texts, 0, pool, given, examples, checkpoints, out)
     diversity = json.loads((out / "diversity.json").read_text(encoding="utf-8"))
     return read_records(out / "topics.jsonl"), read_records(out / "rejected.jsonl"), diversity
-
-
-def test_a_topic_is_one_tidy_line():
-    assert tidy(' 1. "How to bake rye."\nMore') == "How to bake rye"
 
 
 @pytest.mark.parametrize(
@@ -65,14 +77,10 @@ def test_reasons(text, expected):
     assert pool.rejection(text) == expected
 
 
-def test_an_unfinished_topic_is_rejected():
-    assert TopicPool(0.7).rejection("a topic", finished=False) == Rejection("unfinished")
-
-
 def test_authors_take_turns_and_last_subjects_are_held_out(tmp_path):
     a = Scripted(["rye bread", "the moon", "red clay", "salt"])
     b = Scripted(["rye bread", "the moon", "wet sand", "iron"])
-    settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=2)
+    settings = brief(subjects=["x", "y"], held_out_subjects=1, per_subject=2)
     topics, rejected, diversity = write({"a": a, "b": b}, settings, tmp_path)
     assert [(t["topic"], t["author"], t["split"]) for t in topics] == [
         ("rye bread", "a", "train"),
@@ -91,14 +99,14 @@ def test_authors_take_turns_and_last_subjects_are_held_out(tmp_path):
 
 
 def test_subjects_with_the_same_words_get_different_ids(tmp_path):
-    settings = Topics(subjects=["C", "C++", "+"], held_out_subjects=1, per_subject=1)
-    topics, _, _ = write({"a": Scripted(["one", "two", "three"])}, settings, tmp_path)
+    settings = brief(subjects=["C", "C++", "+"], held_out_subjects=1, per_subject=1)
+    topics, _, _ = write({"a": Scripted(["oak", "ash", "elm"])}, settings, tmp_path)
     assert len({t["topic_id"] for t in topics}) == 3
 
 
 def test_too_few_topics_stop_the_job_with_the_key(tmp_path):
-    settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=2, tries_per_topic=2)
-    authors = {n: Scripted(["same"] * 20) for n in "ab"}
+    settings = brief(subjects=["x", "y"], held_out_subjects=1, per_subject=2, tries_per_topic=2)
+    authors = {n: Scripted(["salt"] * 20) for n in "ab"}
     with pytest.raises(UserError, match=r"topics.per_subject: 2; only 1 different topics"):
         write(authors, settings, tmp_path)
     assert sum(len(author.asked) for author in authors.values()) == 8
@@ -120,7 +128,7 @@ def test_audiences_and_kinds_are_covered_evenly():
 
 
 def test_a_rejected_topic_is_asked_for_again_with_its_audience_and_kind(tmp_path):
-    settings = Topics(
+    settings = brief(
         subjects=["x", "y"], held_out_subjects=1, per_subject=2, audiences=["cooks", "smiths"]
     )
     template = "{{ subject }} {{ audience }}{% for t in taken %} not {{ t }}{% endfor %}"
@@ -132,11 +140,9 @@ def test_a_rejected_topic_is_asked_for_again_with_its_audience_and_kind(tmp_path
     assert {t["audience"] for t in topics if t["subject"] == "x"} == {"cooks", "smiths"}
 
 
-def user_text(template, asked, taken=None):
+def user_text(template, asked, taken=()):
     """The user's text of a topic prompt."""
-    return next(
-        m["content"] for m in topic_messages(template, asked, taken or {}) if m["role"] == "user"
-    )
+    return next(m["content"] for m in topic_messages(template, asked, taken) if m["role"] == "user")
 
 
 def test_the_prompts_read_well_with_and_without_audience_and_kind(root):
@@ -144,12 +150,123 @@ def test_the_prompts_read_well_with_and_without_audience_and_kind(root):
     demo = (root / "config/prompts/demo/topic.jinja").read_text(encoding="utf-8")
     assert user_text(demo, asked) == "Subject: law. Name a topic."
     template = (root / "config/prompts/topic.jinja").read_text(encoding="utf-8")
-    plain = user_text(template, asked)
-    assert plain.startswith(
-        "Propose one topic for a conversation between two experts on law.\nIt should be spec"
+    question = "Name a question on which experienced professionals in law disagree"
+    last = "Answer with the question alone, on one line."
+    assert user_text(template, asked) == f"{question}.\n{last}"
+    full = user_text(template, asked | {"audience": "judges", "kind": "a myth"}, ["Bail"])
+    taken = "These topics are taken, so choose something else:\n- Bail"
+    assert full == f"{question}, for judges.\nIt should be a myth.\n{taken}\n{last}"
+
+
+def test_texts_that_are_no_topics_are_rejected_with_their_reason_and_asked_for_again(tmp_path):
+    lines = ["Sure! Here's a topic:\nRye or wheat", "I can't help with that request", "Clay or sand"]
+    settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=1)
+    topics, rejected, diversity = write({"a": Scripted(lines)}, settings, tmp_path)
+    assert [(t["topic"], t["note"], t["gate"]) for t in topics] == [
+        ("Rye or wheat", "", None),
+        ("Clay or sand", "", None),
+    ]
+    assert rejected == [
+        {
+            "topic": "I can't help with that request",
+            "subject": "y",
+            "audience": "",
+            "kind": "",
+            "author": "a",
+            "reason": "in person",
+            "like": None,
+            "similarity": None,
+            "gate": None,
+            "try": 0,
+        }
+    ]
+    assert diversity["rejected"] == {"in person": {"a": 1}}
+
+
+@pytest.mark.parametrize("limit", [0, 1, 30])
+def test_a_prompt_lists_the_newest_accepted_topics_as_taken(tmp_path, limit):
+    lines = ["rye", "clay", "oak", "rye", "sand", "salt", "ash"]
+    settings = brief(subjects=["x", "y"], held_out_subjects=1, per_subject=3, max_taken=limit)
+    template = "{{ subject }}: {{ taken | join(', ') }}."
+    author = Scripted(lines)
+    write({"a": author}, settings, tmp_path, template=template)
+    # the first round has no taken topics; "rye" is a duplicate, so that y still lacks one
+    assert author.asked[6:] == ["y: " + ", ".join(["sand", "salt"][2 - min(limit, 2) :]) + "."]
+
+
+def test_progress_tells_how_many_topics_are_missing(tmp_path, capsys):
+    lines = ["Rye or wheat", "I can't help with that request", "Clay or sand"]
+    settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=1)
+    write({"a": Scripted(lines)}, settings, tmp_path)
+    printed = capsys.readouterr().err
+    assert "2 missing 100% | 2/2 texts" in printed and "1 missing 100% | 1/1 texts" in printed
+
+
+def test_a_topic_is_not_cut_off_if_the_reply_after_it_is(tmp_path):
+    class Cut(Scripted):
+        def generate(self, requests, decoding, on_batch):
+            replies = super().generate(requests, decoding, on_batch)
+            return [replace(reply, finish_reason="length") for reply in replies]
+
+    settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=1)
+    author = Cut(["Rye or wheat\nThis is", "Clay or sa", "Clay or sand\nbecause"])
+    topics, rejected, _ = write({"a": author}, settings, tmp_path)
+    assert [t["topic"] for t in topics] == ["Rye or wheat", "Clay or sand"]
+    assert [(r["topic"], r["reason"]) for r in rejected] == [("Clay or sa", "unfinished")]
+
+
+class Judge(Scripted):
+    """An author that also judges: it says yes to texts with the letter that its subject is."""
+
+    def answer_logprobs(self, groups, on_batch):
+        return [
+            [np.log([0.9, 0.1] if yes(question) else [0.1, 0.9]) for question in group]
+            for group in groups
+        ]
+
+
+def yes(question):
+    text, subject = question.prompt[0]["content"].split("|")
+    return subject in text
+
+
+def test_the_gates_probability_is_stored_with_kept_and_rejected_topics(tmp_path):
+    settings = brief(subjects=["x", "y"], held_out_subjects=1, per_subject=1, gate={"score": "answer"})
+    author = Judge(["wax", "wax and clay", "yarn"])
+    topics, rejected, _ = write(
+        {"a": author}, settings, tmp_path, template="{{ subject }}", gate="{{ topic }}|{{ subject }}"
     )
-    full = user_text(template, asked | {"audience": "judges", "kind": "a myth"}, {"law": ["Bail"]})
-    assert "experts on law, for judges.\nIt should be a myth.\n" in full and "- Bail\n" in full
+    odds = 2 * math.log(9)  # yes for the own subject, no for the other one
+    passed = pytest.approx(1 / (1 + math.exp(-odds)))
+    assert [(t["topic"], t["gate"]) for t in topics] == [("wax", passed), ("yarn", passed)]
+    assert rejected[0]["reason"] == "not a topic"  # "wax and clay" has both letters: no difference
+    assert rejected[0]["gate"] == 0.5
+
+
+def test_copies_of_examples_are_rejected_and_file_topics_are_not(tmp_path):
+    examples = [FileTopic(1, "Rye or wheat", "baking"), FileTopic(2, "Oak or ash", "wood")]
+    settings = Topics(
+        subjects=["x", "y"],
+        held_out_subjects=1,
+        per_subject=1,
+        examples={"path": "a.csv", "shown": 1},
+        file={"path": "mine.csv"},
+    )
+    given = [FileTopic(1, "Rye or wheat", "x")]
+    author = Scripted(["Oak or ash", "Salt or sugar", "Clay or sand"])
+    taxonomy = Taxonomy({"x": "", "y": ""}, [""], [""], ["y"])
+    topics, rejected, _ = write(
+        {"a": author}, settings, tmp_path, given, taxonomy=taxonomy, examples=examples
+    )
+    assert [t["topic"] for t in topics] == ["Rye or wheat", "Clay or sand", "Salt or sugar"]
+    assert [(r["topic"], r["reason"], r["like"]) for r in rejected] == [
+        ("Oak or ash", "duplicate", "Oak or ash")
+    ]
+    assert {len(messages) for messages in author.conversations} == {3}  # one example, then the try
+
+
+def test_every_reason_is_explained():
+    assert tuple(REASONS) == (*FAULTS, NOT_A_TOPIC, *pool.REASONS[1:])
 
 
 class Stops(Scripted):
@@ -168,7 +285,7 @@ class Stops(Scripted):
 
 def test_an_interrupted_job_resumes_after_its_last_finished_round(tmp_path):
     lines = ["rye bread", "rye bread", "the moon", "salt", "iron", "red clay", "the red clay", "tin"]
-    settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=3, max_similarity=0.6)
+    settings = brief(subjects=["x", "y"], held_out_subjects=1, per_subject=3, max_similarity=0.6)
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
     expected = write({"a": Scripted(lines)}, settings, tmp_path / "whole")
@@ -183,7 +300,7 @@ def test_an_interrupted_job_resumes_after_its_last_finished_round(tmp_path):
 def test_real_models_write_topics_that_do_not_depend_on_an_interruption(tmp_path, llama_folder):
     engine = LocalEngine(llama_folder, Load(dtype="float32"), 8)
     decoding = Decoding(max_new_tokens=12)
-    settings = Topics(
+    settings = brief(
         subjects=["x", "y"],
         held_out_subjects=1,
         per_subject=3,
@@ -208,7 +325,7 @@ def test_real_models_write_topics_that_do_not_depend_on_an_interruption(tmp_path
 
 FILE = {"path": "mine.csv", "subject": "life"}
 GIVEN = [
-    FileTopic(1, "Rye bread", subject="x", kind="a myth"),
+    FileTopic(1, "Rye bread", subject="x", kind="a myth", note="It keeps for a week."),
     FileTopic(2, "rye bread!", subject="x"),
     FileTopic(3, "Iron gates", subject="tools", split="held_out"),
     FileTopic(4, "Salt water"),
@@ -216,10 +333,10 @@ GIVEN = [
 
 
 def test_the_users_topics_are_added_to_those_of_the_models(tmp_path):
-    settings = Topics(subjects=["x", "y"], held_out_subjects=1, per_subject=1, file=FILE)
+    settings = brief(subjects=["x", "y"], held_out_subjects=1, per_subject=1, file=FILE)
     author = Scripted(["the rye bread", "red clay", "wet sand"])
     listed = Topics(subjects=["x", "y"], held_out_subjects=1)
-    taxonomy = choose_taxonomy(listed, tmp_path)
+    taxonomy = choose_taxonomy(listed, tmp_path, seed=0)
     topics, rejected, diversity = write({"a": author}, settings, tmp_path, GIVEN, taxonomy=taxonomy)
     assert [(t["topic"], t["subject"], t["author"], t["split"]) for t in topics] == [
         ("Rye bread", "x", "file", "train"),
@@ -233,6 +350,7 @@ def test_the_users_topics_are_added_to_those_of_the_models(tmp_path):
         ("a", "near-duplicate"),
     ]
     assert topics[0]["kind"] == "a myth" and diversity["topics"] == 5
+    assert [t["note"] for t in topics] == ["It keeps for a week.", "", "", "", ""]
 
 
 def test_a_file_that_replaces_all_topics_needs_no_model(tmp_path):
@@ -241,7 +359,7 @@ def test_a_file_that_replaces_all_topics_needs_no_model(tmp_path):
     (tmp_path / "mine.csv").write_text(rows, encoding="utf-8")
     settings = Topics(file=file, held_out_subjects=1)
     with pytest.raises(UserError, match="held_out_subjects: 1; must be less"):
-        choose_taxonomy(settings, tmp_path)
+        choose_taxonomy(settings, tmp_path, seed=0)
     taxonomy = Taxonomy({"x": "", "tools": "", "life": ""}, [""], [""], [])
     topics, _, _ = write({}, settings, tmp_path, GIVEN, taxonomy=taxonomy)
     assert [t["topic_id"] for t in topics] == ["x-00", "tools-00", "life-00"]

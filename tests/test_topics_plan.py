@@ -61,6 +61,45 @@ def test_an_encoder_counts_by_what_it_holds(topics_recipe, tmp_path):
     assert topics_recipe(embeddings={"path": str(tmp_path)}).id != first.id
 
 
+def test_a_gate_belongs_to_the_recipe_and_its_question_only_where_it_is_asked(topics_recipe, root):
+    plain, gated = topics_recipe(), topics_recipe(gate={})
+    assert gated.id != plain.id and gated.settings["prompts"].keys() == {"topic"}
+    with pytest.raises(UserError, match=r"prompts: config/prompts/demo; there is no topic_gate.jinja"):
+        topics_recipe(gate={"score": "answer"})
+    config = {"subjects": ["law", "art"], "held_out_subjects": 1, "gate": {"score": "answer"}}
+    (recipe,) = [
+        recipe
+        for recipe in make_plan(laptop_experiment(root, config), root).recipes.values()
+        if recipe.stage == "topics"
+    ]
+    assert recipe.settings["prompts"].keys() == {"topic", "topic_gate"}
+
+
+def laptop_experiment(root, topics):
+    """An experiment with the prompts of real models."""
+    load = {"server": {"url_env": "NO_URL", "model": "m"}}
+    models = {"a": {"source": "server", "load": load}}
+    config = {"name": "x", "rounds": 0, "models": models, "pairs": [["a", "a"]], "topics": topics}
+    return read_experiment(config, root)
+
+
+def test_a_server_cannot_tell_the_likelihood_of_a_text(root):
+    with pytest.raises(UserError, match=r"topics.gate.score: likelihood; model a is behind a server"):
+        laptop_experiment(root, {"subjects": ["law", "art"], "held_out_subjects": 1, "gate": {}})
+
+
+def test_examples_count_by_what_their_file_holds(topics_recipe, tmp_path):
+    def examples(text):
+        (tmp_path / "shown.csv").write_text(text, encoding="utf-8")
+        return {"path": str(tmp_path / "shown.csv"), "shown": 1}
+
+    first = topics_recipe(examples=examples("topic,subject\nBail,law\nClay or sand,pottery\n"))
+    second = topics_recipe(examples=examples("topic,subject\nBail,law\nClay or soil,pottery\n"))
+    assert first.id != second.id and "Bail" not in first.to_json()
+    with pytest.raises(UserError, match=r"topics.examples.shown: 1; .*shown.csv has topics of 1 subj"):
+        topics_recipe(examples=examples("topic,subject\nBail,law\nSilk,weaving\n"))  # held out
+
+
 def test_faults_are_told_with_the_key(topics_recipe, tmp_path):
     for changes, message in (
         ({"file": write_file(tmp_path, "topic\nx,y\n")}, "mine.csv, line 2: more cells"),

@@ -10,14 +10,16 @@ from expertchat.results import ExperimentResults
 from expertchat.topics.writing import diversity_summary
 
 
-def topic(number, subject, split, author="a", audience="", kind=""):
+def topic(number, subject, split, author="a", audience="", kind="", note="", gate=None):
     place = {"topic_id": f"t-{number}", "topic": f"topic number {number}", "subject": subject}
     return place | {
         "group": "arts" if subject == "law" else "",
         "audience": audience,
         "kind": kind,
+        "note": note,
         "author": author,
         "split": split,
+        "gate": gate,
     }
 
 
@@ -29,12 +31,22 @@ TOPICS = [
 REJECTED = [
     {
         "topic": "bail",
+        "subject": "law",
         "author": "a",
         "reason": "contaminated",
         "like": "What is bail?",
         "similarity": None,
+        "gate": 0.75,
     },
-    {"topic": "", "author": "b", "reason": "empty", "like": None, "similarity": None},
+    {
+        "topic": "",
+        "subject": "tea",
+        "author": "b",
+        "reason": "empty",
+        "like": None,
+        "similarity": None,
+        "gate": None,
+    },
 ]
 
 
@@ -59,14 +71,23 @@ def test_coverage_diversity_and_rejections_are_shown(tmp_path):
     measures = tables["topics", "distinct-1", "distinct-2", "self-BLEU", "nearest"]
     # 9 words: "topic", "number" and three figures; 6 pairs: "topic number" and three more
     assert measures.rows[0][:3] == ["3", "0.556", "0.667"]
-    assert tables["rejected", "a", "b"].rows == [["contaminated", "1", "0"], ["empty", "0", "1"]]
+    assert tables["rejected", "the text", "a", "b"].rows == [
+        ["empty", "has no words", "0", "1"],
+        ["contaminated", "leaks a question on which the models are tested", "1", "0"],
+    ]
     coverage = tables["by", "value", "topics"].rows
     assert ["audience", "judges", "2"] in coverage and ["group", "arts", "2"] in coverage
-    assert tables["reason", "topic", "too similar to", "similarity"].rows[0][1:3] == [
-        "bail",
-        "What is bail?",
-    ]
+    head = ("reason", "subject", "topic", "too similar to", "similarity", "gate")
+    assert tables[head].rows[0][1:] == ["law", "bail", "What is bail?", "–", "0.75"]
     assert tables["subject", "topics"].rows == [["law", "2"], ["tea", "1"]]
+
+
+def test_notes_and_the_gates_probabilities_are_shown_where_there_are_any(tmp_path):
+    topics = [topic(0, "law", "train", gate=0.9), topic(1, "tea", "held_out", "file", note="Hot water.")]
+    _, tables = shown(tmp_path, topics, [])
+    rows = tables["subject", "topic", "an expert would know", "author", "split", "gate"].rows
+    assert rows[0][2:] == ["–", "a", "training", "0.90"]
+    assert rows[1][2:] == ["Hot water.", "the user's file", "held out", "–"]
 
 
 def test_missing_properties_are_not_shown(tmp_path):

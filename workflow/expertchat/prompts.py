@@ -20,18 +20,24 @@ from expertchat.chat import Message
 from expertchat.errors import UserError
 
 NAMES = ("topic", "opening", "rating")  # in addition to one template per role
+GATE = "topic_gate"  # needed only if topics.gate asks for an answer
 
 TOPIC_VALUES = frozenset({"topic", "subject", "audience", "kind"})
 VALUES = {  # the names that a template may use; roles may use those of `opening`
     "topic": TOPIC_VALUES - {"topic"} | {"taken"},
-    "opening": TOPIC_VALUES,
+    GATE: frozenset({"topic", "subject"}),
+    "opening": TOPIC_VALUES | {"note"},
     "rating": frozenset(
         {"topic", "turns", "rated", "scope", "category", "description", "low", "high", "worst"}
         | {"best", "fence"}
     ),
 }
 BLOCKS = ("system", "reply")  # parts of a template beside the user's text
-WITH_BLOCKS = ("topic", "rating")  # templates that may have them; a role's template is a system text
+WITH_BLOCKS = (
+    "topic",
+    GATE,
+    "rating",
+)  # templates that may have them; a role's template is a system text
 
 _environment = SandboxedEnvironment(
     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False

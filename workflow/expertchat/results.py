@@ -221,7 +221,17 @@ class ExperimentResults:
 
     def rejected_topics(self) -> pd.DataFrame:
         """One row per topic that was rejected, with the reason."""
-        columns = ["topic", "subject", "audience", "kind", "author", "reason", "like", "similarity"]
+        columns = [
+            "topic",
+            "subject",
+            "audience",
+            "kind",
+            "author",
+            "reason",
+            "like",
+            "similarity",
+            "gate",
+        ]
         rows = read_records(self.folder("topics") / REJECTED)
         return pd.DataFrame(rows).reindex(columns=columns) if rows else pd.DataFrame(columns=columns)
 

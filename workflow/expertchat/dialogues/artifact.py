@@ -4,7 +4,7 @@ from __future__ import annotations
 
 DIALOGUES, CANDIDATES = "dialogues.jsonl", "candidates.jsonl"
 
-TOPIC_KEYS = ("topic_id", "topic", "subject", "audience", "kind", "split")
+TOPIC_KEYS = ("topic_id", "topic", "subject", "audience", "kind", "note", "split")
 
 FLAGS = (
     "empty",  # has no text

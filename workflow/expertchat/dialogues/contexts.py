@@ -41,7 +41,7 @@ def context_messages(context: Context, texts: Mapping[str, str]) -> list[chat.Me
     `texts` are the prompt templates by name: those of the roles, and `opening`.
     """
     dialogue = context.dialogue
-    values = {key: dialogue.get(key, "") for key in ("topic", "subject", "audience", "kind")}
+    values = {key: dialogue.get(key, "") for key in prompts.VALUES["opening"]}
     turns = [chat.Turn(t["speaker"], t["text"]) for t in dialogue["turns"][: context.turn]]
     brief = prompts.fill(texts[dialogue["roles"][context.speaker]], **values)
     opening = prompts.fill(texts["opening"], **values)

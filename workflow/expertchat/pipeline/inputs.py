@@ -12,7 +12,7 @@ from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
 from expertchat.mixture.constants import FOLDS, ROW_NAMES, TITLES
 from expertchat.models.gguf_header import header_faults, read_header
-from expertchat.prompts import NAMES, VALUES, template_faults
+from expertchat.prompts import GATE, NAMES, VALUES, template_faults
 from expertchat.questions.artifact import also_in, question_path, read_questions, read_shots
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.architectures import check_architecture
@@ -22,6 +22,8 @@ from expertchat.settings.models import GgufModel
 from expertchat.settings.questions import FolderQuestions
 from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.topics import Topics
+from expertchat.topics.asking import possible_examples
+from expertchat.topics.files import read_topic_file
 from expertchat.topics.taxonomies import choose_taxonomy
 
 FEW = 500  # val questions; with fewer, the test files are read too
@@ -33,16 +35,19 @@ def input_faults(experiment: Experiment, root: Path) -> Iterator[str]:
     Relative paths are relative to `root`.
     """
     if experiment.topics is not None:
-        yield from _topic_faults(experiment.topics, root)
+        yield from _topic_faults(experiment.topics, root, experiment.seed)
     yield from _missing_files(experiment, root)
     yield from _rating_faults(experiment, root)
     yield from _world_faults(experiment, root)
 
 
-def _topic_faults(topics: Topics, root: Path) -> Iterator[str]:
+def _topic_faults(topics: Topics, root: Path, seed: int) -> Iterator[str]:
     """Problems with the taxonomy, the user's file of topics and the folder of the encoder."""
     try:
-        choose_taxonomy(topics, root)
+        taxonomy = choose_taxonomy(topics, root, seed)
+        if topics.examples is not None:
+            shown = read_topic_file(root / topics.examples.path)
+            possible_examples(shown, taxonomy.held_out, topics.examples)
     except UserError as error:
         yield str(error)
     if topics.embeddings is None:
@@ -55,7 +60,9 @@ def _topic_faults(topics: Topics, root: Path) -> Iterator[str]:
 
 def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
     """Prompts, model folders, transcripts and question files that do not exist."""
-    for name in dict.fromkeys((*NAMES, *experiment.dialogues.roles)):
+    gate = experiment.topics and experiment.topics.gate
+    asked = [GATE] if gate and gate.score == "answer" else []
+    for name in dict.fromkeys((*NAMES, *asked, *experiment.dialogues.roles)):
         path = root / experiment.prompts / f"{name}.jinja"
         if not path.is_file():
             yield f"prompts: {experiment.prompts}; there is no {name}.jinja in this folder"
@@ -232,7 +239,7 @@ def _world_faults(experiment: Experiment, root: Path) -> Iterator[str]:
     if experiment.world is None:
         return
     subjects = set(build_world(experiment.world.seed).names)
-    named = {"topics.subjects": _listed_subjects(experiment.topics, root)}
+    named = {"topics.subjects": _listed_subjects(experiment.topics, root, experiment.seed)}
     for name, model in experiment.models.items():
         if model.source == "demo":
             named[f"models.{name}.knows"] = model.knows
@@ -259,11 +266,11 @@ def _demo_model_faults(experiment: Experiment, root: Path) -> Iterator[str]:
             )
 
 
-def _listed_subjects(topics: Topics | None, root: Path) -> list[str]:
+def _listed_subjects(topics: Topics | None, root: Path, seed: int) -> list[str]:
     """The subjects of the topics, as far as they can be read."""
     if topics is None:
         return []
     try:
-        return choose_taxonomy(topics, root).subjects
+        return choose_taxonomy(topics, root, seed).subjects
     except UserError:  # reported by _topic_faults
         return topics.subjects if isinstance(topics.subjects, list) else []

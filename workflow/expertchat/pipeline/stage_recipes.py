@@ -12,7 +12,7 @@ from expertchat.pipeline.fingerprints import code_fingerprint, folder_sample, us
 from expertchat.pipeline.plan import Plan
 from expertchat.pipeline.recipes import Recipe, load_runtime, references
 from expertchat.pipeline.view import label_of
-from expertchat.prompts import read_chat_template, read_prompts
+from expertchat.prompts import GATE, read_chat_template, read_prompts
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.mmlu import Asking
@@ -181,10 +181,14 @@ class StageRecipes:
     def topics(self, authors: Sequence[str], questions: str | None) -> str:
         """The topics, written by the base models `authors` or taken from the user's file only."""
         topics = required(self.experiment.topics)
-        settings = self._drawing(topics) | {"models": list(authors), "prompt": self.texts["topic"]}
-        settings["taxonomy"] = asdict(choose_taxonomy(topics, self.root))
+        asked = ["topic", *([GATE] if topics.gate and topics.gate.score == "answer" else [])]
+        settings = self._drawing(topics) | {"models": list(authors)}
+        settings["prompts"] = {name: self.texts[name] for name in asked}
+        settings["taxonomy"] = asdict(choose_taxonomy(topics, self.root, self.experiment.seed))
         if topics.file is not None:
             settings["file"] = self._user_file(topics.file.path)
+        if topics.examples is not None:
+            settings["examples"] = self._user_file(topics.examples.path)
         if topics.embeddings is not None:
             settings["encoder"] = self._user_file(topics.embeddings.path)
         inputs: dict[str, Any] = {"questions": questions} if topics.decontaminate else {}

@@ -14,9 +14,11 @@ from expertchat.report.plots import INK, MODELS, MUTED, plot, rows_axis
 from expertchat.report.results import Results, spread
 from expertchat.report.wording import ABSENT, counted, number
 from expertchat.splits import HELD_OUT
-from expertchat.topics.artifact import DIVERSITY, FILE, MEASURES, REJECTED, TOPICS
+from expertchat.topics.artifact import DIVERSITY, FILE, MEASURES, REASONS, REJECTED, TOPICS
 
 MAX_LISTED = 100  # rows of a list
+NOTE_HEAD = "an expert would know"
+GATE_NOTE = "Gate: the models' probability that the text is a topic of its subject."
 
 
 def section(results: Results) -> Section:
@@ -97,10 +99,11 @@ def rejection_table(rejected: Mapping[str, Mapping[str, int]]) -> Table:
     """Rejected topics by reason and author."""
     authors = sorted({author for by_author in rejected.values() for author in by_author})
     rows = [
-        [reason, *(f"{by_author.get(author, 0):,}" for author in authors)]
-        for reason, by_author in rejected.items()
+        [reason, meaning, *(f"{rejected[reason].get(author, 0):,}" for author in authors)]
+        for reason, meaning in REASONS.items()
+        if reason in rejected
     ]
-    return Table(["rejected", *map(author_name, authors)], rows)
+    return Table(["rejected", "the text", *map(author_name, authors)], rows, text_columns=2)
 
 
 def author_name(author: str) -> str:
@@ -127,14 +130,19 @@ def topic_list(topics: pd.DataFrame) -> Fold:
     """The topics, or a sample at equal intervals, as a table."""
     shown = spread(topics.to_dict("records"), MAX_LISTED)
     keys = ["subject", *(key for key in ("audience", "kind") if topics[key].any()), "topic"]
+    keys += ["note"] if topics["note"].any() else []
+    gated = topics["gate"].notna().any()
     rows = [
         [*(t[key] or ABSENT for key in keys), author_name(t["author"]), split_name(t["split"])]
+        + ([number(t["gate"])] if gated else [])
         for t in shown
     ]
     title = f"All topics ({len(topics):,})"
     if len(shown) < len(topics):
         title = f"{len(shown)} of {len(topics):,} topics, at equal intervals"
-    return Fold(title, [Table([*keys, "author", "split"], rows, text_columns=len(keys) + 2)])
+    head = [*(NOTE_HEAD if key == "note" else key for key in keys), "author", "split"]
+    head += ["gate"] if gated else []
+    return Fold(title, [Table(head, rows, text_columns=len(keys) + 2, note=GATE_NOTE if gated else "")])
 
 
 def split_name(split: str) -> str:
@@ -145,12 +153,16 @@ def split_name(split: str) -> str:
 def rejected_list(rejected: list[dict[str, Any]]) -> Fold:
     """Rejected topics, or a sample at equal intervals, each with the text that it is too similar to."""
     shown = spread(rejected, MAX_LISTED)
+    gated = any(r["gate"] is not None for r in rejected)
     rows = [
-        [r["reason"], r["topic"] or ABSENT, r["like"] or ABSENT, number(r["similarity"])] for r in shown
+        [r["reason"], r["subject"], r["topic"] or ABSENT, r["like"] or ABSENT, number(r["similarity"])]
+        + ([number(r["gate"])] if gated else [])
+        for r in shown
     ]
     title = f"All rejected topics ({len(rejected):,})"
     if len(shown) < len(rejected):
         title = f"{len(shown)} of {len(rejected):,} rejected topics, at equal intervals"
-    head = ["reason", "topic", "too similar to", "similarity"]
-    note = "Similarity: ROUGE-L for near-duplicates, cosine for topics of the same meaning."
-    return Fold(title, [Table(head, rows, text_columns=3, note=note)])
+    head = ["reason", "subject", "topic", "too similar to", "similarity", *(["gate"] if gated else [])]
+    note = "Similarity: ROUGE-L for near-duplicates, cosine for topics of the same meaning. "
+    note += GATE_NOTE if gated else ""
+    return Fold(title, [Table(head, rows, text_columns=4, note=note.strip())])

@@ -28,6 +28,7 @@ def cross_faults(experiment: Experiment) -> Iterator[str]:
     if experiment.rounds:
         yield from _server_faults(experiment)
         yield from _adapter_faults(experiment)
+    yield from _gate_faults(experiment)
     yield from _third_party_faults(experiment)
     if experiment.world is None:
         yield from _world_faults(experiment)
@@ -79,6 +80,19 @@ def _transcript_faults(experiment: Experiment) -> Iterator[str]:
             yield (
                 f"{key}: has no effect with dialogues.transcripts, which all models rate: remove this "
                 "key, or dialogues.transcripts"
+            )
+
+
+def _gate_faults(experiment: Experiment) -> Iterator[str]:
+    """A gate that needs the likelihood of whole texts from a server, which lists likely tokens only."""
+    gate = experiment.topics and experiment.topics.gate
+    if not gate or gate.score != "likelihood":
+        return
+    for name in experiment.talkers:
+        if name in experiment.models and experiment.models[name].load.server is not None:
+            yield (
+                f"topics.gate.score: likelihood; model {name} is behind a server, which does not tell "
+                "how likely a whole text is: set it to answer"
             )
 
 

@@ -13,17 +13,24 @@ from expertchat.settings.section import Section
 class TopicFile(Section):
     """The user's own topics.
 
-    Example: {path: my-topics.txt, mode: replace, subject: geology}
+    Example: {path: my-topics.jsonl, mode: replace, max_subjects: 12, max_per_subject: 2}
     """
 
     path: str
     """The file: .txt with one topic per line, or .csv with a header line or .jsonl with the column
-    `topic` and, optionally, `subject`, `audience`, `kind` and `split` (train or held_out)."""
+    `topic` and, optionally, `subject`, `audience`, `kind`, `note` (one sentence of what an expert would
+    know, which the speakers are told) and `split` (train or held_out)."""
     mode: Literal["extend", "replace"] = "extend"
     """`extend`: the models write topics in addition to these; `replace`: only these topics are used."""
     subject: str = Field("this field", min_length=1)
     """Subject of topics that name none. The prompts contain it: with the default, a speaker is an expert
     "with years of practice in this field"."""
+    max_subjects: int | None = Field(None, gt=0)
+    """Largest number of subjects of the file that are used. They are drawn with the seed; of those
+    without a split of their own, the last `held_out_subjects` are held out. null: all."""
+    max_per_subject: int | None = Field(None, gt=0)
+    """Largest number of topics of each subject of the file that are used, drawn with the seed; null:
+    all."""
     held_out_share: float = Field(0.25, gt=0, lt=1)
     """Fraction of the topics without a subject and a split that is held out, at regular intervals."""
 
@@ -38,6 +45,39 @@ class Embeddings(Section):
     """Folder of an encoder model in the Hugging Face layout, with *.safetensors."""
     max_cosine: float = Field(0.9, gt=0, le=1)
     """A topic whose cosine with another topic is above this is a near-duplicate and is rejected."""
+
+
+class Examples(Section):
+    """Topics of other subjects that a model is shown before it is asked for one.
+
+    Small models need them: they are shown as earlier exchanges of the same chat. Topics of the subject
+    that is asked for and of held-out subjects are never shown, and copies are rejected as
+    near-duplicates.
+
+    Example: {path: config/topics/working-life.jsonl, shown: 4}
+    """
+
+    path: str
+    """A file of topics, as in topics.file; topics without a subject cannot be examples."""
+    shown: int = Field(4, gt=0)
+    """Number of examples in a prompt, drawn with the seed for each try, from different subjects."""
+
+
+class Gate(Section):
+    """A judgement of the models that decides whether a text is a topic of its subject.
+
+    All models that write topics judge all texts. What counts is the contrast between a text's own
+    subject and other subjects. Its probability is 0.5 if the models see no difference.
+
+    Example: {score: likelihood, threshold: 0.65}
+    """
+
+    score: Literal["likelihood", "answer"] = "likelihood"
+    """`likelihood`: how likely the text is as a reply to the prompt for topics of this subject, which
+    also small models can judge; `answer`: the models' own yes or no to the question in
+    topic_gate.jinja, for large models."""
+    threshold: float = Field(0.65, ge=0, le=1)
+    """Least probability of a topic that is kept."""
 
 
 class Topics(Section):
@@ -61,6 +101,18 @@ class Topics(Section):
     tries_per_topic: int = Field(8, gt=0)
     """Maximum number of attempts per topic, on average over a subject; the job stops with an error if
     these do not yield enough good topics."""
+    min_words: int = Field(3, gt=0)
+    """Least number of words of a topic that a model writes."""
+    max_words: int = Field(30, gt=0)
+    """Largest number of words of a topic that a model writes."""
+    max_taken: int = Field(30, ge=0)
+    """Largest number of the subject's accepted topics that a prompt lists as taken, the newest ones. Set
+    it to 0 for small models: they copy what is listed."""
+    examples: Examples | None = None
+    """Topics of other subjects that a model is shown before it is asked for one; null: none."""
+    gate: Gate | None = None
+    """A judgement of the models that decides whether a text is a topic of its subject; null: all texts
+    that pass the other tests are topics."""
     max_similarity: float = Field(0.7, gt=0, le=1)
     """Largest ROUGE-L F-measure. A topic that is more similar to another topic is a near-duplicate, and
     one that is more similar to a question of `mmlu` is contaminated; both are rejected."""

@@ -5,27 +5,35 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from expertchat.errors import UserError
+from expertchat.seeds import seed_of
 from expertchat.settings.topics import TopicFile
 from expertchat.splits import HELD_OUT, TRAIN
 
-COLUMNS = ("topic", "subject", "audience", "kind", "split")
+COLUMNS = ("topic", "subject", "audience", "kind", "note", "split")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class FileTopic:
-    """A topic of a user's file. Fields that the file does not give are empty; `line` counts from 1."""
+    """A topic of a user's file. Fields that the file does not give are empty; `line` counts from 1.
+
+    `note` is what an expert would know about the topic, in one sentence.
+    """
 
     line: int
     topic: str
     subject: str = ""
     audience: str = ""
     kind: str = ""
+    note: str = ""
     split: str = ""
 
 
@@ -92,6 +100,31 @@ def _file_topic(line: int, row: Mapping[str, Any], path: Path) -> FileTopic:
     if topic.split not in ("", TRAIN, HELD_OUT):
         raise UserError(f"{where}: split is {topic.split!r}; it must be {TRAIN} or {HELD_OUT}")
     return topic
+
+
+def draw_file_topics(topics: Sequence[FileTopic], settings: TopicFile, seed: int) -> list[FileTopic]:
+    """The topics of `max_subjects` subjects that are drawn with the seed, in the order of their use.
+
+    Subjects keep the order of the file. If `max_per_subject` is set, the topics of each subject are
+    shuffled, and the first ones that are not rejected are used. A larger number adds topics and subjects
+    to those of a smaller one.
+    """
+    by_subject: dict[str, list[FileTopic]] = {}
+    for topic in topics:
+        by_subject.setdefault(topic.subject or settings.subject, []).append(topic)
+    subjects = _shuffled(list(by_subject), seed, "subjects")[: settings.max_subjects]
+    if settings.max_per_subject is None:
+        return [topic for topic in topics if (topic.subject or settings.subject) in subjects]
+    return [
+        topic
+        for subject, members in by_subject.items()
+        if subject in subjects
+        for topic in _shuffled(members, seed, subject)
+    ]
+
+
+def _shuffled(items: list[T], seed: int, name: str) -> list[T]:
+    return random.Random(seed_of(seed, "file topics", name)).sample(items, len(items))
 
 
 def file_splits(topics: Sequence[FileTopic], held_out: Sequence[str], settings: TopicFile) -> list[str]:

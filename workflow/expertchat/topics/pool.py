@@ -9,11 +9,12 @@ import numpy as np
 
 from expertchat.settings.topics import Topics
 from expertchat.topics.decontamination import QuestionGuard, all_questions
+from expertchat.topics.faults import EMPTY
 from expertchat.topics.similarity import TextIndex, words
 
-EMPTY, UNFINISHED, DUPLICATE = "empty", "unfinished", "duplicate"
-NEAR_DUPLICATE, CONTAMINATED, SAME_MEANING = "near-duplicate", "contaminated", "same meaning"
-REASONS = (EMPTY, UNFINISHED, DUPLICATE, NEAR_DUPLICATE, CONTAMINATED, SAME_MEANING)
+DUPLICATE, NEAR_DUPLICATE = "duplicate", "near-duplicate"
+CONTAMINATED, SAME_MEANING = "contaminated", "same meaning"
+REASONS = (EMPTY, DUPLICATE, NEAR_DUPLICATE, CONTAMINATED, SAME_MEANING)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Rejection:
 
 
 class TopicPool:
-    """Accepted topics. Of two similar topics, the first is kept. Texts must be tidied before.
+    """Accepted topics. Of two similar topics, the first is kept. Models' texts must be cleaned before.
 
     `limit` is the highest ROUGE-L allowed between two topics, `max_cosine` the highest cosine between
     their embeddings by `encoder` (see embeddings.Encoder), if there is one. `guard` finds topics that
@@ -74,16 +75,11 @@ class TopicPool:
         if self.encoder is not None:
             self._embeddings.append(self._embedding(topic))
 
-    def rejection(self, topic: str, finished: bool = True) -> Rejection | None:
-        """The first reason to reject a topic, in the order of REASONS; None if it is acceptable.
-
-        `finished` is False if the topic was cut off by the token limit.
-        """
+    def rejection(self, topic: str) -> Rejection | None:
+        """The first reason to reject a topic, in the order of REASONS; None if it is acceptable."""
         topic_words = words(topic)
         if not topic_words:
             return Rejection(EMPTY)
-        if not finished:
-            return Rejection(UNFINISHED)
         if tuple(topic_words) in self._exact:
             return Rejection(DUPLICATE, self._exact[tuple(topic_words)], 1.0)
         closest = self._index.closest(topic_words, self.limit)

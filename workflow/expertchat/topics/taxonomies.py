@@ -15,7 +15,7 @@ from expertchat.errors import UserError
 from expertchat.settings.topics import TopicFile, Topics
 from expertchat.settings.yaml_files import read_yaml
 from expertchat.splits import HELD_OUT, TRAIN
-from expertchat.topics.files import FileTopic, file_splits, read_topic_file
+from expertchat.topics.files import FileTopic, draw_file_topics, file_splits, read_topic_file
 
 FOLDER = "config/taxonomies"
 KEYS = ("subjects", "audiences", "kinds")
@@ -39,8 +39,10 @@ class Taxonomy:
         return list(self.groups)
 
 
-def choose_taxonomy(settings: Topics, root: Path) -> Taxonomy:
+def choose_taxonomy(settings: Topics, root: Path, seed: int) -> Taxonomy:
     """The taxonomy that the settings name; relative paths start at `root`.
+
+    With `topics.file.max_subjects`, the subjects of a file are drawn with the experiment's `seed`.
 
     The user's own topic file is read as well, so that errors in it are found before any job starts.
     Raises UserError with the key, or with file and line, if something is missing or malformed.
@@ -48,7 +50,8 @@ def choose_taxonomy(settings: Topics, root: Path) -> Taxonomy:
     if settings.file is not None:
         topics = read_topic_file(root / settings.file.path)
         if settings.file.mode == "replace":
-            return file_taxonomy(topics, settings.file, settings.held_out_subjects)
+            drawn = draw_file_topics(topics, settings.file, seed)
+            return file_taxonomy(drawn, settings.file, settings.held_out_subjects)
     if isinstance(settings.subjects, str):
         content = read_taxonomy(_taxonomy_path(settings.subjects, root))
     else:

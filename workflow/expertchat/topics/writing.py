@@ -1,59 +1,59 @@
 """Stage topics: models take turns to write the topics of the dialogues; the user may provide others.
 
 The topics of each subject are spread evenly over audiences and kinds of question. Topics that are too
-similar to another, or that leak test questions, are rejected and counted (see topics.pool). Some
-subjects are held out: no later stage trains on their topics.
+similar to another, or that leak test questions, are rejected and counted (see topics.pool). So are
+texts of the models that are no topics (see topics.faults and topics.gate). Some subjects are held out:
+no later stage trains on their topics.
 """
 
 from __future__ import annotations
 
 import math
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from expertchat import prompts
-from expertchat.chat import Message
-from expertchat.console import progress_bar, rate
-from expertchat.engine.interface import Engine, Request, names_by_engine
+from expertchat.console import batch_progress, progress_bar
+from expertchat.engine.interface import Engine, Reply, Request, names_by_engine
 from expertchat.errors import UserError
 from expertchat.records import read_records, write_json, write_records
 from expertchat.seeds import seed_of
 from expertchat.settings.topics import Topics
 from expertchat.splits import HELD_OUT, TRAIN
 from expertchat.topics.artifact import DIVERSITY, FILE, MEASURES, REJECTED, TOPICS
+from expertchat.topics.asking import draw_examples, instruction_words, topic_messages
+from expertchat.topics.cleaning import bare_topic
 from expertchat.topics.diversity import distinct, nearest_rouge_l, self_bleu
-from expertchat.topics.files import FileTopic, file_splits
+from expertchat.topics.faults import find_fault
+from expertchat.topics.files import FileTopic, draw_file_topics, file_splits
+from expertchat.topics.gate import pass_gate
 from expertchat.topics.pool import TopicPool
 from expertchat.topics.similarity import words
 from expertchat.topics.taxonomies import Taxonomy
 
 OUTCOMES = "outcomes.jsonl"  # the checkpoint: the outcomes of all finished rounds
-TAKEN = 30  # a prompt lists at most this number of the subject's topics as taken, the newest ones
+TEXT_KEYS = ("topic", "subject", "audience", "kind", "author")
+REJECTED_KEYS = (*TEXT_KEYS, "reason", "like", "similarity", "gate", "try")  # of rejected.jsonl
 
 # A topic with its subject, audience, kind and author. `reason` says why it was rejected; None if it was
 # accepted.
 Outcome = dict[str, Any]
-
-
-def tidy(text: str) -> str:
-    """The first line of a reply as a topic, without list markers, quotes or final full stop."""
-    line = text.strip().split("\n")[0]
-    return re.sub(r"^\W*(?:\d+[.)])?\W*|[\s\"'.*]+$", "", line)
+UNTESTED: Outcome = {"gate": None, "reason": None, "like": None, "similarity": None}
 
 
 def write_topics(
     engines: Mapping[str, Engine],
     settings: Topics,
     taxonomy: Taxonomy,
-    template: str,
+    texts: Mapping[str, str],
     seed: int,
     pool: TopicPool,
     given: Sequence[FileTopic],
+    examples: Sequence[FileTopic],
     checkpoints: Path,
     out: Path,
 ) -> None:
@@ -61,28 +61,26 @@ def write_topics(
     finished round.
 
     `engines` are the authors by name; there are none if the topics of the user's file, `given`, replace
-    all others. `pool` must be empty. Raises UserError if a subject has too few topics after
-    `tries_per_topic` tries for each, or if a split has no topic.
+    all others. `texts` are the prompt templates by name. `examples` are the topics that prompts may show
+    (see `asking.possible_examples`). `pool` must be empty. Raises UserError if a subject has too few
+    topics after `tries_per_topic` tries for each, or if a split has no topic.
     """
-    outcomes = _resume(checkpoints, pool)
+    outcomes = _resume(checkpoints)
     if outcomes is None:
-        outcomes = screen_file_topics(given, settings, taxonomy, pool)
-    progress = progress_bar(
-        len(taxonomy.subjects) * settings.per_subject * bool(engines), "topics", "topics"
-    )
-    progress.update(sum(not o["reason"] and o["author"] != FILE for o in outcomes))
-
-    def report(replies: int, tokens: int, seconds: float) -> None:
-        progress.set_postfix_str(rate(tokens, seconds, "tokens"))
-
+        outcomes = screen_file_topics(given, settings, taxonomy, pool, seed)
+    else:
+        _refill(pool, (o for o in outcomes if o["author"] == FILE))
+    for example in examples:  # a topic that a prompt shows is not one that its author found
+        pool.add(example.topic)
+    _refill(pool, (o for o in outcomes if o["author"] != FILE))
+    instruction = instruction_words(texts["topic"])
     while wanted := next_tries(outcomes, settings, taxonomy, seed, list(engines)):
-        for attempt, reply in _ask(engines, wanted, outcomes, settings, template, seed, report):
-            finished = reply.finish_reason != "length"
-            outcome = _screen({"topic": tidy(reply.text), **attempt}, pool, finished)
-            outcomes.append(outcome)
-            progress.update(not outcome["reason"])
+        asked = _ask(engines, wanted, outcomes, settings, texts["topic"], examples, seed)
+        candidates = [_candidate(attempt, reply, instruction, settings) for attempt, reply in asked]
+        candidates = pass_gate(engines, candidates, settings.gate, texts, taxonomy.subjects)
+        for candidate in candidates:
+            outcomes.append(candidate if candidate["reason"] else _screen(candidate, pool))
         write_records(checkpoints / OUTCOMES, outcomes)
-    progress.close()
     if engines:
         _check_enough(outcomes, settings, taxonomy)
     topics = list(_numbered(outcomes, taxonomy))
@@ -91,60 +89,72 @@ def write_topics(
             raise UserError(
                 f"topics.file: no topic of the split {split} is left after rejections; add topics to it"
             )
-    rejected = [{k: v for k, v in o.items() if k != "split"} for o in outcomes if o["reason"]]
+    rejected = [
+        {key: outcome[key] for key in REJECTED_KEYS if key in outcome}
+        for outcome in outcomes
+        if outcome["reason"]
+    ]
     write_records(out / TOPICS, topics)
     write_records(out / REJECTED, rejected)
     write_json(out / DIVERSITY, diversity_summary(topics, rejected))
 
 
-def _screen(topic: dict[str, Any], pool: TopicPool, finished: bool = True) -> Outcome:
+def _candidate(
+    attempt: Mapping[str, Any], reply: Reply, instruction: Sequence[str], settings: Topics
+) -> Outcome:
+    """The topic of a reply with its first fault as the reason, None if its form is that of a topic."""
+    topic, complete = bare_topic(reply.text)
+    finished = complete or reply.finish_reason != "length"
+    lengths = settings.min_words, settings.max_words
+    reason = find_fault(topic, attempt["subject"], instruction, lengths, finished)
+    return {**attempt, "topic": topic, "note": "", **UNTESTED, "reason": reason}
+
+
+def _screen(topic: Outcome, pool: TopicPool) -> Outcome:
     """The outcome of a topic, which is added to the pool if there is no reason to reject it."""
-    rejection = pool.rejection(topic["topic"], finished)
+    rejection = pool.rejection(topic["topic"])
     if rejection is None:
         pool.add(topic["topic"])
-        return {**topic, "reason": None}
-    return {
-        **topic,
-        "reason": rejection.reason,
-        "like": rejection.like,
-        "similarity": rejection.similarity,
-    }
+        return topic
+    return topic | asdict(rejection)
 
 
-def _resume(checkpoints: Path, pool: TopicPool) -> list[Outcome] | None:
-    """The outcomes of all finished rounds, with accepted topics added to the pool; None if there is no
-    checkpoint."""
-    if not (checkpoints / OUTCOMES).exists():
-        return None
-    outcomes = read_records(checkpoints / OUTCOMES)
+def _resume(checkpoints: Path) -> list[Outcome] | None:
+    """The outcomes of all finished rounds; None if there is no checkpoint."""
+    path = checkpoints / OUTCOMES
+    return read_records(path) if path.exists() else None
+
+
+def _refill(pool: TopicPool, outcomes: Iterable[Outcome]) -> None:
+    """Adds the accepted topics of earlier rounds to the pool."""
     for outcome in outcomes:
-        if not outcome["reason"]:
+        if not outcome["reason"] and outcome["topic"] not in pool.topics:
             pool.add(outcome["topic"])
-    return outcomes
 
 
 def screen_file_topics(
-    given: Sequence[FileTopic], settings: Topics, taxonomy: Taxonomy, pool: TopicPool
+    given: Sequence[FileTopic], settings: Topics, taxonomy: Taxonomy, pool: TopicPool, seed: int
 ) -> list[Outcome]:
-    """The outcomes of the user's own topics, which have to pass the same tests as all others."""
-    if not given:
+    """The outcomes of the user's own topics: tested for duplicates and contamination, as all others are.
+
+    With `max_per_subject`, the topics of a subject are tried until as many are accepted.
+    """
+    file = settings.file
+    if file is None or not given:
         return []
-    assert settings.file is not None  # `given` was read from this file
-    splits = file_splits(given, taxonomy.held_out, settings.file)
-    return [
-        _screen(
-            {
-                "topic": topic.topic,
-                "subject": topic.subject or settings.file.subject,
-                "audience": topic.audience,
-                "kind": topic.kind,
-                "author": FILE,
-                "split": split,
-            },
-            pool,
-        )
-        for topic, split in zip(given, splits, strict=True)
-    ]
+    drawn = draw_file_topics(given, file, seed)
+    accepted: Counter[str] = Counter()
+    outcomes = []
+    for topic, split in zip(drawn, file_splits(drawn, taxonomy.held_out, file), strict=True):
+        subject = topic.subject or file.subject
+        if file.max_per_subject is not None and accepted[subject] == file.max_per_subject:
+            continue
+        named = {key: getattr(topic, key) for key in ("topic", "audience", "kind", "note")}
+        named |= {"subject": subject, "author": FILE, "split": split}
+        outcome = _screen({**named, **UNTESTED}, pool)
+        accepted[subject] += outcome["reason"] is None
+        outcomes.append(outcome)
+    return outcomes
 
 
 def subject_slots(taxonomy: Taxonomy, per_subject: int, seed: int) -> dict[str, list[tuple[str, str]]]:
@@ -189,34 +199,40 @@ def next_tries(
     return wanted
 
 
-def _ask(engines, wanted, outcomes, settings: Topics, template: str, seed: int, report):
+def _ask(engines, wanted, outcomes, settings: Topics, template: str, examples, seed: int):
     """(try, reply) for each of the `wanted` tries, in their order."""
+    taken = taken_topics(outcomes, settings.max_taken)
+    replies: dict[tuple[str, int], Reply] = {}
+    with progress_bar(len(wanted), f"{len(wanted):,} missing", "texts") as progress:
+        for engine, authors in names_by_engine(engines):
+            own = [attempt for attempt in wanted if attempt["author"] in authors]
+            requests = [
+                Request(
+                    topic_messages(
+                        template,
+                        attempt,
+                        taken.get(attempt["subject"], []),
+                        draw_examples(examples, attempt, settings.examples, seed),
+                    ),
+                    seed_of(seed, "topic", attempt["subject"], attempt["try"]),
+                )
+                for attempt in own
+            ]
+            drawn = engine.generate(
+                requests, settings.decoding, batch_progress(progress, len(own), len(own))
+            )
+            for attempt, reply in zip(own, drawn, strict=True):
+                replies[attempt["subject"], attempt["try"]] = reply
+    return [(attempt, replies[attempt["subject"], attempt["try"]]) for attempt in wanted]
+
+
+def taken_topics(outcomes: Iterable[Outcome], most: int) -> dict[str, list[str]]:
+    """{subject: its newest accepted topics, at most `most`}."""
     taken: dict[str, list[str]] = {}
     for outcome in outcomes:
         if not outcome["reason"]:
             taken.setdefault(outcome["subject"], []).append(outcome["topic"])
-    replies: dict[tuple[str, int], Any] = {}
-    for engine, authors in names_by_engine(engines):
-        own = [attempt for attempt in wanted if attempt["author"] in authors]
-        requests = [
-            Request(
-                topic_messages(template, attempt, taken),
-                seed_of(seed, "topic", attempt["subject"], attempt["try"]),
-            )
-            for attempt in own
-        ]
-        drawn = engine.generate(requests, settings.decoding, report)
-        for attempt, reply in zip(own, drawn, strict=True):
-            replies[attempt["subject"], attempt["try"]] = reply
-    return [(attempt, replies[attempt["subject"], attempt["try"]]) for attempt in wanted]
-
-
-def topic_messages(
-    template: str, attempt: Mapping[str, Any], taken: Mapping[str, Sequence[str]]
-) -> list[Message]:
-    """The prompt of an author for one try. `taken` are the accepted topics by subject."""
-    values = {key: attempt[key] for key in ("subject", "audience", "kind")}
-    return prompts.messages(template, **values, taken=taken.get(attempt["subject"], [])[-TAKEN:])
+    return {subject: topics[max(0, len(topics) - most) :] for subject, topics in taken.items()}
 
 
 def _check_enough(outcomes: Sequence[Outcome], settings: Topics, taxonomy: Taxonomy) -> None:
@@ -252,8 +268,9 @@ def _numbered(outcomes: Iterable[Outcome], taxonomy: Taxonomy):
                 "topic": topic["topic"],
                 "subject": subject,
                 "group": taxonomy.groups.get(subject, ""),
-                **{key: topic[key] for key in ("audience", "kind", "author")},
+                **{key: topic[key] for key in ("audience", "kind", "note", "author")},
                 "split": topic.get("split", split),
+                "gate": topic["gate"],
             }
 
 

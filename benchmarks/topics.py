@@ -1,0 +1,113 @@
+"""Lets a model write topics of twelve subjects as stage topics does, to be checked by reading.
+
+Prints the topics that are kept with the gate's probability, the rejected ones by reason, and their
+counts. A person reads the kept ones and counts those that are topics of their subject.
+
+    python benchmarks/topics.py path/to/model
+
+The model is a folder in the Hugging Face layout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from expertchat.engine.local import LocalEngine
+from expertchat.errors import UserError
+from expertchat.prompts import read_prompts
+from expertchat.records import read_records
+from expertchat.settings.decoding import Decoding
+from expertchat.settings.models import Load
+from expertchat.settings.topics import Examples, Gate, Topics
+from expertchat.topics.artifact import REASONS
+from expertchat.topics.asking import possible_examples
+from expertchat.topics.files import read_topic_file
+from expertchat.topics.pool import TopicPool
+from expertchat.topics.taxonomies import choose_taxonomy
+from expertchat.topics.writing import OUTCOMES, write_topics
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = "config/topics/examples.jsonl"
+SUBJECTS = [
+    "gardening",
+    "criminal law",
+    "bicycle repair",
+    "astronomy",
+    "dentistry",
+    "firefighting",
+    "bookkeeping",
+    "teaching mathematics",
+    "beekeeping",
+    "social work",
+    "electrical installation",
+    "hotel management",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", type=Path, help="folder of the model")
+    parser.add_argument("--subjects", type=int, default=len(SUBJECTS), help="the first of the twelve")
+    parser.add_argument("--per-subject", type=int, default=5)
+    parser.add_argument("--tries", type=int, default=8, help="per topic")
+    parser.add_argument("--taken", type=int, default=0, help="topics that a prompt lists as taken")
+    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--shown", type=int, default=4, help="examples; 0: none")
+    parser.add_argument("--threshold", type=float, default=Gate().threshold, help="of the gate")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    outcomes = run(arguments)
+    kept = [outcome for outcome in outcomes if outcome["reason"] is None]
+    print(f"\nKept: {len(kept)} of {len(outcomes)}")
+    for number, topic in enumerate(sorted(kept, key=lambda o: SUBJECTS.index(o["subject"])), 1):
+        print(f"{number:3d}  {topic['gate']:.2f}  {topic['subject']}: {topic['topic']}")
+    counts = Counter(outcome["reason"] for outcome in outcomes)
+    for reason in REASONS:
+        if counts[reason]:
+            print(f"\nRejected, {reason}: {counts[reason]}")
+        for topic in outcomes:
+            if topic["reason"] == reason:
+                gate = "    " if topic["gate"] is None else f"{topic['gate']:.2f}"
+                print(f"     {gate}  {topic['subject']}: {topic['topic']}")
+
+
+def run(arguments: argparse.Namespace) -> list[dict]:
+    """All texts that the model wrote, with the reasons for rejecting some of them."""
+    settings = Topics(
+        subjects=SUBJECTS[: arguments.subjects],
+        per_subject=arguments.per_subject,
+        tries_per_topic=arguments.tries,
+        max_taken=arguments.taken,
+        examples=Examples(path=EXAMPLES, shown=arguments.shown) if arguments.shown else None,
+        gate=Gate(threshold=arguments.threshold),
+        decoding=Decoding(temperature=arguments.temperature, max_new_tokens=48, stop=["\n"]),
+    )
+    taxonomy = choose_taxonomy(settings, ROOT, arguments.seed)
+    examples = possible_examples(read_topic_file(ROOT / EXAMPLES), taxonomy.held_out, settings.examples)
+    texts, pool = read_prompts(ROOT / "config/prompts"), TopicPool(settings.max_similarity)
+    engines = {"model": LocalEngine(arguments.model, Load(dtype="float32"), 32)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            write_topics(
+                engines,
+                settings,
+                taxonomy,
+                texts,
+                arguments.seed,
+                pool,
+                given=[],
+                examples=examples,
+                checkpoints=folder,
+                out=folder,
+            )
+        except UserError as error:  # too few topics; those that were written are shown
+            print(error)
+        return read_records(folder / OUTCOMES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The gate: the models' judgement whether a text is a topic of its subject.
+
+A model scores the text for its own subject and for other subjects of the experiment, and only the
+contrast counts: a small model says yes to nearly everything, and finds fluent texts likely whatever they
+are about. Contextual calibration likewise compares an answer's probability with that for an input
+without content (Zhao et al. 2021, "Calibrate before use"). The scores are
+
+- `likelihood`: log-probability per word of the text as a reply to the topic prompt, a channel model
+  (Min et al. 2022, "Noisy channel language model prompting"), or
+- `answer`: log-odds of yes against no to the question in `topic_gate.jinja`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from expertchat import prompts
+from expertchat.console import batch_progress, progress_bar
+from expertchat.engine.interface import Engine, Question, names_by_engine
+from expertchat.prompts import GATE
+from expertchat.settings.topics import Gate
+from expertchat.topics.similarity import words
+
+NOT_A_TOPIC = "not a topic"
+OTHERS = 3  # other subjects that a topic's own subject is compared with, at most
+
+
+def pass_gate(
+    engines: Mapping[str, Engine],
+    candidates: Sequence[dict[str, Any]],
+    settings: Gate | None,
+    texts: Mapping[str, str],
+    subjects: Sequence[str],
+) -> list[dict[str, Any]]:
+    """The candidates, with the probability `gate` of those that have no reason to be rejected.
+
+    A candidate whose probability is below the threshold gets the reason `NOT_A_TOPIC`. `texts` are the
+    prompt templates by name, `subjects` those of the experiment. All models judge all candidates, so
+    that a topic is judged alike whoever wrote it.
+    """
+    if settings is None:
+        return list(candidates)
+    tested = [candidate for candidate in candidates if candidate["reason"] is None]
+    asked = [(candidate["topic"], candidate["subject"]) for candidate in tested]
+    values = iter(topic_probabilities(engines, asked, settings, texts, subjects))
+    passed = []
+    for candidate in candidates:
+        if candidate["reason"] is None:
+            value = next(values)
+            reason = NOT_A_TOPIC if value < settings.threshold else None
+            candidate = {**candidate, "gate": value, "reason": reason}
+        passed.append(candidate)
+    return passed
+
+
+def topic_probabilities(
+    engines: Mapping[str, Engine],
+    topics: Sequence[tuple[str, str]],
+    settings: Gate,
+    texts: Mapping[str, str],
+    subjects: Sequence[str],
+) -> list[float]:
+    """The probability that each text of `topics` (text, subject) is a topic of its subject.
+
+    It is the logistic function of the difference between the score for this subject and the mean score
+    for `OTHERS` other subjects, averaged over the models: 0.5 if the models see no difference.
+    """
+    if not topics:
+        return []
+    scores = text_scores(engines, topics, settings, texts, subjects)
+    contrasts = scores[:, 0] - scores[:, 1:].mean(1)
+    return [float(value) for value in 1 / (1 + np.exp(-contrasts))]
+
+
+def text_scores(
+    engines: Mapping[str, Engine],
+    topics: Sequence[tuple[str, str]],
+    settings: Gate,
+    texts: Mapping[str, str],
+    subjects: Sequence[str],
+) -> np.ndarray:
+    """Mean scores over the models, [topics, 1 + others]: for the own subject and for other subjects."""
+    asked = [
+        (text, subject) for text, own in topics for subject in (own, *other_subjects(own, subjects))
+    ]
+    by_subject: dict[str, list[int]] = {}  # questions of one subject share most of their prompt
+    for number, (_, subject) in enumerate(asked):
+        by_subject.setdefault(subject, []).append(number)
+    groups = [
+        [gate_question(*asked[number], settings, texts) for number in numbers]
+        for numbers in by_subject.values()
+    ]
+    order = [number for numbers in by_subject.values() for number in numbers]
+    scores = np.zeros(len(asked))
+    served = names_by_engine(engines)
+    with progress_bar(len(asked) * len(served), "gate", "questions") as progress:
+        for engine, names in served:
+            on_batch = batch_progress(progress, len(asked), len(asked))
+            found = chain.from_iterable(engine.answer_logprobs(groups, on_batch))
+            for number, answers in zip(order, found, strict=True):
+                share = len(names) / len(engines)
+                scores[number] += share * score(answers, asked[number][0], settings)
+    return scores.reshape(len(topics), -1)
+
+
+def gate_question(text: str, subject: str, settings: Gate, texts: Mapping[str, str]) -> Question:
+    """The question whose answers' probabilities score a text for a subject."""
+    if settings.score == "answer":
+        return Question(prompts.messages(texts[GATE], topic=text, subject=subject), ["Yes", "No"])
+    named = {"subject": subject, "audience": "", "kind": "", "taken": []}
+    return Question(prompts.messages(texts["topic"], **named), [text])
+
+
+def score(answers: np.ndarray, text: str, settings: Gate) -> float:
+    """The score of a text, from the log-probabilities of the answers to its `gate_question`, in nats."""
+    if settings.score == "answer":
+        yes, no = answers
+        return float(yes - no)
+    return float(answers[0]) / len(words(text))
+
+
+def other_subjects(own: str, subjects: Sequence[str]) -> list[str]:
+    """The subjects that `own` is compared with: at even distances in the list, which goes round."""
+    start = subjects.index(own)
+    others = [*subjects[start + 1 :], *subjects[:start]]
+    count = min(OTHERS, len(others))
+    return [others[len(others) * number // count] for number in range(count)]

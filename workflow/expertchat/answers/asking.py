@@ -17,8 +17,8 @@ import pandas as pd
 
 from expertchat.answers.artifact import LOGPROBS, TOKENS, UNCONDITIONAL
 from expertchat.answers.prompts import answer_texts, prompt, unconditional_prompt
-from expertchat.console import progress_bar
-from expertchat.engine.interface import Engine, Lengths, Question
+from expertchat.console import batch_progress, progress_bar
+from expertchat.engine.interface import Engine, Lengths, OnQuestions, Question, ignore
 from expertchat.errors import UserError
 from expertchat.questions.artifact import (
     LETTERS,
@@ -142,13 +142,18 @@ def answer_questions(
         for subject, part in asked.items():
             path = work / f"{subject}.parquet"
             if not path.exists():
-                table = answer_subject(engine, subject, part.shots, part.items, asking, harness)
+                count = len(part.items)
+                on_batch = batch_progress(progress, count, count)
+                table = answer_subject(
+                    engine, subject, part.shots, part.items, asking, harness, on_batch
+                )
                 if part.also_in_test is not None:
                     table["also_in_test"] = part.also_in_test
                 table.to_parquet(path.with_suffix(".part"))
                 os.replace(path.with_suffix(".part"), path)
+            else:
+                progress.update(len(part.items))
             frames.append(pd.read_parquet(path))
-            progress.update(len(part.items))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -159,8 +164,12 @@ def answer_subject(
     items: Sequence[MultipleChoice],
     asking: Asking,
     harness: int | None = None,
+    on_batch: OnQuestions = ignore,
 ) -> pd.DataFrame:
-    """The rows of one subject, in the order of `items`; columns as in `answer_questions`."""
+    """The rows of one subject, in the order of `items`; columns as in `answer_questions`.
+
+    `on_batch` reports progress.
+    """
 
     def ask(i: int, shown: Shown) -> Question:
         return Question(
@@ -172,7 +181,7 @@ def answer_subject(
 
     shown, lengths = fit_prompts(engine, ask, len(items), len(shots), asking)
     groups = _groups_by_beginning(shown)
-    found = engine.answer_logprobs([[ask(i, shown[i]) for i in group] for group in groups])
+    found = engine.answer_logprobs([[ask(i, shown[i]) for i in group] for group in groups], on_batch)
     logprobs = np.empty((len(items), len(LETTERS)))
     for group, results in zip(groups, found, strict=True):
         logprobs[group] = results

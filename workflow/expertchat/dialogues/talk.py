@@ -83,28 +83,31 @@ def run_dialogues(
     """
     speakers = names_by_engine(engines)
     dialogues, candidates, done = _resume(dialogues, settings, checkpoints)
-    steps = settings.turns + len(set(settings.candidate_turns)) - done
+    left = range(done, settings.turns)
+    per_dialogue = len(left) + settings.candidates * len(
+        set(settings.candidate_turns).intersection(left)
+    )
     with (
-        progress_bar(steps, "dialogues", "turns") as progress,
+        progress_bar(per_dialogue * len(dialogues), "dialogues", "replies") as progress,
         engine_threads(engines if side_by_side else {}) as pool,
     ):
 
         def report(replies: int, tokens: int, seconds: float) -> None:
-            progress.set_postfix_str(rate(tokens, seconds, "tokens"))
+            progress.set_postfix_str(rate(tokens, seconds, "tokens"), refresh=False)
+            progress.update(replies)
 
         def speak(engine: Engine, names: Sequence[str], turn: int) -> list[dict[str, Any]]:
             contexts = [Context(d, turn) for d in dialogues if has_tokens_left(d, settings)]
             own = [context for name in names for context in contexts if context.model == name]
             return _take_turn(engine, own, texts, settings, seed, report)
 
-        for turn in range(done, settings.turns):
+        for turn in left:
             if side_by_side:
                 futures = [pool.submit(speak, *speaker, turn) for speaker in speakers]
                 drawn = [future.result() for future in futures]
             else:
                 drawn = [speak(*speaker, turn) for speaker in speakers]
             candidates += chain.from_iterable(drawn)
-            progress.update(1 + (turn in settings.candidate_turns))
             write_records(checkpoints / f"{turn}.{CANDIDATES}", candidates)
             write_records(checkpoints / f"{turn}.{DIALOGUES}", dialogues)
     write_records(out / DIALOGUES, dialogues)

@@ -3,10 +3,15 @@
 The replies without quotation of a source are those of SmolLM2-135M-Instruct to the topic prompt.
 """
 
+import random
+
 import pytest
+from expertchat.demo.talk import make_topic
+from expertchat.demo.world import build_world
 from expertchat.topics.asking import instruction_words
 from expertchat.topics.cleaning import bare_topic
 from expertchat.topics.faults import find_fault
+from expertchat.topics.files import read_topic_file
 
 
 @pytest.mark.parametrize(
@@ -119,10 +124,20 @@ def test_topics_have_no_fault(instruction, topic):
     assert find_fault(topic, "law", instruction, (1, 30)) is None
 
 
-def test_hand_written_topics_have_no_fault(instruction, root):
+@pytest.mark.parametrize("name", ["working-life", "examples"])
+def test_hand_written_topics_have_no_fault(instruction, root, name):
     """The rules must not reject what people write as topics."""
-    from expertchat.topics.files import read_topic_file
-
-    for topic in read_topic_file(root / "config/topics/working-life.jsonl"):
+    path = root / f"config/topics/{name}.jsonl"
+    for topic in read_topic_file(path):
         fault = find_fault(topic.topic, topic.subject, instruction, (3, 30))
         assert fault is None, topic
+
+
+def test_the_demos_topics_have_no_fault(root):
+    template = (root / "config/prompts/demo/topic.jinja").read_text(encoding="utf-8")
+    words, draw = instruction_words(template), random.Random(0)
+    for subject in build_world(0).subjects:
+        for entity in subject.entities * 4:
+            topic = make_topic(draw, subject, entity)
+            assert bare_topic(topic)[0] == topic
+            assert find_fault(topic, subject.name, words, (3, 30)) is None, topic

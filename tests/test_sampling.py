@@ -167,6 +167,17 @@ def test_a_draw_does_not_depend_on_the_other_rows():
         assert together.tolist() == torch.cat(alone).tolist()
 
 
+def test_a_row_that_is_not_a_number_does_not_disturb_the_others():
+    logits, uniform = random_logits(), torch.full((6,), 0.3, dtype=torch.float64)
+    broken = logits.clone()
+    broken[2] = torch.nan
+    for settings in (Decoding(), Decoding(top_p=0.9), Decoding(top_k=3, min_p=0.1)):
+        found, expected = draw(broken, uniform, settings), draw(logits, uniform, settings)
+        assert 0 <= int(found[2]) < VOCABULARY
+        found[2] = expected[2]
+        assert found.equal(expected)
+
+
 def test_half_precision_is_drawn_in_32_bits():
     logits = random_logits().bfloat16()
     uniform = torch.full((6,), 0.7, dtype=torch.float64)

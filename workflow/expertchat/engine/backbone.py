@@ -59,7 +59,7 @@ def backbone_states(base, arguments: dict[str, Any]) -> tuple[Tensor, Any] | Non
 def project(head, states: Tensor) -> Tensor:
     """Logits [n, V] of hidden states [n, hidden].
 
-    On CPUs the weights are the product's left side: for few states MKL is up to twice as fast that way.
+    On CPUs the weights are the product's left side: for few states MKL is much faster that way.
     """
     if type(head) is not nn.Linear or states.device.type != "cpu":
         return head(states)

@@ -35,7 +35,12 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def pick_dtype(load: Load, device: torch.device) -> torch.dtype:
-    """The weights' type: as set, or for `auto` the most precise type that the device computes fast."""
+    """The weights' type: as set, or for `auto` one that depends on the device only.
+
+    That is float32 on CPUs, and on GPUs bfloat16, or float16 where bfloat16 is only emulated. CPUs that
+    compute bfloat16 are no exception: it changes ratings and log-probabilities by more than stages
+    tolerate (measured by `benchmarks/half_precision.py`).
+    """
     if load.dtype != "auto":
         return DTYPES[load.dtype]
     if device.type != "cuda":

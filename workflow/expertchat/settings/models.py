@@ -126,8 +126,8 @@ class Load(Section):
     """
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Data type of the weights. `auto`: float32 on CPUs; bfloat16 on GPUs that support it, else
-    float16."""
+    """Data type of the weights. `auto`: float32 on CPUs, also on those that compute bfloat16 fast, as
+    it changes ratings noticeably; bfloat16 on GPUs that support it, else float16."""
     quantization: Literal["none", "int8", "nf4"] = "none"
     """Quantization by bitsandbytes. `int8`: 8 bits; `nf4`: 4 bits with double quantization. Mixtral's
     experts are quantized too."""

@@ -66,7 +66,7 @@ def kept_tokens(logits: Tensor, size: int, decoding: Decoding) -> tuple[Tensor, 
     if decoding.min_p > 0:
         passed &= weights >= decoding.min_p * weights[:, :1]
     # the tokens that passed are the first `count`, up to those as likely as the last of them
-    count = passed.sum(-1, keepdim=True)
+    count = passed.sum(-1, keepdim=True).clamp(min=1)
     least = values.gather(1, count - 1)
     found_all = values[:, -1] < least[:, 0] if size < logits.shape[1] else torch.ones_like(passed[:, 0])
     ids, order = ids.sort(-1)
@@ -85,7 +85,8 @@ def invert(weights: Tensor, target: Tensor) -> Tensor:
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
     target = target.clamp(min=0).minimum(total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True)
+    # without a positive weight, as with logits that are not numbers, it is some index of the row
+    return torch.searchsorted(cumulative, target, right=True).clamp(max=weights.shape[1] - 1)
 
 
 def draw_filtered(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
@@ -115,7 +116,8 @@ def draw_unfiltered(logits: Tensor, uniform: Tensor) -> Tensor:
     block = invert(sums, target)
     before = (sums.cumsum(-1) - sums).gather(1, block)
     inside = blocks.gather(1, block.unsqueeze(2).expand(-1, -1, BLOCK)).squeeze(1).double()
-    return (block * BLOCK + invert(inside, target - before)).squeeze(1)
+    tokens = block * BLOCK + invert(inside, target - before)
+    return tokens.squeeze(1).clamp(max=weights.shape[1] - 1)
 
 
 def draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:

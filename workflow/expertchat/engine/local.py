@@ -153,7 +153,8 @@ class LocalEngine:
 
         began = time.perf_counter()
         planned = planned_rows(self.model, longest)
-        over = sum(is_long(self.model.config, len(prompt)) for prompt in prompts)
+        limit = long_rope_limit(self.model.config) or sys.maxsize
+        over = sum(len(prompt) > limit for prompt in prompts)
 
         def rows(first: int) -> int:  # long texts are rotated otherwise and have batches of their own
             return min(planned, over - first) if first < over else planned
@@ -318,18 +319,18 @@ class LocalEngine:
         That is (the sequences that it finished, the number of tokens that it read). Long texts that
         LongRoPE rotates otherwise have passes of their own.
         """
-        score = self._score_whole if self.method == "whole" else self._score_forest
+        limit = long_rope_limit(self.model.config) or sys.maxsize
         for long in (True, False):
-            numbers = [
-                i for i, s in enumerate(sequences) if is_long(self.model.config, len(s.ids)) == long
-            ]
-            own = np.zeros(len(numbers))
-            if numbers:
-                with rotate_as(self.model, long):
-                    for done, tokens in score([sequences[i] for i in numbers], own):
-                        finished = [numbers[r] for r in done]
-                        totals[finished] = own[done]
-                        yield finished, tokens
+            numbers = [i for i, s in enumerate(sequences) if (len(s.ids) > limit) == long]
+            if not numbers:
+                continue
+            own, part = np.zeros(len(numbers)), [sequences[i] for i in numbers]
+            score = self._score_whole if self.method == "whole" else self._score_forest
+            with rotate_as(self.model, long):
+                for done, tokens in score(part, own):
+                    finished = [numbers[r] for r in done]
+                    totals[finished] = own[done]
+                    yield finished, tokens
 
     def _score_forest(
         self, sequences: Sequence[AnswerSequence], totals: np.ndarray

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -90,11 +90,17 @@ CAUSES = {
 
 
 def check_pairs(
-    split: str, pairs: Sequence[Mapping], fates: Mapping[str, int], settings: Rewards, topics: int = 1
+    split: str,
+    pairs: Sequence[Mapping],
+    fates: Mapping[str, int],
+    settings: Rewards,
+    topics: int = 1,
+    why_unusable: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Raises UserError unless the pairs are of at least `topics` topics.
 
-    The message names the most frequent cause of those in `fates`, the number of pairs by fate.
+    The message names the most frequent cause of those in `fates`, the number of pairs by fate. If it is
+    unusable ratings, `why_unusable` may say more about them.
     """
     found = len({pair["topic_id"] for pair in pairs})
     if found >= topics:
@@ -105,6 +111,8 @@ def check_pairs(
         why = "" if pairs else ": no context of these topics has two candidate replies"
         raise UserError(f"{what}{why}; use more topics")
     cause = max(CAUSES, key=lambda fate: fates.get(fate, 0))
+    if cause == "unusable" and (reason := why_unusable()) is not None:
+        raise UserError(f"{what}, as {reason}")
     meaning, advice = CAUSES[cause]
     meaning = meaning.format(**settings.model_dump())
     raise UserError(f"{what}: {fates[cause]} of {total} pairs of candidate replies {meaning}: {advice}")

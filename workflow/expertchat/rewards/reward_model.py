@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from expertchat.console import progress_bar
+from expertchat.engine.training import load_tokenizer
 from expertchat.records import write_json
 from expertchat.rewards.artifact import METRICS, PAIRS, TRAINING_LOG
 from expertchat.rewards.candidates import encode_candidates, rated_candidates
@@ -70,13 +71,15 @@ def make_reward_model(
     check_pairs("training", pairs, fates, settings, topics=2)
     check_pairs("held-out", held_out, held_out_fates, settings)
 
-    reward = load_reward_model(model_folder, load, settings, seed)
-    encoded = encode_candidates(reward.tokenizer, dialogues, candidates, texts)
+    tokenizer = load_tokenizer(model_folder, load)
+    encoded = encode_candidates(tokenizer, dialogues, candidates, texts)
     short = [pair for pair in pairs if fits(pair, encoded, settings.max_length)]
     too_long, pairs = len(pairs) - len(short), short
     check_pairs("training", pairs, {"too long": too_long}, settings, topics=2)
     folds = split_folds(pairs, encoded, topic_folds(topics_of(pairs), settings.folds, seed))
     every, new = group_pairs(pairs, encoded), group_pairs(held_out, encoded)
+
+    reward = load_reward_model(model_folder, load, tokenizer.pad_token_id, settings, seed)
     # each training topic is scored once, and the held-out ones are scored by the final model
     read_once = [context for _, scored in folds for context in scored] + new
     total = tokens_to_train(read_once, reward.reader, 1) + sum(

@@ -93,7 +93,8 @@ def load_reward_model(
 ) -> RewardModel:
     """The base model in `model_folder` with a new adapter and a new score head.
 
-    `pad` is the id of the tokenizer's pad token. Raises UserError if the model does not have the layers that `settings.lora` names.
+    `pad` is the id of the tokenizer's pad token. Raises UserError if the model does not have the layers
+    that `settings.lora` names.
     """
     from peft import get_peft_model
 

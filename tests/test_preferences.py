@@ -81,3 +81,10 @@ def test_too_few_pairs_tell_the_most_frequent_cause(table, words):
     pairs, fates = build_pairs(table, settings)
     with pytest.raises(UserError, match=words):
         check_pairs("training", pairs, fates, settings, topics=2)
+
+
+def test_what_is_known_about_unusable_ratings_is_said_instead():
+    settings = Rewards()
+    pairs, fates = build_pairs(candidates([1, 5], usable=[False, False]), settings)
+    with pytest.raises(UserError, match="no held-out pairs, as none reached the floor"):
+        check_pairs("held-out", pairs, fates, settings, why_unusable=lambda: "none reached the floor")

@@ -5,7 +5,7 @@ import torch
 from conftest import save_random_model
 from datasets import Dataset
 from expertchat.console import progress_bar
-from expertchat.engine.loading import load_model
+from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.engine.training import Completion, lora_config
 from expertchat.errors import UserError
 from expertchat.policies.rollout import make_rollout
@@ -46,7 +46,8 @@ BAR = {"label": "test", "unit": "tokens"}
 
 
 def reward_of(folder, settings=SETTINGS):
-    return load_reward_model(folder, Load(), settings, seed=0)
+    pad = load_tokenizer(folder, Load()).pad_token_id
+    return load_reward_model(folder, Load(), pad, settings, seed=0)
 
 
 def gradients(model):
@@ -83,7 +84,7 @@ def test_loss_and_gradients_are_those_of_trl_on_the_same_pairs(model_folder, tmp
         model=reward.model,
         args=RewardConfig(**arguments, max_length=None, bf16=False, gradient_checkpointing=False),
         train_dataset=Dataset.from_list(rows),
-        processing_class=reward.tokenizer,
+        processing_class=load_tokenizer(model_folder, Load()),
     )
     expected_loss = reference.compute_loss(reward.model.train(), reference.data_collator(rows))
     expected_loss.backward()

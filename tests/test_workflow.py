@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from expertchat.pipeline.plan import STAGES
-from expertchat.records import read_records
+from expertchat.pipeline.recipes import Recipe
+from expertchat.pipeline.store import read_manifest, write_manifest
+from expertchat.records import read_json, read_records, write_json
 from expertchat.tables import read_tables
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_workflow import BIN, ROOT, dry_run, planned_rules, small_config, snakemake, write_config
 
 pytestmark = pytest.mark.slow
@@ -51,7 +54,8 @@ def test_the_loop_ends_with_a_report_and_its_figures(finished):
         assert low <= row["oracle_win_rate"] <= high
     assert summary["seconds"]["policies"] > 0 and summary["verdict"]
     assert "<html" in (view / "report/report.html").read_text(encoding="utf-8")
-    assert (view / "round-1/policies/llama/adapter/adapter_model.safetensors").exists()
+    policy = view / "round-1/policies/llama"
+    assert read_json(policy / "outcome.json")["tuned"] == (policy / "adapter").exists()
     assert (finished / "logs/policies").is_dir()
     assert not list((finished / "results/work").rglob("lock")), "finished jobs leave no work behind"
 
@@ -99,9 +103,25 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def test_a_killed_ppo_job_resumes_and_ends_with_the_same_adapter(finished, copied):
-    view = "results/experiments/demo/round-1/policies/llama"
-    place = (copied / view).resolve()
+def support(folder):
+    """Makes the reward model in `folder` one that PPO follows, as if its ratings supported it."""
+    metrics, weights = folder / "metrics.json", folder / "adapter/adapter_model.safetensors"
+    write_json(metrics, read_json(metrics) | {"scale": 1.0})
+    tensors = load_file(weights)
+    for name in tensors:
+        if name.endswith("score.weight"):
+            tensors[name] = torch.linspace(-1, 1, tensors[name].numel()).reshape(tensors[name].shape)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    manifest = read_manifest(folder)
+    write_manifest(folder, Recipe.from_dict(manifest["recipe"]), manifest)
+
+
+def test_a_killed_ppo_job_resumes_and_ends_with_the_same_adapter(copied):
+    view = "results/experiments/demo/round-1"
+    support((copied / view / "rewards/llama").resolve())
+    place = (copied / view / "policies/llama").resolve()
+    shutil.rmtree(place)
+    snakemake(copied, "policies")
     expected = load_file(place / "adapter/adapter_model.safetensors")
     work = copied / "results/work/policies" / place.name
     shutil.rmtree(place)

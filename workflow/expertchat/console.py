@@ -131,7 +131,7 @@ def batch_progress(
             elapsed = time.monotonic() - started
             speed = rate(tokens, elapsed, "tokens") if tokens else rate(finished, elapsed, "answers")
             progress.set_postfix_str(speed, refresh=False)
-            reached = steps * finished // total
+            reached = steps * finished // max(1, total)
             progress.update(reached - moved)
             moved = reached
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -94,12 +94,12 @@ def check_pairs(
     fates: Mapping[str, int],
     settings: Rewards,
     topics: int = 1,
-    unusable: str | None = None,
+    why_unusable: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Raises UserError unless the pairs are of at least `topics` topics.
 
-    The message names the most frequent cause of those in `fates`, the number of pairs by fate.
-    `unusable`: what is wrong with the ratings if most of them are unusable.
+    The message names the most frequent cause of those in `fates`, the number of pairs by fate. If it is
+    unusable ratings, `why_unusable` may say more about them.
     """
     found = len({pair["topic_id"] for pair in pairs})
     if found >= topics:
@@ -110,8 +110,8 @@ def check_pairs(
         why = "" if pairs else ": no context of these topics has two candidate replies"
         raise UserError(f"{what}{why}; use more topics")
     cause = max(CAUSES, key=lambda fate: fates.get(fate, 0))
-    if cause == "unusable" and unusable is not None:
-        raise UserError(f"{what}: {unusable}")
+    if cause == "unusable" and (reason := why_unusable()) is not None:
+        raise UserError(f"{what}, as {reason}")
     meaning, advice = CAUSES[cause]
     meaning = meaning.format(**settings.model_dump())
     raise UserError(f"{what}: {fates[cause]} of {total} pairs of candidate replies {meaning}: {advice}")

@@ -7,6 +7,7 @@ train with it, so that policy, reference model and reward model share one backbo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 import torch
 
 from expertchat.console import progress_bar
-from expertchat.engine.training import check_lengths
+from expertchat.engine.training import check_lengths, load_tokenizer
 from expertchat.ratings.artifact import REPLY, why_unusable
 from expertchat.records import write_json
 from expertchat.rewards.artifact import METRICS, PAIRS, TRAINING_LOG
@@ -70,18 +71,20 @@ def make_reward_model(
         training = shuffle_within_contexts(training, seed)
     pairs, fates = build_pairs(training, settings)
     held_out, held_out_fates = build_pairs(candidates[candidates["split"] == HELD_OUT], settings)
-    unusable = why_unusable(ratings, min_valid_mass, model=speaker, scope=REPLY)
-    check_pairs("training", pairs, fates, settings, topics=2, unusable=unusable)
-    check_pairs("held-out", held_out, held_out_fates, settings, unusable=unusable)
+    unusable = partial(why_unusable, ratings, min_valid_mass, model=speaker, scope=REPLY)
+    check_pairs("training", pairs, fates, settings, topics=2, why_unusable=unusable)
+    check_pairs("held-out", held_out, held_out_fates, settings, why_unusable=unusable)
 
-    reward = load_reward_model(model_folder, load, settings, seed)
-    encoded = encode_candidates(reward.tokenizer, dialogues, candidates, texts)
+    tokenizer = load_tokenizer(model_folder, load)
+    encoded = encode_candidates(tokenizer, dialogues, candidates, texts)
     check_lengths(model_folder, min(settings.max_length, max(map(len, encoded.values()))))
     short = [pair for pair in pairs if fits(pair, encoded, settings.max_length)]
     too_long, pairs = len(pairs) - len(short), short
     check_pairs("training", pairs, {"too long": too_long}, settings, topics=2)
     folds = split_folds(pairs, encoded, topic_folds(topics_of(pairs), settings.folds, seed))
     every, new = group_pairs(pairs, encoded), group_pairs(held_out, encoded)
+
+    reward = load_reward_model(model_folder, load, tokenizer.pad_token_id, settings, seed)
     # each training topic is scored once, and the held-out ones are scored by the final model
     read_once = [context for _, scored in folds for context in scored] + new
     total = tokens_to_train(read_once, reward.reader, 1) + sum(

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from expertchat.engine.training import load_model, load_tokenizer, lora_config
+from expertchat.engine.training import load_model, lora_config
 from expertchat.records import read_json, write_json
 from expertchat.rewards.scoring import Reader, candidate_scores, score_contexts, why_whole
 from expertchat.settings.models import Load
@@ -78,30 +78,31 @@ def pair_losses(scores: Tensor, context: ContextPairs) -> Tensor:
 
 @dataclass
 class RewardModel:
-    """A reward model: a peft model with a score head, its tokenizer, and how it reads candidates.
+    """A reward model: a peft model with a score head, and how it reads candidates.
 
     `initial` are the trained weights before any training, by name.
     """
 
     model: Any
-    tokenizer: Any
     reader: Reader
     initial: dict[str, Tensor]
 
 
-def load_reward_model(model_folder: Path, load: Load, settings: Rewards, seed: int) -> RewardModel:
+def load_reward_model(
+    model_folder: Path, load: Load, pad: int, settings: Rewards, seed: int
+) -> RewardModel:
     """The base model in `model_folder` with a new adapter and a new score head.
 
-    Raises UserError if the model does not have the layers that `settings.lora` names.
+    `pad` is the id of the tokenizer's pad token. Raises UserError if the model does not have the layers
+    that `settings.lora` names.
     """
     from peft import get_peft_model
 
     torch.manual_seed(seed)
-    tokenizer = load_tokenizer(model_folder, load)
     base = load_model(model_folder, load, AutoModelForSequenceClassification, num_labels=1)
     key = "rewards.lora"
     check_target_modules(settings.lora.target_modules, f"{key}.target_modules", base, str(model_folder))
-    base.config.pad_token_id = tokenizer.pad_token_id
+    base.config.pad_token_id = pad
     torch.nn.init.normal_(
         base.score.weight, std=1 / (base.config.get_text_config().hidden_size + 1) ** 0.5
     )
@@ -115,10 +116,10 @@ def load_reward_model(model_folder: Path, load: Load, settings: Rewards, seed: i
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
             initial[name] = parameter.detach().clone()
-    reader = Reader(tokenizer.pad_token_id, why_whole(model))
+    reader = Reader(pad, why_whole(model))
     if reader.whole is not None:
         print(f"each reply is read with its complete context: {reader.whole}", file=sys.stderr)
-    return RewardModel(model, tokenizer, reader, initial)
+    return RewardModel(model, reader, initial)
 
 
 class PairTrainer(Trainer):

@@ -189,7 +189,7 @@ def test_finished_subjects_are_not_asked_again(engine, folder, tmp_path):
         def __init__(self):
             self.asked, self.context_tokens, self.lengths = 0, engine.context_tokens, engine.lengths
 
-        def answer_logprobs(self, groups):
+        def answer_logprobs(self, groups, on_batch):
             self.asked += 1
             if self.asked > 1:
                 raise KeyboardInterrupt

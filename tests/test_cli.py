@@ -1,7 +1,6 @@
 """The command `expertchat`: what it prints about a plan and a store, and what it removes."""
 
 import fcntl
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,6 @@ from expertchat.pipeline.store import (
     write_manifest,
     write_recipe,
 )
-from expertchat.ratings.anchors import check_anchors
 
 
 @pytest.fixture
@@ -250,43 +248,6 @@ def test_show_without_a_report_says_how_to_make_it(plan, expertchat):
     finish(plan.store, plan.recipes[reference(plan, "topics")])
     message, _ = expertchat("show")
     assert f"the report is not finished (1 of {len(plan.recipes)} artifacts are done)" in message
-
-
-MEASURES = {
-    "min_valid_mass": 0.5,
-    "raters": [
-        {"rater": "llama", "scope": scope, "ratings": 60, "unusable": 50, "valid_mass": 0.3}
-        for scope in ("dialogue", "reply")
-    ],
-    "anchor_checks": [check_anchors("llama", [])],
-}
-
-
-def test_show_lists_what_is_wrong_with_the_ratings_of_transcripts(
-    expertchat, root, default_config, store, tmp_path
-):
-    talk = {
-        "topic": "bread",
-        "speakers": ["a", "b"],
-        "turns": [{"speaker": s, "text": "Rye."} for s in "ab"],
-    }
-    (tmp_path / "talks.jsonl").write_text(json.dumps(talk), encoding="utf-8")
-    config = {key: default_config[key] for key in ("name", "models", "prompts", "world", "ratings")}
-    config |= {"rounds": 0, "dialogues": {"transcripts": str(tmp_path / "talks.jsonl")}}
-    path = tmp_path / "mine.yaml"
-    path.write_text(json.dumps(config))
-    arguments = ["show", "--configfile", path]
-    message, _ = expertchat(*arguments)
-    assert "nothing of this experiment has run yet" in message
-    plan = make_plan(read_experiment(config, root), root)
-    (recipe,) = [r for r in plan.recipes.values() if r.stage == "reliability"]
-    folder = artifact_path(store, recipe.reference)
-    folder.mkdir(parents=True)
-    (folder / "reliability.json").write_text(json.dumps(MEASURES), encoding="utf-8")
-    write_manifest(folder, recipe, {})
-    code, lines = expertchat(*arguments)
-    assert code == 0 and "cautions:" in lines
-    assert "  - llama: 83 % of its 120 ratings are unusable: it gives valid" in "\n".join(lines)
 
 
 # verify and prune

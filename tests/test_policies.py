@@ -6,8 +6,7 @@ import torch
 from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.engine.training import Completion, lora_config
 from expertchat.pipeline.jobs import Job
-from expertchat.pipeline.recipes import Recipe
-from expertchat.pipeline.stage_recipes import load_runtime, load_settings
+from expertchat.pipeline.recipes import Recipe, load_runtime
 from expertchat.policies.outcome import keep_policy, reason_against_tuning
 from expertchat.policies.policy import make_policy
 from expertchat.policies.ppo import token_logprobs
@@ -306,7 +305,7 @@ def test_a_scale_of_0_leaves_the_policy_as_it_was(run_policy, capsys):
 def test_an_untuned_policy_is_loaded_as_the_base_model(tmp_path):
     recipe = Recipe(
         stage="replies",
-        settings={"load": {"a": load_settings(Load())}},
+        settings={"load": {"a": Load().recipe_settings()}},
         code="",
         runtime=load_runtime({"a": Load()}),
     )

@@ -82,6 +82,8 @@ def test_dialogues_on_shared_weights_are_those_of_separate_models(
 def test_each_adapter_keeps_its_caches(llama_folder, adapters, monkeypatch, tmp_path):
     sources = pair(llama_folder, *adapters)
     apart = {source.name: open_engine(source) for source in sources}
+    for engine in apart.values():  # the first call finds out how the model can be run
+        engine.answer_logprobs(QUESTIONS)
     read_apart = [count_tokens(engine, monkeypatch) for engine in apart.values()]
     talk(apart, tmp_path / "apart")
     shared = open_engines(sources)[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from expertchat.errors import UserError
@@ -50,38 +49,24 @@ def status_command(arguments: argparse.Namespace) -> int:
 def show_command(arguments: argparse.Namespace) -> int:
     """Print the verdict, the accuracies of models and mixtures, cautions, and where the report is."""
     plan = read_plan(arguments)
-    last = [r for r, recipe in plan.recipes.items() if recipe.stage in ("reliability", "report")][-1]
+    (report,) = (r for r, recipe in plan.recipes.items() if recipe.stage == "report")
     done = [reference for reference in plan.recipes if manifest_path(plan.store, reference).exists()]
-    if last not in done:
-        what = "the report is" if last.startswith("report/") else "the ratings are"
-        missing = f"{what} not finished ({len(done)} of {len(plan.recipes)} artifacts are done)"
+    if report not in done:
+        missing = f"the report is not finished ({len(done)} of {len(plan.recipes)} artifacts are done)"
         raise UserError(
             f"{missing if done else 'nothing of this experiment has run yet'}: run snakemake --profile "
             "profiles/local with the same settings (expertchat status shows what is missing)"
         )
-    folder = artifact_path(plan.store, last)
-    if last.startswith("reliability/"):
-        from expertchat.reliability.artifact import RELIABILITY, rater_faults
-
-        faults = rater_faults(read_json(folder / RELIABILITY))
-        print(f"This experiment has ratings but no report: see {plan.folder()}")
-        print_cautions([f"{rater}: {clause}." for rater, _, clause in faults])
-        return 0
-    summary = read_json(folder / "summary.json")
+    summary = read_json(artifact_path(plan.store, report) / "summary.json")
     print("\n".join(summary["verdict"]))
     if not summary["rounds"]:
         mmlu = plan.experiment.mmlu
         print(*answer_lines(summary, mmlu.published if mmlu else {}), sep="\n")
-    print_cautions(summary["cautions"])
+    if summary["cautions"]:
+        print("\ncautions:", *summary["cautions"], sep="\n  - ")
     print(f"\nreport:  {plan.folder() / 'report' / 'report.html'}")
     print(f"figures: {plan.folder() / 'report' / 'summary.json'}")
     return 0
-
-
-def print_cautions(sentences: Sequence[str]) -> None:
-    """Prints the sentences as a list, if there are any."""
-    if sentences:
-        print("\ncautions:", *sentences, sep="\n  - ")
 
 
 def verify_command(arguments: argparse.Namespace) -> int:

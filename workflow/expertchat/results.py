@@ -125,11 +125,6 @@ class ExperimentResults:
         """Whether the dialogues are the user's transcripts, which all models rate."""
         return self.experiment.get("dialogues", {}).get("transcripts") is not None
 
-    @property
-    def min_valid_mass(self) -> float:
-        """The smallest valid mass of a usable rating, `ratings.min_valid_mass`."""
-        return self.settings["min_valid_mass"]
-
     def artifacts(self) -> pd.DataFrame:
         """One row per artifact and name: stage, round, name, model, id, finished, label, seconds,
         peak_memory_bytes and path. Times and memory are missing for artifacts that are not finished.
@@ -289,11 +284,11 @@ class ExperimentResults:
             counting = (PARTNER, THIRD) if self.transcripts else (PARTNER,)
             relations = [{"relation": relation} for relation in counting]
         equal = {name: value for name, value in wanted.items() if value is not None}
-        chosen = self.find("ratings", round)
+        chosen, floor = self.find("ratings", round), self.settings["min_valid_mass"]
         table = _joined(
-            read_scores([a.folder], self.min_valid_mass, columns, **equal, **relation).assign(
-                round=a.round
-            )
+            read_scores(
+                [a.folder], self.settings["min_valid_mass"], columns, **equal, **relation
+            ).assign(round=a.round)
             for a in chosen
             for relation in relations
         )
@@ -326,7 +321,7 @@ class ExperimentResults:
 
     def anchors(self, round: int | None = None) -> pd.DataFrame:
         """One row per rater, anchor and category."""
-        floor, found = self.min_valid_mass, self.find("ratings", round)
+        floor, found = self.settings["min_valid_mass"], self.find("ratings", round)
         return _joined(read_anchor_scores([a.folder], floor).assign(round=a.round) for a in found)
 
     def anchor_checks(self, round: int | None = None) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from expertchat.records import read_json
 from expertchat.reliability.artifact import RELIABILITY, rater_faults
 from expertchat.report.results import Results
 from expertchat.report.summary import ends
@@ -40,9 +41,9 @@ def cautions(results: Results) -> list[str]:
 def rater_cautions(results: Results) -> list[str]:
     """Raters that are blind or whose ratings are mostly unusable, each once, as of the first round."""
     found: dict[tuple[str, str], str] = {}
-    rounds = range(1, results.rounds + 2) if results.run.has("reliability") else ()
-    for round_number in rounds:
-        measures = results.run.json("reliability", RELIABILITY, round_number)
+    artifacts = results.run.find("reliability") if results.run.has("reliability") else []
+    for artifact in artifacts:  # one per round; of transcripts a single one
+        measures = read_json(artifact.folder / RELIABILITY)
         for rater, kind, clause in rater_faults(measures):
             found.setdefault((rater, kind), f"{rater}: {clause}.")
     return list(found.values())

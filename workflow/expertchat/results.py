@@ -286,9 +286,7 @@ class ExperimentResults:
         equal = {name: value for name, value in wanted.items() if value is not None}
         chosen, floor = self.find("ratings", round), self.settings["min_valid_mass"]
         table = _joined(
-            read_scores(
-                [a.folder], self.settings["min_valid_mass"], columns, **equal, **relation
-            ).assign(round=a.round)
+            read_scores([a.folder], floor, columns, **equal, **relation).assign(round=a.round)
             for a in chosen
             for relation in relations
         )

@@ -41,7 +41,7 @@ def main() -> None:
     for score in ("likelihood", "answer"):
         scores = text_scores(engines, topics, Gate(score=score), prompts, subjects)
         contrast = scores[:, 0] - scores[:, 1:].mean(1)
-        areas = [area(scores[:, 0], good), area(contrast, good)]
+        areas = [area(scores[:, 0], good), area(contrast, good), area(scores[:, 0] + contrast, good)]
         table.append([score, *(f"{value:.2f}" for value in areas)])
         if score == "likelihood":
             gate = 1 / (1 + np.exp(-contrast))
@@ -51,8 +51,8 @@ def main() -> None:
     body = (
         f"{len(rows)} texts by a 135M model that have the form of topics; by reading, {good.sum()} are "
         "topics of their subject. Area under the ROC curve of each score, for the text's own subject "
-        "alone and in contrast with other subjects:\n\n"
-        + markdown_table(["score", "own subject", "contrast"], table)
+        "alone, in contrast with other subjects, and the sum of both:\n\n"
+        + markdown_table(["score", "own subject", "contrast", "sum of both"], table)
         + "\n\nWhat the gate keeps of them with `score: likelihood`:\n\n"
         + markdown_table(["threshold", "kept", "of them topics"], kept)
     )

@@ -54,9 +54,10 @@ def main() -> None:
     parser.add_argument("--per-subject", type=int, default=5)
     parser.add_argument("--tries", type=int, default=8, help="per topic")
     parser.add_argument("--taken", type=int, default=0, help="topics that a prompt lists as taken")
-    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--temperature", type=float, default=0.4)
     parser.add_argument("--shown", type=int, default=4, help="examples; 0: none")
     parser.add_argument("--threshold", type=float, default=Gate().threshold, help="of the gate")
+    parser.add_argument("--best-of", type=int, default=4, help="texts for each topic")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     outcomes = run(arguments)
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace) -> list[dict]:
         tries_per_topic=arguments.tries,
         max_taken=arguments.taken,
         examples=Examples(path=EXAMPLES, shown=arguments.shown) if arguments.shown else None,
-        gate=Gate(threshold=arguments.threshold),
+        gate=Gate(threshold=arguments.threshold, best_of=arguments.best_of),
         decoding=Decoding(temperature=arguments.temperature, max_new_tokens=48, stop=["\n"]),
     )
     taxonomy = choose_taxonomy(settings, ROOT, arguments.seed)

@@ -7,7 +7,7 @@ import pytest
 from expertchat.engine.local import LocalEngine
 from expertchat.settings.models import Load
 from expertchat.settings.topics import Gate
-from expertchat.topics.gate import gate_question, other_subjects, pass_gate, topic_probabilities
+from expertchat.topics.gate import gate_question, other_subjects, pass_gate
 
 ASK = "{{ topic }}|{{ subject }}{% block reply %}Answer: {% endblock %}"
 TEXTS = {"topic_gate": ASK, "topic": "{{ subject }}"}
@@ -43,11 +43,21 @@ def test_the_own_subject_is_compared_with_others_at_even_distances():
     assert other_subjects("tea", ["law", "tea"]) == ["law"]
 
 
+def probabilities(engines, topics, settings, texts, subjects):
+    """The probability of each of `topics` (text, subject)."""
+    candidates = [candidate(text, subject) for text, subject in topics]
+    return [row["gate"] for row in pass_gate(engines, candidates, settings, texts, subjects)]
+
+
 @pytest.mark.parametrize("bias", [-5, 0, 5])
 def test_a_models_inclination_to_yes_does_not_count(bias):
     # "law" has three letters of its own; "tea", "zoo" and "sea" share a, none and a with it
-    (own, neither) = topic_probabilities(
-        {"a": Judge(bias)}, [("law", "law"), ("xyx", "law")], ANSWER, TEXTS, ["law", "tea", "zoo", "sea"]
+    own, neither = probabilities(
+        {"a": Judge(bias)},
+        [("law", "law"), ("xyx", "law")],
+        ANSWER,
+        TEXTS,
+        ["law", "tea", "zoo", "sea"],
     )
     assert own == pytest.approx(1 / (1 + math.exp(-(3 - 2 / 3))))
     assert neither == 0.5
@@ -59,9 +69,14 @@ def test_models_are_averaged_in_log_odds():
             return np.log([0.5, 0.5])
 
     asked = [("law", "law")], ANSWER, TEXTS, ["law", "zoo"]
-    (one,) = topic_probabilities({"a": Judge(0)}, *asked)
-    (both,) = topic_probabilities({"a": Judge(0), "b": Blind(0)}, *asked)
+    (one,) = probabilities({"a": Judge(0)}, *asked)
+    (both,) = probabilities({"a": Judge(0), "b": Blind(0)}, *asked)
     assert math.log(both / (1 - both)) == pytest.approx(0.5 * math.log(one / (1 - one)))
+
+
+def test_merit_is_the_sum_of_score_and_contrast():
+    (row,) = pass_gate({"a": Judge(2)}, [candidate("law")], ANSWER, TEXTS, ["law", "tea"])
+    assert row["merit"] == pytest.approx((2 + 3) + (3 - 1))
 
 
 def test_only_texts_without_a_fault_are_judged_and_those_below_the_threshold_rejected():
@@ -94,7 +109,7 @@ def test_real_models_judge_with_the_shipped_prompts(root, llama_folder, settings
     }
     engine = LocalEngine(llama_folder, Load(dtype="float32"), 8)
     text, subjects = "Rye or wheat", ["baking", "law"]
-    (value,) = topic_probabilities({"a": engine}, [(text, "baking")], settings, texts, subjects)
+    (value,) = probabilities({"a": engine}, [(text, "baking")], settings, texts, subjects)
     questions = [gate_question(text, subject, settings, texts) for subject in subjects]
     (own,), (other,) = (engine.answer_logprobs([[question]])[0] for question in questions)
     contrast = (

@@ -23,7 +23,7 @@ from expertchat.topics.decontamination import QuestionGuard
 from expertchat.topics.embeddings import Encoder
 from expertchat.topics.faults import FAULTS
 from expertchat.topics.files import FileTopic
-from expertchat.topics.gate import NOT_A_TOPIC
+from expertchat.topics.gate import NOT_A_TOPIC, NOT_THE_BEST
 from expertchat.topics.pool import Rejection, TopicPool
 from expertchat.topics.taxonomies import Taxonomy, choose_taxonomy
 from expertchat.topics.writing import next_tries, subject_slots, write_topics
@@ -243,6 +243,50 @@ def test_the_gates_probability_is_stored_with_kept_and_rejected_topics(tmp_path)
     assert rejected[0]["gate"] == 0.5
 
 
+def test_of_several_texts_for_a_topic_the_best_is_kept(tmp_path):
+    class Counts(Scripted):
+        """It says yes the more surely, the more often a text has the letter that its subject is."""
+
+        def answer_logprobs(self, groups, on_batch):
+            return [[self._answer(question) for question in group] for group in groups]
+
+        def _answer(self, question):
+            text, subject = question.prompt[0]["content"].split("|")
+            return np.array([0.0, -float(text.count(subject))])
+
+    gate = {"score": "answer", "best_of": 3, "threshold": 0.6}
+    settings = brief(subjects=["x", "y"], held_out_subjects=1, per_subject=1, gate=gate)
+    lines = ["wax", "I'm wax", "wax or xxx", "clay", "oak", "ash", "yarn", "y or yy", "yarn or y"]
+    topics, rejected, _ = write(
+        {"a": Counts(lines)},
+        settings,
+        tmp_path,
+        template="{{ subject }}",
+        gate="{{ topic }}|{{ subject }}",
+    )
+    # of the second subject's first three texts only "clay" is a topic of it, so no more are needed
+    assert [t["topic"] for t in topics] == ["wax or xxx", "clay"]
+    assert [(r["topic"], r["reason"]) for r in rejected] == [
+        ("wax", "not the best"),
+        ("I'm wax", "in person"),
+        ("oak", "not a topic"),
+        ("ash", "not a topic"),
+    ]
+
+
+def test_the_texts_for_a_topic_are_of_one_author():
+    settings = Topics(subjects=["x", "y"], per_subject=2, tries_per_topic=2, gate={"best_of": 3})
+    taxonomy = Taxonomy({"x": "", "y": ""}, [""], [""], ["y"])
+    wanted = next_tries([], settings, taxonomy, 0, ["a", "b"])
+    assert [asked["author"] for asked in wanted] == ["a"] * 3 + ["b"] * 3 + ["a"] * 3 + ["b"] * 3
+    assert [asked["try"] for asked in wanted] == [*range(6), *range(6)]
+    rejected = [{**asked, "reason": "empty"} for asked in wanted]
+    again = next_tries(rejected, settings, taxonomy, 0, ["a", "b"])
+    assert [asked["try"] for asked in again] == [*range(6, 12), *range(6, 12)]
+    last = [{**asked, "reason": "empty"} for asked in again]
+    assert next_tries([*rejected, *last], settings, taxonomy, 0, ["a", "b"]) == []
+
+
 def test_copies_of_examples_are_rejected_and_file_topics_are_not(tmp_path):
     examples = [FileTopic(1, "Rye or wheat", "baking"), FileTopic(2, "Oak or ash", "wood")]
     settings = Topics(
@@ -266,7 +310,7 @@ def test_copies_of_examples_are_rejected_and_file_topics_are_not(tmp_path):
 
 
 def test_every_reason_is_explained():
-    assert tuple(REASONS) == (*FAULTS, NOT_A_TOPIC, *pool.REASONS[1:])
+    assert tuple(REASONS) == (*FAULTS, NOT_A_TOPIC, *pool.REASONS[1:], NOT_THE_BEST)
 
 
 class Stops(Scripted):

@@ -69,15 +69,18 @@ class Gate(Section):
     All models that write topics judge all texts. What counts is the contrast between a text's own
     subject and other subjects. Its probability is 0.5 if the models see no difference.
 
-    Example: {score: likelihood, threshold: 0.65}
+    Example: {score: likelihood, threshold: 0.6, best_of: 4}
     """
 
     score: Literal["likelihood", "answer"] = "likelihood"
     """`likelihood`: how likely the text is as a reply to the prompt for topics of this subject, which
     also small models can judge; `answer`: the models' own yes or no to the question in
     topic_gate.jinja, for large models."""
-    threshold: float = Field(0.65, ge=0, le=1)
+    threshold: float = Field(0.6, ge=0, le=1)
     """Least probability of a topic that is kept."""
+    best_of: int = Field(1, gt=0)
+    """Number of texts that are written for each topic that is missing. Of those that pass all tests, the
+    one with the highest sum of score and contrast is kept. Small models need several."""
 
 
 class Topics(Section):
@@ -100,7 +103,7 @@ class Topics(Section):
     """Number of topics per subject, spread evenly over audiences and kinds."""
     tries_per_topic: int = Field(8, gt=0)
     """Maximum number of attempts per topic, on average over a subject; the job stops with an error if
-    these do not yield enough good topics."""
+    these do not yield enough good topics. With `gate.best_of`, an attempt is that number of texts."""
     min_words: int = Field(3, gt=0)
     """Least number of words of a topic that a model writes."""
     max_words: int = Field(30, gt=0)

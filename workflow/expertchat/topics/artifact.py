@@ -23,4 +23,5 @@ REASONS = {  # why a topic is rejected; the first that applies, in this order
     "near-duplicate": "is too similar to another topic or to an example",
     "contaminated": "leaks a question on which the models are tested",
     "same meaning": "has nearly the embedding of another topic",
+    "not the best": "is good, but another text for the same topic is better, by the gate",
 }

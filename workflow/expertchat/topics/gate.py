@@ -8,6 +8,9 @@ without content (Zhao et al. 2021, "Calibrate before use"). The scores are
 - `likelihood`: log-probability per word of the text as a reply to the topic prompt, a channel model
   (Min et al. 2022, "Noisy channel language model prompting"), or
 - `answer`: log-odds of yes against no to the question in `topic_gate.jinja`.
+
+Of several texts for one topic, the best is the one with the highest sum of its score and its contrast:
+it fits the subject, and the models find it natural (best-of-n sampling).
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from expertchat.prompts import GATE
 from expertchat.settings.topics import Gate
 from expertchat.topics.similarity import words
 
-NOT_A_TOPIC = "not a topic"
+NOT_A_TOPIC, NOT_THE_BEST = "not a topic", "not the best"
 OTHERS = 3  # other subjects that a topic's own subject is compared with, at most
 
 
@@ -36,44 +39,33 @@ def pass_gate(
     texts: Mapping[str, str],
     subjects: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """The candidates, with the probability `gate` of those that have no reason to be rejected.
+    """The candidates; those that have no reason to be rejected get a probability `gate` and a `merit`.
 
-    A candidate whose probability is below the threshold gets the reason `NOT_A_TOPIC`. `texts` are the
-    prompt templates by name, `subjects` those of the experiment. All models judge all candidates, so
-    that a topic is judged alike whoever wrote it.
+    A candidate whose probability is below the threshold gets the reason `NOT_A_TOPIC`. `merit` is the
+    sum by which the best is chosen. `texts` are the prompt templates by name, `subjects` those of the
+    experiment. All models judge all candidates, so that a topic is judged alike whoever wrote it.
     """
-    if settings is None:
-        return list(candidates)
-    tested = [candidate for candidate in candidates if candidate["reason"] is None]
-    asked = [(candidate["topic"], candidate["subject"]) for candidate in tested]
-    values = iter(topic_probabilities(engines, asked, settings, texts, subjects))
-    passed = []
-    for candidate in candidates:
-        if candidate["reason"] is None:
-            value = next(values)
-            reason = NOT_A_TOPIC if value < settings.threshold else None
-            candidate = {**candidate, "gate": value, "reason": reason}
-        passed.append(candidate)
+    tested = [number for number, candidate in enumerate(candidates) if candidate["reason"] is None]
+    passed = [dict(candidate) for candidate in candidates]
+    if settings is None or not tested:
+        return passed
+    asked = [(passed[number]["topic"], passed[number]["subject"]) for number in tested]
+    scores = text_scores(engines, asked, settings, texts, subjects)
+    contrasts = scores[:, 0] - scores[:, 1:].mean(1)
+    for number, own, contrast in zip(tested, scores[:, 0], contrasts, strict=True):
+        gate = probability(contrast)
+        reason = NOT_A_TOPIC if gate < settings.threshold else None
+        passed[number] |= {"gate": gate, "merit": float(own + contrast), "reason": reason}
     return passed
 
 
-def topic_probabilities(
-    engines: Mapping[str, Engine],
-    topics: Sequence[tuple[str, str]],
-    settings: Gate,
-    texts: Mapping[str, str],
-    subjects: Sequence[str],
-) -> list[float]:
-    """The probability that each text of `topics` (text, subject) is a topic of its subject.
+def probability(contrast: float) -> float:
+    """The probability that a text is a topic of its subject: the logistic function of the contrast.
 
-    It is the logistic function of the difference between the score for this subject and the mean score
-    for `OTHERS` other subjects, averaged over the models: 0.5 if the models see no difference.
+    The contrast is the score for the own subject minus the mean score for other subjects. The
+    probability is 0.5 if the models see no difference.
     """
-    if not topics:
-        return []
-    scores = text_scores(engines, topics, settings, texts, subjects)
-    contrasts = scores[:, 0] - scores[:, 1:].mean(1)
-    return [float(value) for value in 1 / (1 + np.exp(-contrasts))]
+    return float(1 / (1 + np.exp(-contrast)))
 
 
 def text_scores(

@@ -30,8 +30,8 @@ from expertchat.topics.cleaning import bare_topic
 from expertchat.topics.diversity import distinct, nearest_rouge_l, self_bleu
 from expertchat.topics.faults import find_fault
 from expertchat.topics.files import FileTopic, draw_file_topics, file_splits
-from expertchat.topics.gate import pass_gate
-from expertchat.topics.pool import TopicPool
+from expertchat.topics.gate import NOT_THE_BEST, pass_gate
+from expertchat.topics.pool import Rejection, TopicPool
 from expertchat.topics.similarity import words
 from expertchat.topics.taxonomies import Taxonomy
 
@@ -42,7 +42,7 @@ REJECTED_KEYS = (*TEXT_KEYS, "reason", "like", "similarity", "gate", "try")  # o
 # A topic with its subject, audience, kind and author. `reason` says why it was rejected; None if it was
 # accepted.
 Outcome = dict[str, Any]
-UNTESTED: Outcome = {"gate": None, "reason": None, "like": None, "similarity": None}
+UNTESTED: Outcome = {"gate": None, "merit": 0.0, "reason": None, "like": None, "similarity": None}
 
 
 def write_topics(
@@ -78,8 +78,7 @@ def write_topics(
         asked = _ask(engines, wanted, outcomes, settings, texts["topic"], examples, seed)
         candidates = [_candidate(attempt, reply, instruction, settings) for attempt, reply in asked]
         candidates = pass_gate(engines, candidates, settings.gate, texts, taxonomy.subjects)
-        for candidate in candidates:
-            outcomes.append(candidate if candidate["reason"] else _screen(candidate, pool))
+        outcomes += choose(candidates, pool)
         write_records(checkpoints / OUTCOMES, outcomes)
     if engines:
         _check_enough(outcomes, settings, taxonomy)
@@ -110,9 +109,30 @@ def _candidate(
     return {**attempt, "topic": topic, "note": "", **UNTESTED, "reason": reason}
 
 
-def _screen(topic: Outcome, pool: TopicPool) -> Outcome:
-    """The outcome of a topic, which is added to the pool if there is no reason to reject it."""
-    rejection = pool.rejection(topic["topic"])
+def choose(candidates: Sequence[Outcome], pool: TopicPool) -> list[Outcome]:
+    """The outcomes of a round's candidates, in their order: for each missing topic, the best is kept.
+
+    Candidates are tested by descending merit. Those of equal merit are tested in their order.
+    """
+    outcomes, found = list(candidates), set()
+    for number in sorted(range(len(candidates)), key=lambda number: -candidates[number]["merit"]):
+        candidate = candidates[number]
+        if candidate["reason"]:
+            continue
+        place = candidate["subject"], candidate["place"]
+        screened = _screen(candidate, pool, wanted=place not in found)
+        outcomes[number] = screened
+        if not screened["reason"]:
+            found.add(place)
+    return outcomes
+
+
+def _screen(topic: Outcome, pool: TopicPool, wanted: bool = True) -> Outcome:
+    """The outcome of a topic, which is added to the pool if there is no reason to reject it.
+
+    If it is not `wanted`, there is a better one already.
+    """
+    rejection = pool.rejection(topic["topic"]) or (None if wanted else Rejection(NOT_THE_BEST))
     if rejection is None:
         pool.add(topic["topic"])
         return topic
@@ -176,26 +196,30 @@ def subject_slots(taxonomy: Taxonomy, per_subject: int, seed: int) -> dict[str, 
 def next_tries(
     outcomes: Sequence[Outcome], settings: Topics, taxonomy: Taxonomy, seed: int, authors: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """{subject, audience, kind, author, try} for each topic that is still missing; authors take turns.
+    """{subject, audience, kind, author, try, place} of the texts that are to be written next.
 
-    The list is empty when all topics are written, or when all tries are used up.
+    For each topic that is still missing these are `gate.best_of` texts of one author, or one text; they
+    have the same `place`, its number among the topics of its subject. Authors take turns. The list is
+    empty when all topics are written, or when all tries are used up.
     """
     if not authors:
         return []
     written = [outcome for outcome in outcomes if outcome["author"] != FILE]
     tries = Counter(outcome["subject"] for outcome in written)
     filled = Counter((o["subject"], o["audience"], o["kind"]) for o in written if not o["reason"])
+    texts = settings.gate.best_of if settings.gate else 1
     wanted = []
     for subject, slots in subject_slots(taxonomy, settings.per_subject, seed).items():
         number = tries[subject]
-        for audience, kind in slots:
+        for place, (audience, kind) in enumerate(slots):
             if filled[subject, audience, kind] > 0:
                 filled[subject, audience, kind] -= 1
-            elif number < settings.per_subject * settings.tries_per_topic:
-                author = authors[number % len(authors)]
-                slot = {"subject": subject, "audience": audience, "kind": kind}
-                wanted.append({**slot, "author": author, "try": number})
-                number += 1
+                continue
+            author = authors[number // texts % len(authors)]
+            slot = {"subject": subject, "audience": audience, "kind": kind, "author": author}
+            last = min(number + texts, settings.per_subject * settings.tries_per_topic * texts)
+            wanted += [{**slot, "try": text, "place": place} for text in range(number, last)]
+            number = max(number, last)
     return wanted
 
 
@@ -203,7 +227,8 @@ def _ask(engines, wanted, outcomes, settings: Topics, template: str, examples, s
     """(try, reply) for each of the `wanted` tries, in their order."""
     taken = taken_topics(outcomes, settings.max_taken)
     replies: dict[tuple[str, int], Reply] = {}
-    with progress_bar(len(wanted), f"{len(wanted):,} missing", "texts") as progress:
+    missing = len({(attempt["subject"], attempt["place"]) for attempt in wanted})
+    with progress_bar(len(wanted), f"{missing:,} missing", "texts") as progress:
         for engine, authors in names_by_engine(engines):
             own = [attempt for attempt in wanted if attempt["author"] in authors]
             requests = [

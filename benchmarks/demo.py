@@ -133,8 +133,8 @@ def control_note(control: dict) -> str:
     scales = per_model(control, lambda row: f"{row['reward_scale']:.2f}")
     return (
         f"\n\nThe scores of the control's reward models were scaled by these factors: {scales}. At 0 "
-        "all rewards are equal, and tuned and base models give the same replies: the win rate is "
-        "exactly 0.500."
+        "a model is not tuned, so its replies are those of the base model: the win rate is exactly "
+        "0.500."
     )
 
 

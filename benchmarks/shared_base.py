@@ -182,10 +182,15 @@ def report(found: dict[str, dict], arguments: argparse.Namespace) -> str:
         for row, f in zip(rows, found.values(), strict=True):
             row += [f"{f['load_seconds']:.1f} s", f"{f['talk_seconds']:.1f} s"]
     size = sum(f.stat().st_size for f in arguments.model.glob("*.safetensors")) / 2**20
-    return (
+    body = (
         f"{markdown_table(head, rows)}\n\n{arguments.dialogues} dialogues of {arguments.turns} turns, "
-        f"at most 64 new tokens each, float32; weights of {size:,.0f} MiB on disk. Two threads in all, "
-        "one in turns. Loading includes the adapters and a first question to each model."
+        f"at most 64 new tokens each, float32; weights of {size:,.0f} MiB on disk."
+    )
+    if arguments.memory_only:
+        return body
+    return body + (
+        " Two threads in all, one in turns. Loading includes the adapters and a first question to each "
+        "model."
     )
 
 

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.4)
     parser.add_argument("--shown", type=int, default=4, help="examples; 0: none")
     parser.add_argument("--threshold", type=float, default=Gate().threshold, help="of the gate")
-    parser.add_argument("--best-of", type=int, default=4, help="texts for each topic")
+    parser.add_argument("--best-of", type=int, default=8, help="texts for each topic")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     outcomes = run(arguments)

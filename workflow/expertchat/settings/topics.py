@@ -69,7 +69,7 @@ class Gate(Section):
     All models that write topics judge all texts. What counts is the contrast between a text's own
     subject and other subjects. Its probability is 0.5 if the models see no difference.
 
-    Example: {score: likelihood, threshold: 0.6, best_of: 4}
+    Example: {score: likelihood, threshold: 0.6, best_of: 8}
     """
 
     score: Literal["likelihood", "answer"] = "likelihood"

@@ -46,14 +46,16 @@ def pair(sources, monkeypatch):
 
 def test_they_give_the_results_of_an_engine_here_and_report_progress(pair, llama_folder):
     here = open_engine(Source("here", llama_folder, Load(), 4))
-    batches, groups = [], []
+    batches, asked = [], []
     for engine in pair.values():
         found = engine.generate(REQUESTS, DECODING, lambda *done: batches.append(done))
         assert found == here.generate(REQUESTS, DECODING)
-        logprobs = engine.answer_logprobs(QUESTIONS, groups.append)
+        logprobs = engine.answer_logprobs(QUESTIONS, lambda *done: asked.append(done))
         for ours, theirs in zip(logprobs, here.answer_logprobs(QUESTIONS), strict=True):
             assert ours[0].tolist() == pytest.approx(theirs[0].tolist(), abs=1e-5)
-    assert [replies for replies, _, _ in batches] == [2, 2] and sum(groups) == 4
+    assert [replies for replies, _, _ in batches] == [2, 2] and sum(
+        questions for questions, _, _ in asked
+    ) == 4
 
 
 def test_an_interrupted_job_does_not_wait_for_the_current_turn(pair, tmp_path):
@@ -174,11 +176,11 @@ def test_copies_divide_the_questions_of_one_subject(llama_folder):
             assert a.tolist() == pytest.approx(b.tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize(("free", "copies"), [([10**9] * 4, 4), ([260_000] * 4, 2), ([260_000] * 3, 1)])
+@pytest.mark.parametrize(("free", "copies"), [([10**9] * 4, 4), ([310_000] * 4, 2), ([310_000] * 3, 1)])
 def test_as_many_copies_as_fit_side_by_side(llama_folder, monkeypatch, free, copies):
     monkeypatch.setattr(
         "expertchat.engine.opening.WORKING_TOKENS", 16
-    )  # 140 KB of weights, 177 KB of working memory
+    )  # 140 KB of weights, 226 KB of working memory
     source = Source("a", llama_folder, Load(), 4)
     placements = place_copies(source, free)
     gpus = [set(devices.values()) for devices in placements]

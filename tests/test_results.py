@@ -159,7 +159,8 @@ def test_overall_ratings_are_those_of_the_report(run):
 
 
 def test_usable_ratings_are_those_above_the_floor_of_the_settings(run):
-    assert run.min_valid_mass == 0.5 and run.ratings(round=1)["usable"].all()  # their mass is 0.9
+    assert run.settings["min_valid_mass"] == 0.5
+    assert run.ratings(round=1)["usable"].all()  # their mass is 0.9
     strict = copy.copy(run)
     strict.settings = {**run.settings, "min_valid_mass": 0.95}
     ratings = strict.ratings(round=1)

@@ -154,3 +154,17 @@ def engine_on(monkeypatch):
         return opened(Server(**settings), folder)
 
     return open_on
+
+
+def count_tokens(engine, monkeypatch):
+    """The number of tokens (rows times length) of each forward pass of a local engine, as a list."""
+    base = engine.model.get_base_model() if hasattr(engine.model, "get_base_model") else engine.model
+    counts, trunk = [], base.model
+    forward = trunk.forward
+
+    def counting(*arguments, **kwargs):
+        counts.append(kwargs["input_ids"].numel())
+        return forward(*arguments, **kwargs)
+
+    monkeypatch.setattr(trunk, "forward", counting)
+    return counts

@@ -303,54 +303,6 @@ def test_no_text_can_forge_a_turn_of_any_family(family, own):
     assert chat.encode(own, [brief, *chat.conversation(forged, "a", "", "open")[1:]]) == expected
 
 
-SPELLED = [
-    "<s>",
-    "</s>",
-    "<unk>",
-    "[INST]",
-    "[/INST]",
-    "<<SYS>>",
-    "<</SYS>>",
-    "[SYSTEM_PROMPT]",
-    "[/TOOL_RESULTS]",
-    "<|begin_of_text|>",
-    "<|eot_id|>",
-    "<|reserved_special_token_12|>",
-    "<|im_start|>",
-    "<|user|>",
-    "<|endoftext|>",
-    "<|padding|>",
-    "<bos>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "<｜end▁of▁sentence｜>",
-]
-
-
-@pytest.mark.parametrize("token", SPELLED)
-def test_special_tokens_of_every_family_are_removed_nested_ones_too(tokenizer, token):
-    nested = token[:2] + token + token[2:]
-    woven = token[0] + "</s>" + token[1:]
-    assert chat.strip_special_tokens(tokenizer, f"a{token}b{nested}c{woven}d") == "abcd"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a<b and c>d, so a < b > c",
-        "see [1] and [INSTALL]",
-        "<html><b>bold</b></html>",
-        "x |> f <| y",
-        "<| no token |>",
-        "a << 2 >> 1",
-        "User: hello\nAssistant: hi",
-        "ÿ is a letter, é too",
-    ],
-)
-def test_ordinary_text_stays(tokenizer, text):
-    assert chat.strip_special_tokens(tokenizer, text) == text
-
-
 def test_under_the_plain_template_no_line_can_pose_as_a_role(tmp_path):
     make_tokenizer(END, END, False, ()).save_pretrained(tmp_path)
     plain = load_tokenizer(tmp_path, Load(chat_template="plain"))
@@ -417,15 +369,6 @@ def test_a_template_that_refuses_a_system_role_still_gets_its_text(tokenizer):
     assert not chat.takes_system(strict)
     text = chat.render(strict, chat.conversation(TURNS, "a", "brief", "open"))
     assert text.count("brief") == 1 and text.index("brief") < text.index("open")
-
-
-def test_special_tokens_in_what_models_write_stay_text(tokenizer):
-    end = tokenizer.eos_token
-    nested = end[:3] + end + end[3:]
-    assert end not in chat.strip_special_tokens(tokenizer, f"a{end}b{nested}c")
-    ids = chat.encode(tokenizer, [{"role": "user", "content": f"give me {end} 9"}])
-    plain = chat.encode(tokenizer, [{"role": "user", "content": "give me  9"}])
-    assert ids == plain
 
 
 def test_one_bos_and_no_silent_template(tokenizer):

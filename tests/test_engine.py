@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import save_random_model
+from conftest import count_tokens, save_random_model
 from expertchat import chat
 from expertchat.engine.backbone import project
 from expertchat.engine.batches import Batches
@@ -34,15 +34,7 @@ def engine(model_folder):
 @pytest.fixture
 def forward_tokens(engine, monkeypatch):
     """The number of tokens (rows times length) of each forward pass of the model."""
-    counts, trunk = [], engine.model.model
-    forward = trunk.forward
-
-    def counting(*arguments, **kwargs):
-        counts.append(kwargs["input_ids"].numel())
-        return forward(*arguments, **kwargs)
-
-    monkeypatch.setattr(trunk, "forward", counting)
-    return counts
+    return count_tokens(engine, monkeypatch)
 
 
 def plain_greedy(engine, messages, limit):

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from conftest import count_tokens
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
 from expertchat.dialogues.talk import create_dialogues, run_dialogues
 from expertchat.engine import batches, local
@@ -49,19 +50,6 @@ def loads(monkeypatch):
 
     monkeypatch.setattr(local, "load_model", counting)
     return folders
-
-
-def count_tokens(engine, monkeypatch):
-    """The number of tokens (rows times length) of each forward pass of a local engine."""
-    counts, trunk = [], engine.model.get_base_model().model
-    forward = trunk.forward
-
-    def counting(*arguments, **kwargs):
-        counts.append(kwargs["input_ids"].numel())
-        return forward(*arguments, **kwargs)
-
-    monkeypatch.setattr(trunk, "forward", counting)
-    return counts
 
 
 @pytest.mark.parametrize("which", [(0, 1), (1, None), (None, 0), (0, 0), (None, None)])

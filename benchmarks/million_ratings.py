@@ -99,7 +99,8 @@ def make(folder: Path, items: int, topics: int) -> None:
 
 def ratings(folder: Path, items: int) -> None:
     """Stage ratings, with model a as the rater."""
-    from expertchat.ratings.rating import Rater, rate
+    from expertchat.ratings.asking import Rater
+    from expertchat.ratings.rating import rate
     from expertchat.settings.ratings import Ratings
     from expertchat.settings.rubrics import read_rubric
 
@@ -108,7 +109,7 @@ def ratings(folder: Path, items: int) -> None:
     rater = Rater("a", RandomRater(), Ratings(), rubric, template, 0)
     for name in ("checkpoints", "rated"):
         (folder / name).mkdir(exist_ok=True)
-    rate(rater, folder, [], folder / "checkpoints", folder / "rated")
+    rate(rater, folder, None, folder / "checkpoints", folder / "rated")
 
 
 def reliability(folder: Path, items: int) -> None:

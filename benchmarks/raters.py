@@ -58,7 +58,7 @@ def main() -> None:
         for (system, reply), text in variants(template).items():
             rated = rate_anchors(Rater(name, engine, settings, scaled, text, 0), anchors)
             mass = np.array([row["valid_mass"] for row in rated])
-            check = check_anchors(name, rated)
+            check = check_anchors(rated)
             bounds = [f"{100 * bound:.0f}" for bound in check["interval"] or ()]
             rows.append(
                 [

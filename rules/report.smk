@@ -7,6 +7,7 @@ rule make_report:
         models=made_by("models", "report.models"),
         questions=made_by("questions", "report.questions"),
         topics=made_by("topics", "report.topics"),
+        anchors=made_by("anchors", "report.anchors"),
         dialogues=made_by("dialogues", "report.dialogues"),
         ratings=made_by("ratings", "report.ratings"),
         reliability=made_by("reliability", "report.reliability"),

@@ -1,4 +1,4 @@
-# Topics, dialogues about them, and ratings of the dialogues.
+# Topics, dialogues about them, and ratings of anchors and dialogues.
 
 
 rule make_topics:
@@ -50,12 +50,38 @@ rule make_dialogues:
         "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"
 
 
+rule make_anchors:
+    """Ratings of the anchors by one model, before it rates any dialogue."""
+    input:
+        model=made_by("models", "anchors.model"),
+        policy=made_by("policies", "anchors.policy"),
+    output:
+        "results/anchors/{id}/manifest.json",
+    log:
+        "logs/anchors/{id}.log",
+    benchmark:
+        "logs/anchors/{id}.tsv"
+    priority: 1  # a rater that cannot rate ends the run before there are dialogues
+    threads: experiment.threads
+    resources:
+        machine_gpus=1,
+    params:
+        script=script_of("anchors"),
+        recipe=recipe_of("anchors"),
+        label=label_of("anchors"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"
+
+
 rule make_ratings:
     """Ratings of dialogues and candidate replies by one model, category by category."""
     input:
         model=made_by("models", "ratings.model"),
         policy=made_by("policies", "ratings.policy"),
         dialogues=made_by("dialogues", "ratings.dialogues"),
+        anchors=made_by("anchors", "ratings.anchors"),
     output:
         "results/ratings/{id}/manifest.json",
     log:

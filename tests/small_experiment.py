@@ -23,7 +23,7 @@ from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.store import artifact_path, write_manifest
 from expertchat.questions.sources import describe, write_splits
 from expertchat.ratings.anchors import check_anchors
-from expertchat.ratings.artifact import ANCHOR_SCHEMA, RATING_SCHEMA, TEXT_SCHEMA, write_table
+from expertchat.ratings.artifact import RATER_ANCHOR_SCHEMA, RATING_SCHEMA, TEXT_SCHEMA, write_table
 from expertchat.records import without_nan, write_json, write_records
 from expertchat.reliability.measures import measure
 from expertchat.results import ExperimentResults
@@ -151,8 +151,8 @@ def _ratings(folder: Path, settings: dict, place: int, said: str) -> None:
                 rows.append(row | {"score": score, "entropy": 1.0, "valid_mass": 0.9})
     write_table(folder / "ratings.parquet", rows, RATING_SCHEMA)
     write_table(folder / "texts.parquet", texts, TEXT_SCHEMA)
-    write_table(folder / "anchors.parquet", [], ANCHOR_SCHEMA)
-    write_json(folder / "anchors.json", check_anchors(rater, []))
+    write_table(folder / "anchors.parquet", [], RATER_ANCHOR_SCHEMA)
+    write_json(folder / "anchors.json", {"rater": rater, **check_anchors([])})
 
 
 def _reliability(folder: Path, settings: dict, place: int, said: str) -> None:

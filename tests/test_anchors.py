@@ -30,20 +30,20 @@ def test_the_exact_interval_by_hand():
 @pytest.mark.parametrize(("right", "blind"), [(12, False), (10, False), (9, True), (6, True), (0, True)])
 def test_a_rater_is_blind_unless_it_is_right_in_more_topics_than_chance_explains(right, blind):
     """Of 12 topics 10 are needed: by chance that happens with 79 / 4096 = 1.9 %, and 9 with 7.3 %."""
-    found = check_anchors("r", rows(*[(6.0, 5.0)] * right, *[(5.0, 6.0)] * (12 - right)))
+    found = check_anchors(rows(*[(6.0, 5.0)] * right, *[(5.0, 6.0)] * (12 - right)))
     assert found["blind"] is blind
     assert (found["topics"], found["right"], found["wrong"]) == (12, right, 12 - right)
     assert found["share"] == right / 12 and found["interval"] == list(exact_interval(right, 12))
 
 
 def test_a_rater_that_always_gives_the_same_is_blind_and_its_topics_are_ties():
-    found = check_anchors("r", rows(*[(5.0, 5.0)] * 12))
+    found = check_anchors(rows(*[(5.0, 5.0)] * 12))
     assert (found["right"], found["wrong"], found["tied"], found["blind"]) == (0, 0, 12, True)
 
 
 def test_the_mean_over_categories_counts_and_each_category_is_counted_too():
     both = rows(*[(6.0, 5.0)] * 6) + rows(*[(1.0, 1.5)] * 6, category="depth")
-    found = check_anchors("r", both)
+    found = check_anchors(both)
     assert found["right"] == 6 and found["blind"] is False
     assert found["categories"] == {
         "wit": {"topics": 6, "right": 6, "wrong": 0},
@@ -54,21 +54,21 @@ def test_the_mean_over_categories_counts_and_each_category_is_counted_too():
 def test_with_several_versions_each_good_one_must_be_higher_than_each_bad_one():
     more = rows((6.0, 5.0))
     more.append(more[1] | {"anchor_id": "0-worse", "score": 7.0})
-    assert check_anchors("r", more)["right"] == 0
-    assert check_anchors("r", more)["tied"] == 1
+    assert check_anchors(more)["right"] == 0
+    assert check_anchors(more)["tied"] == 1
 
 
 def test_few_topics_or_unmarked_anchors_say_nothing_about_the_rater():
-    few = check_anchors("r", rows(*[(6.0, 5.0)] * (MIN_TOPICS - 1)))
+    few = check_anchors(rows(*[(6.0, 5.0)] * (MIN_TOPICS - 1)))
     assert few["blind"] is None and "5 topics have good and bad anchors" in few["reason"]
-    assert check_anchors("r", rows(*[(6.0, 5.0)] * MIN_TOPICS))["blind"] is False
+    assert check_anchors(rows(*[(6.0, 5.0)] * MIN_TOPICS))["blind"] is False
     unmarked = [row | {"quality": ""} for row in rows(*[(6.0, 5.0)] * 12)]
-    assert check_anchors("r", unmarked)["topics"] == 0
-    assert check_anchors("r", [])["reason"] == "there are no anchors"
+    assert check_anchors(unmarked)["topics"] == 0
+    assert check_anchors([])["reason"] == "there are no anchors"
 
 
 def test_a_score_that_is_missing_is_higher_than_none():
-    found = check_anchors("r", rows(*[(float("nan"), 5.0)] * 6))
+    found = check_anchors(rows(*[(float("nan"), 5.0)] * 6))
     assert (found["right"], found["wrong"]) == (0, 0)
 
 
@@ -81,7 +81,5 @@ def test_a_score_that_is_missing_is_higher_than_none():
     ],
 )
 def test_the_sentence_has_the_numbers(right, words):
-    found = anchor_sentence(
-        check_anchors("r", rows(*[(6.0, 5.0)] * right, *[(5.0, 6.0)] * (12 - right)))
-    )
+    found = anchor_sentence(check_anchors(rows(*[(6.0, 5.0)] * right, *[(5.0, 6.0)] * (12 - right))))
     assert words in found and f"higher in {right} (95 % interval of the share" in found

@@ -161,7 +161,8 @@ def rules(root) -> dict[str, dict[str, str]]:
 
 def plans(root, default_config):
     """Plans that use every input of every stage."""
-    two = default_config | {"rounds": 2, "ratings": default_config["ratings"] | {"tuned_raters": True}}
+    ratings = {"tuned_raters": True, "anchors": "config/anchors/expert.jsonl"}
+    two = default_config | {"rounds": 2, "ratings": default_config["ratings"] | ratings}
     two["topics"] = two["topics"] | {"decontaminate": True}
     return [make_plan(read_experiment(config, root), root) for config in (default_config, two)]
 
@@ -180,7 +181,8 @@ def test_rules_name_the_inputs_that_the_planner_gives(rules, root, default_confi
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_has_one_name_everywhere(stage, root):
     assert (root / f"workflow/scripts/{stage}.py").is_file()
-    module = {"fits": "mixture.fits"}.get(stage, stage)  # fits shares the package of stage mixture
+    shared = {"fits": "mixture.fits", "anchors": "ratings.anchors"}  # in the package of another stage
+    module = shared.get(stage, stage)
     assert module in MODULES
 
 

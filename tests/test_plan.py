@@ -32,7 +32,7 @@ def test_the_same_settings_give_the_same_plan(planned, default_config):
 
 def test_every_stage_takes_part_and_inputs_come_first(planned, default_config):
     plan = planned(default_config)
-    assert {recipe.stage for recipe in plan.recipes.values()} == set(STAGES)
+    assert {recipe.stage for recipe in plan.recipes.values()} == set(STAGES) - {"anchors"}
     seen = set()
     for reference, recipe in plan.recipes.items():
         assert set(recipe.references()) <= seen
@@ -57,7 +57,7 @@ ASKED = {"answers", "mmlu", "fits", "mixture"}
             "topics",
             "per_subject",
             3,
-            set(STAGES) - {"models", "questions"} - ASKED | AFTER_PPO,
+            set(STAGES) - {"models", "questions", "anchors"} - ASKED | AFTER_PPO,
         ),
     ],
 )
@@ -101,6 +101,41 @@ def test_third_parties_rate_every_round_and_nothing_learns_from_them(planned, de
         readers = {r.stage for r in plan.recipes.values() if reference in r.references()}
         assert readers == {"reliability"}
     assert ids(planned(default_config), "rewards") == ids(plan, "rewards")
+
+
+ANCHORED = "config/anchors/expert.jsonl"
+
+
+def test_raters_of_the_same_weights_share_the_anchors_of_all_rounds_and_shards(planned, default_config):
+    twin = default_config["models"]["llama"]
+    changed = default_config | {"models": {"llama": twin, "mixtral": twin}, "rounds": 2}
+    changed["dialogues"] = default_config["dialogues"] | {"shards": 3}
+    changed["ratings"] = default_config["ratings"] | {"anchors": ANCHORED}
+    plan = planned(changed)
+    (anchors,) = ids(plan, "anchors")
+    assert plan.views["anchors/llama"] == plan.views["anchors/mixtral"] == anchors
+    assert plan.recipes[anchors].label == "anchors of llama and mixtral"
+    assert all(plan.recipes[r].inputs["anchors"] == anchors for r in ids(plan, "ratings"))
+    assert list(plan.recipes[anchors].references()) == [plan.views["models/llama"]]
+
+
+def test_tuned_raters_rate_the_anchors_again(planned, default_config):
+    ratings = default_config["ratings"] | {"anchors": ANCHORED, "tuned_raters": True}
+    plan = planned(default_config | {"ratings": ratings})
+    assert len(ids(plan, "anchors")) == 4
+    tuned = plan.recipes[plan.views["round-2/anchors/llama"]]
+    assert tuned.inputs["policy"] == plan.views["round-1/policies/llama"]
+    rated = plan.recipes[plan.views["round-2/ratings/llama"]]
+    assert rated.inputs["anchors"] == tuned.reference
+
+
+def test_another_dialogue_setting_rates_no_anchor_again(planned, default_config):
+    ratings = default_config["ratings"] | {"anchors": ANCHORED}
+    dialogues = default_config["dialogues"] | {"turns": 6}
+    before = planned(default_config | {"ratings": ratings})
+    after = planned(default_config | {"ratings": ratings | {"repeats": 1}, "dialogues": dialogues})
+    assert ids(before, "anchors") == ids(after, "anchors")
+    assert not ids(before, "ratings") & ids(after, "ratings")
 
 
 def test_batch_sizes_change_no_id_but_the_report(planned, default_config):
@@ -218,7 +253,7 @@ def test_transcripts_are_rated_by_all_models(planned, default_config, tmp_path):
     assert set(plan.recipes[reliability].inputs["ratings"]) == ids(plan, "ratings")
     (report,) = ids(plan, "report")
     inputs = plan.recipes[report].inputs
-    assert set(inputs) == {"models", "dialogues", "ratings", "reliability"}
+    assert set(inputs) == {"models", "anchors", "dialogues", "ratings", "reliability"}
     assert set(inputs["ratings"]) == ids(plan, "ratings")
     path.write_text(path.read_text().replace("hi", "other"))
     assert not ids(planned(config), "dialogues") & ids(plan, "dialogues")

@@ -68,3 +68,26 @@ def test_topics_and_ratings_come_with_a_system_text_and_a_begun_reply(root, name
     asked = prompts.messages(template, **values)
     assert [message["role"] for message in asked] == ["system", "user", "assistant"]
     assert asked[-1]["content"].endswith(": ")
+
+
+def test_a_conversation_without_a_topic_is_rated_without_the_word_topic(root):
+    template = (root / "config/prompts/rating.jinja").read_text(encoding="utf-8")
+    texts = [
+        prompts.messages(
+            template,
+            **prompts.rating_values(
+                topic=topic,
+                turns=[("A", "I weigh all of it.")],
+                rated="A",
+                scope="dialogue",
+                category="expertise",
+                description="knows",
+                low=1,
+                high=7,
+                fence="#7f",
+            ),
+        )[1]["content"]
+        for topic in ("Scales", "")
+    ]
+    assert "#7f BEGIN. Topic: Scales\n" in texts[0]
+    assert "#7f BEGIN.\n" in texts[1] and "Topic" not in texts[1]

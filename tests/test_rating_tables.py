@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from expertchat.ratings import artifact as rating_tables
 from expertchat.ratings.artifact import (
-    ANCHOR_SCHEMA,
     ANCHORS,
+    RATER_ANCHOR_SCHEMA,
     RATING_SCHEMA,
     RATINGS,
     anchor_scales,
@@ -32,7 +32,7 @@ def row(category="x", score=5.0, **changes) -> dict:
 def publish(folder, rows, anchors=()) -> None:
     """The tables of an artifact of stage ratings."""
     write_table(folder / RATINGS, rows, RATING_SCHEMA)
-    write_table(folder / ANCHORS, list(anchors), ANCHOR_SCHEMA)
+    write_table(folder / ANCHORS, list(anchors), RATER_ANCHOR_SCHEMA)
 
 
 def frame(*rows) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from expertchat.engine.score.tokenized import exclusive_logprobs
 from expertchat.errors import UserError
 from expertchat.prompts import read_prompts
 from expertchat.ratings import rating as stage
+from expertchat.ratings.anchors import write_anchors
 from expertchat.ratings.artifact import read_scores
 from expertchat.ratings.asking import (
     Rater,
@@ -259,16 +260,18 @@ ANCHORS = [
 ]
 
 
-def rated(rater, folder, dialogues) -> pd.DataFrame:
+def rated(rater, folder, dialogues, anchors=None) -> pd.DataFrame:
     for name in ("checkpoints", "out"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    rate(rater, dialogues, ANCHORS, folder / "checkpoints", folder / "out")
+    rate(rater, dialogues, anchors, folder / "checkpoints", folder / "out")
     return read_scores([folder / "out"], rater.settings.min_valid_mass)
 
 
 def test_a_long_table_within_the_scale(engine, tmp_path):
     rater = rater_on(engine, canary_share=1.0, self_rating=True)
-    table = rated(rater, tmp_path, artifact(tmp_path / "said"))
+    (tmp_path / "anchors").mkdir()
+    write_anchors(rater, ANCHORS, tmp_path / "anchors")
+    table = rated(rater, tmp_path, artifact(tmp_path / "said"), tmp_path / "anchors")
     assert len(table) == 6 * 4 * 2 * 2  # 2 ratees and 2 replies a dialogue, categories, copies
     assert table["score"].between(1, 10).all() and table["valid_mass"].between(0, 1).all()
     keys = ["scope", "item_id", "ratee", "order", "repeat", "canary", "category"]
@@ -277,7 +280,9 @@ def test_a_long_table_within_the_scale(engine, tmp_path):
     one = table[table["category"] == "wit"]
     ratio = np.polyfit(one["score"], one["standard"], 1)  # a line, the same for the whole category
     assert np.allclose(np.polyval(ratio, one["score"]), one["standard"])
-    assert len(pd.read_parquet(tmp_path / "out/anchors.parquet")) == 3 * 2
+    copied = pd.read_parquet(tmp_path / "out/anchors.parquet")
+    assert len(copied) == 3 * 2 and set(copied["rater"]) == {rater.name}
+    assert "rater" not in pd.read_parquet(tmp_path / "anchors/anchors.parquet").columns
 
 
 class Counting:
@@ -298,13 +303,13 @@ def test_an_interrupted_job_resumes_and_rates_nothing_twice(engine, tmp_path, mo
     monkeypatch.setattr(stage, "BLOCK", 4)
     dialogues = artifact(tmp_path / "said")
     whole = rated(rater_on(engine), tmp_path / "whole", dialogues)
-    # anchors, probe and one block; then the rest
-    first, second = Counting(engine, calls=3), Counting(engine)
+    # probe and one block; then the rest
+    first, second = Counting(engine, calls=2), Counting(engine)
     with pytest.raises(KeyboardInterrupt):
         rated(rater_on(first), tmp_path / "broken", dialogues)
     resumed = rated(rater_on(second), tmp_path / "broken", dialogues)
     pd.testing.assert_frame_equal(whole, resumed)
-    assert first.groups == 3 + PROBE_ITEMS + 4 and second.groups == 12 - 4
+    assert first.groups == PROBE_ITEMS + 4 and second.groups == 12 - 4
     assert not list((tmp_path / "broken").rglob("*.part"))
 
 
@@ -372,14 +377,14 @@ def test_candidates_of_one_context_in_two_blocks_are_two_groups(engine, tmp_path
     write_records(tmp_path / "said/candidates.jsonl", candidates_of(0, 2))
     recording = Recording(engine)
     table = rated(rater_on(recording), tmp_path, tmp_path / "said")
-    _, _, *blocks = recording.calls  # the first two are for the anchors and the probe
+    _, *blocks = recording.calls  # the first is for the probe
     # a rates the dialogue of b and six replies by b, without canaries: 1 + 3 items, then 3
     assert [[len(group) for group in groups] for groups in blocks] == [[2, 2 * 3], [2 * 3]]
     assert len(table) == 7 * 2
     monkeypatch.setattr(stage, "BLOCK", 3)
     recording.calls.clear()
     again = rated(rater_on(recording), tmp_path / "other", tmp_path / "said")
-    assert [[len(group) for group in groups] for groups in recording.calls[2:]] == [
+    assert [[len(group) for group in groups] for groups in recording.calls[1:]] == [
         [2, 2 * 2],
         [2 * 1, 2 * 2],
         [2 * 1],
@@ -420,10 +425,10 @@ def test_a_rater_that_does_not_answer_with_scores_is_stopped_by_the_probe(tmp_pa
     with pytest.raises(UserError) as caught:
         rated(rater_on(wordy, min_valid_mass=0.5), tmp_path, dialogues)
     message = str(caught.value)
-    assert "a gives the scores 1 to 10 a mean probability of 0.30; 16 of 16 ratings are below" in message
+    assert "a: the scores 1 to 10 have a mean probability of 0.30; 16 of 16 ratings are below" in message
     assert "ratings.min_valid_mass: 0.5" in message and "It writes 'The speaker' instead" in message
     assert "{% block reply %}" in message and "stronger rater" in message
-    assert wordy.items == [3, PROBE_ITEMS]  # anchors, the probe, and none of the 80 items
+    assert wordy.items == [PROBE_ITEMS]  # and none of the 80 items
     for floor in (0.0, 0.3):
         assert len(
             rated(rater_on(Scripted(0.31), min_valid_mass=floor), tmp_path / str(floor), dialogues)
@@ -442,9 +447,24 @@ def test_progress_moves_with_each_pass_of_the_engine(tmp_path, capsys):
     assert "80/80 items" in lines[-1]
 
 
-def test_what_the_rater_gave_is_said_and_what_the_anchors_show_is_written(engine, tmp_path, capsys):
+def test_what_the_rater_gave_is_said(engine, tmp_path, capsys):
     rated(rater_on(engine), tmp_path, artifact(tmp_path / "said"))
     said = capsys.readouterr().err
+    assert said.count("a: the scores 1 to 10 have a mean probability of") == 2  # probe and whole
+    check = read_json(tmp_path / "out/anchors.json")
+    assert check["rater"] == "a" and check["blind"] is None
+
+
+def test_what_the_anchors_show_is_said_and_written(engine, tmp_path, capsys):
+    write_anchors(rater_on(engine), ANCHORS, tmp_path)
+    said = capsys.readouterr().err
     assert "a: it is unknown whether it tells good from bad: 0 topics have good and bad anchors" in said
-    assert said.count("a gives the scores 1 to 10 a mean probability of") == 2  # probe and whole
-    assert read_json(tmp_path / "out/anchors.json")["blind"] is None
+    assert "3/3 anchors" in said and "a: the scores 1 to 10 have a mean probability of" in said
+    assert read_json(tmp_path / "anchors.json")["topics"] == 0
+
+
+def test_a_rater_without_scores_is_stopped_by_the_anchors_before_any_dialogue(tmp_path):
+    with pytest.raises(UserError, match="6 of 6 ratings are below") as caught:
+        write_anchors(rater_on(Scripted(mass=0.3), min_valid_mass=0.5), ANCHORS, tmp_path)
+    assert "It writes 'The speaker' instead" in str(caught.value)
+    assert not list(tmp_path.iterdir())

@@ -7,8 +7,8 @@ import pytest
 from expertchat.ratings.anchors import check_anchors
 from expertchat.ratings.artifact import (
     ANCHOR_CHECK,
-    ANCHOR_SCHEMA,
     ANCHORS,
+    RATER_ANCHOR_SCHEMA,
     RATING_SCHEMA,
     RATINGS,
     TEXT_SCHEMA,
@@ -80,8 +80,8 @@ def write_ratings(
     folder.mkdir()
     write_table(folder / RATINGS, ratings, RATING_SCHEMA)
     write_table(folder / TEXTS, texts, TEXT_SCHEMA)
-    write_table(folder / ANCHORS, [], ANCHOR_SCHEMA)
-    write_json(folder / ANCHOR_CHECK, check_anchors(rater, []))
+    write_table(folder / ANCHORS, [], RATER_ANCHOR_SCHEMA)
+    write_json(folder / ANCHOR_CHECK, {"rater": rater, **check_anchors([])})
     return folder
 
 
@@ -242,7 +242,7 @@ def test_anchors_that_every_shard_rated_count_once(tmp_path):
         for i in range(3)
     ]
     for shard in shards:
-        write_table(shard / ANCHORS, rows, ANCHOR_SCHEMA)
+        write_table(shard / ANCHORS, rows, RATER_ANCHOR_SCHEMA)
     assert measure(shards, WEIGHTS, SCALE, 0, FLOOR)["anchors"] == [
         {"rater": "a", "category": "x", "mean": 1.0, "deviation": 1.0, "n": 3}
     ]

@@ -43,7 +43,9 @@ def results(tmp_path_factory) -> Results:
     third = {"rater": "judge", "relation": "third", "scope": "reply", "ratings": 8, "unusable": 2}
     third |= dict.fromkeys(("valid_mass", "entropy", "mean", "deviation"), 0.5)
     found["raters"].append(third | {"bits_per_byte": None})
-    found["anchor_checks"] = [check_anchors("llama", ANCHORS), check_anchors("mixtral", [])]
+    found["anchor_checks"] = [
+        {"rater": name, **check_anchors(rows)} for name, rows in (("llama", ANCHORS), ("mixtral", []))
+    ]
     path.write_text(json.dumps(found), encoding="utf-8")
     return Results({"models": ["llama", "mixtral"], "rounds": 1}, run)
 

@@ -36,6 +36,23 @@ def test_publishing_again_replaces_the_artifact(tmp_path):
     assert not list((tmp_path / "work/removed").iterdir())
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_written_for_the_owner_only_can_be_read_by_those_who_share_the_store(
+    tmp_path, umask, mode
+):
+    made = artifacts.work_path(tmp_path, RECIPE.reference) / "out"
+    made.mkdir(parents=True)
+    (made / "model.safetensors").write_bytes(b"w")
+    (made / "model.safetensors").chmod(0o600)  # as the library safetensors leaves it
+    artifacts.write_manifest(made, RECIPE, {"seconds": 1})
+    before = os.umask(umask)
+    try:
+        path = artifacts.publish(tmp_path, RECIPE, made)
+    finally:
+        os.umask(before)
+    assert (path / "model.safetensors").stat().st_mode & 0o777 == mode
+
+
 @pytest.mark.parametrize(
     ("harm", "words"),
     [

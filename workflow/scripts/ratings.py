@@ -1,7 +1,6 @@
 """Let one model rate dialogues and candidate replies, category by category."""
 
 from expertchat.pipeline.jobs import open_job
-from expertchat.settings.anchors import Anchor
 from expertchat.settings.ratings import Ratings
 from expertchat.settings.rubrics import Rubric
 
@@ -9,7 +8,8 @@ from expertchat.settings.rubrics import Rubric
 def main() -> None:
     with open_job("ratings", __doc__) as job:
         from expertchat.engine.opening import open_copies
-        from expertchat.ratings.rating import Rater, rate
+        from expertchat.ratings.asking import Rater
+        from expertchat.ratings.rating import rate
 
         settings = job.settings
         name = settings["rater"]
@@ -21,8 +21,7 @@ def main() -> None:
             settings["prompt"],
             settings["seed"],
         )
-        anchors = [Anchor(**anchor) for anchor in settings["anchors"]]
-        rate(rater, job.input("dialogues"), anchors, job.checkpoints, job.out)
+        rate(rater, job.input("dialogues"), job.input("anchors"), job.checkpoints, job.out)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ STAGES = (
     "models",
     "questions",
     "topics",
+    "anchors",
     "dialogues",
     "ratings",
     "reliability",

@@ -140,8 +140,13 @@ class _Planner:
 
     def rating(self, rater: str, talk: Talk, tuned: Tuned, round: int | None) -> Rating:
         """One rater's ratings of one shard of dialogues."""
+        policy = tuned.get(rater) if self.experiment.ratings.tuned_raters else None
+        anchors = self.make.anchors(rater, policy, round if policy else None)
+        if anchors and anchors not in self.results["anchors"]:
+            self.results["anchors"].append(anchors)
         name = "/".join(filter(None, (rater, talk.place)))
-        return Rating(self.make.ratings(rater, name, talk.reference, tuned, round), rater, talk)
+        reference = self.make.ratings(rater, name, talk.reference, anchors, policy, round)
+        return Rating(reference, rater, talk)
 
     def tune(
         self,

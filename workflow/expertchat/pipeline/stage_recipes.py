@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from expertchat.models.gguf_header import read_header, sample
-from expertchat.pipeline.fingerprints import code_fingerprint, folder_sample, user_file_fingerprint
-from expertchat.pipeline.plan import Plan
-from expertchat.pipeline.recipes import Recipe, load_runtime, references
-from expertchat.pipeline.view import label_of
-from expertchat.prompts import GATE, read_chat_template, read_prompts
+from expertchat.pipeline.fingerprints import folder_sample
+from expertchat.pipeline.plan_builder import PlanBuilder
+from expertchat.pipeline.recipes import references
+from expertchat.prompts import GATE, read_prompts
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.mmlu import Asking
@@ -45,72 +44,22 @@ def _references(answers: Answers) -> list[str]:
     return [reference for reference, _ in answers]
 
 
-class StageRecipes:
-    """Adds recipes to a plan: one method per stage, each returning the artifact's reference "stage/id".
+class StageRecipes(PlanBuilder):
+    """One method per stage, which adds a recipe to the plan and returns the artifact's reference.
 
     `round` counts from 1. None is for artifacts outside of the rounds, such as the base models' replies.
     """
 
     def __init__(self, experiment: Experiment, root: Path):
         """Reads the files that the settings name. Relative paths are relative to `root`."""
-        self.experiment, self.root = experiment, root
-        self.plan = Plan(experiment)
+        super().__init__(experiment, root)
         self.texts = read_prompts(root / experiment.prompts)
         self.models: dict[str, str] = {}  # name -> reference, for models added so far
-        self._views: dict[str, dict[str, None]] = {}  # reference -> readable paths
         ratings = experiment.ratings
         self.rubric = read_rubric(root / ratings.rubric, ratings.repeats)
         self.weights = self.rubric.weights
-        self.anchors = read_anchors(root / ratings.anchors) if ratings.anchors else []
-
-    def add(
-        self,
-        stage: str,
-        name: str,
-        settings: dict[str, Any],
-        inputs: Mapping[str, Any] | None = None,
-        uses: Sequence[str] = (),
-        round: int | None = None,
-        runtime: Mapping[str, Any] | None = None,
-        key: str | None = None,
-    ) -> str:
-        """Adds a recipe and its readable path. `uses`: the models that the job loads.
-
-        `runtime`: entries of the recipe's runtime in addition to those of the models. `key`: what the
-        recipe calls the only model that it uses; None: its name. Without names, the recipes of two
-        models with the same weights can be equal. They are then one job with a path for each model.
-        """
-        loads = {key or model: self.experiment.models[model].load for model in uses}
-        if loads:
-            settings = {**settings, "load": {key or model: self._load(model) for model in uses}}
-        recipe = Recipe(
-            stage=stage,
-            settings=settings,
-            code=code_fingerprint(stage),
-            inputs={key: value for key, value in (inputs or {}).items() if value},
-            runtime={**load_runtime(loads), **(runtime or {})},
-        )
-        view = [*([f"round-{round}"] if round else []), stage, *([name] if name else [])]
-        self.plan.views["/".join(view)] = recipe.reference
-        views = self._views.setdefault(recipe.reference, {})
-        views["/".join(view)] = None
-        first = self.plan.recipes.get(recipe.reference, recipe)
-        self.plan.recipes[recipe.reference] = replace(first, label=label_of(list(views)))
-        return recipe.reference
-
-    def _load(self, model: str) -> dict[str, Any]:
-        """How a model is loaded. The path of its chat template is replaced by the text of the file."""
-        load = self.experiment.models[model].load.recipe_settings()
-        template = load["chat_template"]
-        if template not in (None, "plain"):
-            where = f"models.{model}.load.chat_template"
-            load["chat_template"] = read_chat_template(self.root / template, where)
-        return load
-
-    def _user_file(self, path: str) -> dict[str, str]:
-        """A user's file or folder and its fingerprint, for `Job.user_file`."""
-        full = (self.root / path).resolve()
-        return {"path": str(full), "sample": user_file_fingerprint(full)}
+        anchors = read_anchors(root / ratings.anchors) if ratings.anchors else []
+        self.anchor_texts = [anchor.model_dump() for anchor in anchors]
 
     def _drawing(self, section: Section) -> dict[str, Any]:
         """A section of the settings and the seed, for stages that sample at random."""
@@ -125,6 +74,10 @@ class StageRecipes:
         """What stages need that read ratings. It can change without asking the raters again."""
         return {"weights": self.weights, "min_valid_mass": self.experiment.ratings.min_valid_mass}
 
+    def _probing(self) -> dict[str, Any]:
+        """What jobs that ask a rater need for their probe. It changes no rating."""
+        return {"ratings": {"min_valid_mass": self.experiment.ratings.min_valid_mass}}
+
     def _world(self) -> dict[str, Any]:
         """The settings of the demo world."""
         return required(self.experiment.world).model_dump()
@@ -135,7 +88,7 @@ class StageRecipes:
         settings = model.model_dump(exclude={"load", "adapter"})
         adapter = getattr(model, "adapter", None)
         if adapter is not None:
-            settings["adapter"] = self._user_file(adapter)
+            settings["adapter"] = self.user_file(adapter)
         if model.source == "path":
             folder = (self.root / model.path).resolve()
             settings |= {"path": str(folder), "sample": folder_sample(folder)}
@@ -186,11 +139,11 @@ class StageRecipes:
         settings["prompts"] = {name: self.texts[name] for name in asked}
         settings["taxonomy"] = asdict(choose_taxonomy(topics, self.root, self.experiment.seed))
         if topics.file is not None:
-            settings["file"] = self._user_file(topics.file.path)
+            settings["file"] = self.user_file(topics.file.path)
         if topics.examples is not None:
-            settings["examples"] = self._user_file(topics.examples.path)
+            settings["examples"] = self.user_file(topics.examples.path)
         if topics.embeddings is not None:
-            settings["encoder"] = self._user_file(topics.embeddings.path)
+            settings["encoder"] = self.user_file(topics.embeddings.path)
         inputs: dict[str, Any] = {"questions": questions} if topics.decontaminate else {}
         if topics.file is not None and topics.file.mode == "replace":
             return self.add("topics", "", settings, inputs)
@@ -230,28 +183,56 @@ class StageRecipes:
         """One shard of the user's own conversations, converted to dialogues."""
         dialogues = self.experiment.dialogues
         settings = {
-            "transcripts": self._user_file(required(dialogues.transcripts)),
+            "transcripts": self.user_file(required(dialogues.transcripts)),
             "shard": [shard, dialogues.shards],
         }
         return self.add("dialogues", place, settings)
 
-    def ratings(self, rater: str, name: str, dialogues: str, tuned: Tuned, round: int | None) -> str:
-        """One rater's ratings of one shard of dialogues. `name` is the readable name of the artifact."""
+    def anchors(self, rater: str, policy: str | None, round: int | None) -> str | None:
+        """The anchors, rated by `rater`, base or tuned; None without anchors.
+
+        They do not depend on the rater's name: raters with the same weights share them.
+        """
+        if not self.anchor_texts:
+            return None
+        settings = {
+            "rubric": self.rubric.recipe_settings(repeats=1),
+            "anchors": self.anchor_texts,
+            "prompt": self.texts["rating"],
+            "seed": self.experiment.seed,
+        }
+        inputs = {"model": self.models[rater], "policy": policy}
+        runtime = self._probing()
+        return self.add("anchors", rater, settings, inputs, [rater], round, runtime, key="model")
+
+    def ratings(
+        self,
+        rater: str,
+        name: str,
+        dialogues: str,
+        anchors: str | None,
+        policy: str | None,
+        round: int | None,
+    ) -> str:
+        """The ratings of one shard of dialogues by `rater`, base or tuned.
+
+        `name` is the readable name of the artifact.
+        """
         section = self.experiment.ratings
         settings = {
             "section": section.recipe_settings(),
             "rubric": self.rubric.recipe_settings(section.repeats),
-            "anchors": [anchor.model_dump() for anchor in self.anchors],
             "rater": rater,
             "prompt": self.texts["rating"],
             "seed": self.experiment.seed,
         }
-        inputs: dict[str, str | None] = {"model": self.models[rater], "dialogues": dialogues}
-        if section.tuned_raters:
-            inputs["policy"] = tuned.get(rater)
-        # the probe needs the floor, which changes no rating
-        runtime = {"ratings": {"min_valid_mass": section.min_valid_mass}}
-        return self.add("ratings", name, settings, inputs, [rater], round, runtime)
+        inputs = {
+            "model": self.models[rater],
+            "dialogues": dialogues,
+            "anchors": anchors,
+            "policy": policy,
+        }
+        return self.add("ratings", name, settings, inputs, [rater], round, self._probing())
 
     def reliability(self, ratings: Sequence[str], round: int | None) -> str:
         """How reliable the ratings of a round are."""

@@ -99,7 +99,16 @@ def write_manifest(folder: Path, recipe: Recipe, run: dict[str, Any]) -> None:
 
 
 def publish(store: Path, recipe: Recipe, folder: Path) -> Path:
-    """Moves `folder`, manifest included, to the artifact's path in one step. Returns that path."""
+    """Moves `folder`, manifest included, to the artifact's path in one step. Returns that path.
+
+    Those who share the store can read what the folder's owner can: libraries write some files for the
+    owner only (mode 0600), whatever the umask says.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(file.stat().st_mode | (0o444 & ~umask))
     path = artifact_path(store, recipe.reference)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():

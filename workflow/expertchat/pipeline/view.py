@@ -36,8 +36,8 @@ class Artifact:
 
     @property
     def model(self) -> str:
-        """The model that it belongs to (for ratings, the rater); empty if there is no single one."""
-        owned = ("models", "ratings", "rewards", "policies", "replies", "answers")
+        """The model, or the rater, that it belongs to; empty if there is no single one."""
+        owned = ("models", "anchors", "ratings", "rewards", "policies", "replies", "answers")
         return self.name.split("/")[0] if self.stage in owned else ""
 
     @property

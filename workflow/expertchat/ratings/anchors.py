@@ -1,4 +1,4 @@
-"""Anchors: fixed conversations that every rater rates first, and what they say about the rater.
+"""Stage anchors: a rater rates fixed conversations before all others, which shows whether it can rate.
 
 The anchors give the rater's scale (`artifact.anchor_scales`). Those that are marked as good or bad show
 whether the rater tells good from bad at all: a topic counts as told apart if each good version of it is
@@ -10,14 +10,28 @@ which is exact for few trials, must lie above one half: the sign test at 2.5 % (
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from expertchat.ratings.artifact import DIALOGUE, THIRD
+from expertchat.console import batch_progress, progress_bar
+from expertchat.engine.interface import OnQuestions, ignore
+from expertchat.ratings.artifact import (
+    ANCHOR_CHECK,
+    ANCHOR_SCHEMA,
+    ANCHORS,
+    DIALOGUE,
+    THIRD,
+    anchor_sentence,
+    write_table,
+)
 from expertchat.ratings.asking import Presentation, Rater, rate_presentations
 from expertchat.ratings.items import Item, fence_of
+from expertchat.ratings.probe import require_mass
+from expertchat.records import write_json
 from expertchat.settings.anchors import Anchor
 from expertchat.statistics import exact_interval
 
@@ -42,23 +56,42 @@ def anchor_items(anchors: Sequence[Anchor]) -> list[Item]:
     ]
 
 
-def rate_anchors(rater: Rater, anchors: Sequence[Anchor]) -> list[dict[str, Any]]:
+def anchor_presentations(rater: Rater, anchors: Sequence[Anchor]) -> list[Presentation]:
+    """One presentation per anchor, in the rubric's own words."""
+    return [Presentation(item, 0, 1, "", fence_of(item, rater.seed)) for item in anchor_items(anchors)]
+
+
+def rate_anchors(
+    rater: Rater, anchors: Sequence[Anchor], on_batch: OnQuestions = ignore
+) -> list[dict[str, Any]]:
     """The rater's ratings of the anchors: one row per anchor and category."""
-    presentations = [
-        Presentation(item, 0, 1, "", fence_of(item, rater.seed)) for item in anchor_items(anchors)
-    ]
     by_id = {anchor.anchor_id: anchor for anchor in anchors}
     return [
         {**row, "anchor_id": anchor.anchor_id, "topic": anchor.topic, "quality": anchor.quality or ""}
-        for row in rate_presentations(rater, presentations)
+        for row in rate_presentations(rater, anchor_presentations(rater, anchors), on_batch)
         for anchor in (by_id[row["item_id"]],)
     ]
 
 
-def check_anchors(rater: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Whether the rater tells good anchors from bad ones; `rows` are its ratings of the anchors.
+def write_anchors(rater: Rater, anchors: Sequence[Anchor], out: Path) -> None:
+    """Writes anchors.parquet and anchors.json, and says whether the rater tells good from bad.
 
-    Returns {rater, valid_mass, topics, right, wrong, tied, share, interval, blind, reason, categories}.
+    Raises UserError if most of its ratings are unusable (`require_mass`).
+    """
+    asked = len(rater.rubric.categories) * len(anchors)
+    with progress_bar(len(anchors), f"anchors rated by {rater.name}", "anchors") as progress:
+        rows = rate_anchors(rater, anchors, batch_progress(progress, len(anchors), asked))
+    print(f"{require_mass(rater, anchor_presentations(rater, anchors), rows)}.", file=sys.stderr)
+    check = check_anchors(rows)
+    print(f"{rater.name}: {anchor_sentence(check)}.", file=sys.stderr)
+    write_table(out / ANCHORS, rows, ANCHOR_SCHEMA)
+    write_json(out / ANCHOR_CHECK, check)
+
+
+def check_anchors(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether a rater tells good anchors from bad ones; `rows` are its ratings of the anchors.
+
+    Returns {valid_mass, topics, right, wrong, tied, share, interval, blind, reason, categories}.
     `right`: topics in which every good version is rated higher than every bad one, by the mean over all
     categories, which count equally; `wrong`: topics in which every good one is rated lower; `tied`: the
     rest. `share` is that of the right topics, with its 95 % interval. `blind`: whether the interval
@@ -69,7 +102,6 @@ def check_anchors(rater: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, An
     topics, right, wrong = counts["topics"], counts["right"], counts["wrong"]
     names = dict.fromkeys(row["category"] for row in rows)
     found: dict[str, Any] = {
-        "rater": rater,
         "valid_mass": float(np.mean([row["valid_mass"] for row in rows])) if rows else None,
         **counts,
         "tied": topics - right - wrong,

@@ -49,10 +49,9 @@ DERIVED = ("standard", "usable")  # columns of ratings that `read_scores` adds
 TEXT_SCHEMA = pa.schema(
     [*ITEM_FIELDS, ("words", pa.int32()), ("bytes", pa.int32()), ("bits_per_byte", pa.float64())]
 )
-# One row per anchor and category.
+# One row per anchor and category, in the artifacts of stage anchors, which do not know the rater's name.
 ANCHOR_SCHEMA = pa.schema(
     [
-        ("rater", NAME),
         ("anchor_id", NAME),
         ("topic", NAME),
         ("quality", NAME),
@@ -62,6 +61,8 @@ ANCHOR_SCHEMA = pa.schema(
         ("valid_mass", pa.float64()),
     ]
 )
+# The copy in the artifacts of stage ratings.
+RATER_ANCHOR_SCHEMA = ANCHOR_SCHEMA.insert(0, pa.field("rater", NAME))
 
 MORE_MASS = (
     "Begin the reply in the prompt file rating.jinja, as in {% block reply %}Number: {% endblock %}, or "

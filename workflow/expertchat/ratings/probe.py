@@ -36,10 +36,17 @@ def probe(rater: Rater, items: Sequence[Item]) -> str:
     instead of a score and what would help.
     """
     shown = [Presentation(item, 0, 1, "", fence_of(item, rater.seed)) for item in items]
-    rows = rate_presentations(rater, shown)
+    return require_mass(rater, shown, rate_presentations(rater, shown))
+
+
+def require_mass(rater: Rater, shown: Sequence[Presentation], rows: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence on the mass on valid scores in `rows`, the rater's ratings of all `shown`.
+
+    Raises UserError if fewer than `MIN_USABLE` of them are usable.
+    """
     sentence, usable = describe_mass(rater, rows)
     if usable < MIN_USABLE:
-        raise UserError(f"{sentence}. {_written_instead(rater, shown)}. {MORE_MASS}")
+        raise UserError(f"{sentence}. {_written_instead(rater, shown[:PROBE_ITEMS])}. {MORE_MASS}")
     return sentence
 
 
@@ -50,7 +57,7 @@ def describe_mass(rater: Rater, rows: Sequence[Mapping[str, Any]]) -> tuple[str,
     unusable = int(((mass < floor) | (mass <= 0)).sum())
     low, high = rater.rubric.low, rater.rubric.high
     sentence = (
-        f"{rater.name} gives the scores {low} to {high} a mean probability of {mass.mean():.2f}; "
+        f"{rater.name}: the scores {low} to {high} have a mean probability of {mass.mean():.2f}; "
         f"{unusable} of {len(mass)} ratings are below ratings.min_valid_mass: {floor:g}"
     )
     return sentence, 1 - unusable / len(mass)

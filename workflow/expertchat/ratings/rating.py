@@ -1,6 +1,6 @@
 """Stage ratings: models rate dialogues and replies, category by category (`asking`).
 
-Anchors come first, then a probe of a few items, so that a rater that cannot rate is noticed at once.
+A probe of a few items comes first, so that a rater that cannot rate them is noticed at once.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ import pyarrow.parquet as pq
 from expertchat.console import batch_progress, progress_bar
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
 from expertchat.engine.interface import Question
-from expertchat.ratings.anchors import check_anchors, rate_anchors
+from expertchat.ratings.anchors import check_anchors
 from expertchat.ratings.artifact import (
     ANCHOR_CHECK,
-    ANCHOR_SCHEMA,
     ANCHORS,
+    RATER_ANCHOR_SCHEMA,
     RATING_SCHEMA,
     RATINGS,
     TEXT_SCHEMA,
     TEXTS,
-    anchor_sentence,
     merge_parts,
     read_scores,
     write_table,
@@ -34,8 +33,7 @@ from expertchat.ratings.artifact import (
 from expertchat.ratings.asking import Rater, item_fields, presentations_of, rate_presentations
 from expertchat.ratings.items import Item, items_for
 from expertchat.ratings.probe import describe_mass, probe, probe_items
-from expertchat.records import read_all, read_records, write_json
-from expertchat.settings.anchors import Anchor
+from expertchat.records import read_all, read_json, read_records, write_json
 
 BLOCK = 512  # items per checkpoint
 
@@ -66,12 +64,13 @@ def text_rows(rater: Rater, items: Sequence[Item]) -> list[dict[str, Any]]:
 
 
 def rate(
-    rater: Rater, dialogues: Path, anchors: Sequence[Anchor], checkpoints: Path, out: Path
+    rater: Rater, dialogues: Path, anchors: Path | None, checkpoints: Path, out: Path
 ) -> dict[str, int]:
     """Writes ratings.parquet, texts.parquet, anchors.parquet and anchors.json.
 
-    `dialogues` is an artifact of stage dialogues. Anchors and blocks with a checkpoint are not rated
-    again, and the results equal those of an uninterrupted run. Returns {items, blocks}. Raises UserError
+    `dialogues` is an artifact of stage dialogues, `anchors` the rater's of stage anchors, which is
+    copied, or None. Blocks with a checkpoint are not rated again, and the results equal those of an
+    uninterrupted run. Returns {items, blocks}. Raises UserError
     if most ratings of the first items are unusable (`probe`).
     """
     records = read_records(dialogues / DIALOGUES)
@@ -81,7 +80,7 @@ def rate(
         return items_for(rater.name, records, candidates, rater.settings.self_rating)
 
     total = sum(1 for _ in items())
-    _rate_anchors(rater, anchors, checkpoints, out)
+    _copy_anchors(rater.name, anchors, out)
     if total and not (checkpoints / f"{0:06d}.{RATINGS}").exists():
         print(f"{probe(rater, probe_items(items(), total))}.", file=sys.stderr)
     todo = items()
@@ -107,16 +106,15 @@ def rate(
     return {"items": total, "blocks": len(parts)}
 
 
-def _rate_anchors(rater: Rater, anchors: Sequence[Anchor], checkpoints: Path, out: Path) -> None:
-    """Writes anchors.parquet and anchors.json, and says whether the rater tells good from bad.
+def _copy_anchors(rater: str, anchors: Path | None, out: Path) -> None:
+    """Writes anchors.parquet and anchors.json with the rater's name, so that an artifact is complete.
 
-    Anchors are rated only if there is no checkpoint of them.
+    Without `anchors` the table is empty.
     """
-    path = checkpoints / ANCHORS
-    if not path.exists():
-        write_table(path, rate_anchors(rater, anchors), ANCHOR_SCHEMA)
-    check = check_anchors(rater.name, pq.read_table(path).to_pylist())
-    if anchors:
-        print(f"{rater.name}: {anchor_sentence(check)}.", file=sys.stderr)
-    merge_parts([path], out / ANCHORS, ANCHOR_SCHEMA)
-    write_json(out / ANCHOR_CHECK, check)
+    rows, check = [], check_anchors([])
+    if anchors is not None:
+        rows = pq.read_table(anchors / ANCHORS).to_pylist()
+        check = read_json(anchors / ANCHOR_CHECK)
+    named = [{"rater": rater, **row} for row in rows]
+    write_table(out / ANCHORS, named, RATER_ANCHOR_SCHEMA)
+    write_json(out / ANCHOR_CHECK, {"rater": rater, **check})

@@ -19,8 +19,8 @@ class Ratings(Section):
     """The rubric: a YAML file with the scale and the categories, their weights and wordings."""
     min_valid_mass: float = Field(0.5, ge=0, le=1)
     """Smallest total probability of the valid scores; a rating with less is unusable and left out. It
-    applies when ratings are read, so another value asks no model again. A rating job stops at its
-    beginning if most of the first ratings would be unusable; 0 turns this off."""
+    applies when ratings are read, so another value asks no model again. The jobs of stages anchors and
+    ratings stop if most of the first ratings would be unusable; 0 turns this off."""
     orders: Literal["one", "both"] = "one"
     """`one`: the speakers are labeled A and B in the order in which they speak; `both`: each item is
     rated a second time with swapped labels, unless the rated speaker's label would stay the same.
@@ -35,10 +35,10 @@ class Ratings(Section):
     """Names of models that rate all dialogues but take no part in them, for comparison; these ratings
     are not used in training."""
     anchors: str | None = "config/anchors/expert.jsonl"
-    """JSONL file of fixed conversations that every rater rates first, good and bad ones on each topic. A
-    rater that does not rate the good ones higher is reported as blind. Column `standard` of the ratings
-    has scores minus the rater's mean on the anchors, divided by its standard deviation there. Null: no
-    anchors."""
+    """JSONL file of fixed conversations that every rater rates before there are dialogues, good and bad
+    ones on each topic. A rater that does not rate the good ones higher is reported as blind. Column
+    `standard` of the ratings has scores minus the rater's mean on the anchors, divided by its standard
+    deviation there. Null: no anchors."""
     canary_share: float = Field(0.02, ge=0, le=1)
     """Fraction of the items of which a copy with an attempt to manipulate the rater (a canary) is rated
     too. Canaries are not used in training; they show how easily the rater is manipulated."""

@@ -260,6 +260,21 @@ def test_two_models_of_one_file_share_an_artifact_and_can_talk(tiny, default_con
     assert dialogues.inputs["models"] == [plan.views["models/ada"]] * 2
 
 
+def test_a_file_is_kept_only_for_a_server_that_reads_it(tiny, default_config, root):
+    def planned(command, **model):
+        load = {"server": {"command": command}} if command else {}
+        default_config["models"]["llama"] = model | {"load": load}
+        plan = make_plan(read_experiment(default_config | {"rounds": 0}, root), root)
+        return plan.recipes[plan.views["models/llama"]]
+
+    file = {"source": "gguf", "path": str(tiny[0])}
+    served = planned("serve {gguf} {port}", **file)
+    assert served.settings["keep_file"] is True
+    assert planned(None, **file).reference == planned("serve {folder} {port}", **file).reference
+    with pytest.raises(UserError, match=r"{gguf} is the file .* this one has source hub"):
+        planned("serve {gguf} {port}", source="hub", repository="a/b", revision="c")
+
+
 def test_known_names_are_those_of_the_pinned_libraries():
     import gguf
     from gguf.quants import _type_traits

@@ -133,7 +133,9 @@ def test_planning_needs_no_network(default_config, root, monkeypatch):
 
 @pytest.mark.slow
 def test_the_job_makes_an_ordinary_model_of_a_package(wheel, default_config, root, tmp_path):
-    config = settings_of(default_config, sha256=file_sha256(wheel), dtype="bfloat16")
+    served = {"server": {"command": "serve {gguf} {port}"}}
+    checksum = file_sha256(wheel)
+    config = settings_of(default_config, sha256=checksum, dtype="bfloat16", load=served) | {"rounds": 0}
     plan = make_plan(read_experiment(config, root), root)
     reference = plan.views["models/llama"]
     recipe = tmp_path / "recipe.json"
@@ -150,5 +152,7 @@ def test_the_job_makes_an_ordinary_model_of_a_package(wheel, default_config, roo
     assert "Converting and de-quantizing" not in job.stderr  # the library's own bar
     manifest = json.loads((tmp_path / "store" / reference / "manifest.json").read_text())
     assert {"model/config.json", "model/model.safetensors"} <= set(manifest["files"])
+    kept = tmp_path / "store" / reference / "model/model.gguf"  # for the server
+    assert kept.read_bytes() == (tmp_path / "tiny.gguf").read_bytes()
     assert "gguf" in manifest["versions"]
     assert not list((tmp_path / "store/work/models").iterdir())

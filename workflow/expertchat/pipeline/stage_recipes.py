@@ -105,6 +105,8 @@ class StageRecipes(PlanBuilder):
             runtime["path"] = str(file)
         if model.source in ("gguf", "package"):
             runtime["needs_template"] = self.experiment.needs_own_template(name)
+            if model.load.server is not None and model.load.server.reads_gguf:
+                settings["keep_file"] = True
         self.models[name] = self.add("models", name, settings, runtime=runtime)
         return self.models[name]
 

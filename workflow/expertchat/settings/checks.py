@@ -28,6 +28,7 @@ def cross_faults(experiment: Experiment) -> Iterator[str]:
     if experiment.rounds:
         yield from _server_faults(experiment)
         yield from _adapter_faults(experiment)
+    yield from _gguf_faults(experiment)
     yield from _gate_faults(experiment)
     yield from _third_party_faults(experiment)
     if experiment.world is None:
@@ -142,6 +143,17 @@ def _server_faults(experiment: Experiment) -> Iterator[str]:
             yield (
                 f"models.{name}.load.server.adapter_arguments: missing; without it, the server cannot "
                 "load the tuned model's adapter: add it, or set rounds to 0"
+            )
+
+
+def _gguf_faults(experiment: Experiment) -> Iterator[str]:
+    """Servers that are to read the GGUF file of a model that has none."""
+    for name, model in experiment.models.items():
+        server = model.load.server
+        if server is not None and server.reads_gguf and model.source not in ("gguf", "package"):
+            yield (
+                f"models.{name}.load.server: {{gguf}} is the file of a model of source gguf or package; "
+                f"this one has source {model.source}"
             )
 
 

@@ -33,14 +33,14 @@ class Server(Section):
 
     command: str | None = None
     """Command that starts the server, without a shell. {folder} is replaced by the model's folder,
-    {port} by a free port. The server should listen on 127.0.0.1 only. Null: a running server is
-    used."""
+    {gguf} by its GGUF file (sources gguf and package), {port} by a free port. The server should listen
+    on 127.0.0.1 only. Null: a running server is used."""
     adapter_arguments: str | None = None
     """Arguments added to the command if an adapter is used. {adapter} is replaced by the folder of the
     adapter, in PEFT's layout. Null: the server cannot load adapters."""
     model: str | None = None
-    """The server's name of the model; may contain {folder}. Null: the only model that the server
-    lists."""
+    """The server's name of the model; may contain {folder} or {gguf}. Null: the only model that the
+    server lists."""
     adapter_model: str | None = None
     """The server's name of the model with the adapter; may contain {adapter}. Null: same as `model`."""
     top_logprobs: int = Field(20, gt=0)
@@ -75,6 +75,11 @@ class Server(Section):
     start_minutes: float = Field(20, gt=0)
     """Maximum time until a started server is ready, in minutes."""
 
+    @property
+    def reads_gguf(self) -> bool:
+        """Whether the server reads the model's GGUF file."""
+        return any("{gguf}" in (text or "") for text in (self.command, self.model))
+
     @model_validator(mode="after")
     def _one_server(self) -> Server:
         for key in ("url_env", "key_env"):
@@ -95,10 +100,11 @@ class Server(Section):
         return self
 
 
+GGUF_FILE = "model.gguf"  # in a model's folder, if its server reads the file itself
 PLACEHOLDERS = {  # of keys of `Server`: those that are allowed, and those that are required
-    "command": ({"folder", "port"}, {"port"}),
+    "command": ({"folder", "gguf", "port"}, {"port"}),
     "adapter_arguments": ({"adapter"}, {"adapter"}),
-    "model": ({"folder"}, set()),
+    "model": ({"folder", "gguf"}, set()),
     "adapter_model": ({"adapter"}, set()),
 }
 

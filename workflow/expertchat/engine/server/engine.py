@@ -37,7 +37,7 @@ from expertchat.engine.server.process import ServerProcess, free_port
 from expertchat.engine.server.replies import decoding_fields, parse_reply
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
-from expertchat.settings.models import Load, Server
+from expertchat.settings.models import GGUF_FILE, Load, Server
 
 POLL_SECONDS = 0.25  # between checks whether a started server is ready
 REPORT_SECONDS = 1.0  # between calls of a progress callback
@@ -124,8 +124,9 @@ class ServerEngine:
             raise
 
     def _fill(self, text: str) -> str:
-        """`text` with its placeholders {folder} and {adapter} filled in."""
-        text = text.replace("{folder}", str(self.folder.resolve()))
+        """`text` with its placeholders {folder}, {gguf} and {adapter} filled in."""
+        folder = self.folder.resolve()
+        text = text.replace("{folder}", str(folder)).replace("{gguf}", str(folder / GGUF_FILE))
         return text if self.adapter is None else text.replace("{adapter}", str(self.adapter))
 
     async def _wait(self, process: ServerProcess, health: str) -> None:

@@ -190,7 +190,7 @@ def _rewards(folder: Path, settings: dict, place: int, said: str) -> None:
 
 def _policies(folder: Path, settings: dict, place: int, said: str) -> None:
     steps = pd.DataFrame({"step": range(20), "score": range(20), "kl": 2.0, "ended": 1.0})
-    steps.assign(reply_tokens=8.0, tokens=64, seconds=0.5).to_parquet(folder / "steps.parquet")
+    steps.assign(reply_tokens=8.0, tokens=64).to_parquet(folder / "steps.parquet")
     (folder / "outcome.json").write_text(json.dumps({"tuned": True, "steps": 20, "reason": None}))
 
 

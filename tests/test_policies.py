@@ -20,6 +20,7 @@ from expertchat.settings.models import Load
 from expertchat.settings.ppo import PPO
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForSequenceClassification
 
 SETTINGS = PPO(
@@ -182,9 +183,8 @@ def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, t
 
             trainer.save_checkpoint = save_and_stop
         train(trainer, "test", folder / "checkpoints", out)
-        return load_file(out / "adapter/adapter_model.safetensors"), pd.read_parquet(
-            out / "steps.parquet"
-        ).drop(columns="seconds")
+        adapter = load_file(out / "adapter/adapter_model.safetensors")
+        return adapter, pd.read_parquet(out / "steps.parquet")
 
     weights, steps = run(tmp_path / "uninterrupted")
     with pytest.raises(KeyboardInterrupt):
@@ -193,7 +193,11 @@ def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, t
     assert weights.keys() == resumed_weights.keys()
     assert all(torch.equal(weights[name], resumed_weights[name]) for name in weights)
     assert resumed_steps.equals(steps) and len(steps) == 4
-    assert list((tmp_path / "resumed/out/tensorboard").iterdir())
+    (curves,) = (tmp_path / "resumed/out/tensorboard").iterdir()
+    assert curves.read_bytes() == (tmp_path / "uninterrupted/out/tensorboard" / curves.name).read_bytes()
+    events = EventAccumulator(str(curves.parent)).Reload()
+    assert [event.value for event in events.Scalars("ppo/kl")] == pytest.approx(steps["kl"])
+    assert [event.step for event in events.Scalars("ppo/kl")] == list(steps["step"])
 
 
 def test_batches_of_any_size_give_the_same_experience(backbone, model_folder):

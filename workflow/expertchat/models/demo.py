@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,4 +28,6 @@ def make_demo_model(settings: Mapping[str, Any], targets: TargetModules, out: Pa
         prompts=settings["prompts"],
         world_seed=settings["world"]["seed"],
     )
+    took, speed = metrics.pop("seconds"), metrics.pop("tokens_per_second")  # not the same in every run
+    print(f"{took:.0f} s, {speed:,.0f} tokens/s", file=sys.stderr)
     write_json(out / "metrics.json", metrics)

@@ -23,6 +23,5 @@ STEP_TYPES = {
     "value_loss": "float64",
     "clipped": "float64",
     "tokens": "int64",
-    "seconds": "float64",
 }
 """The columns of STEPS and their types."""

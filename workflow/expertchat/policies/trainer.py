@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -26,7 +25,8 @@ from torch import Tensor
 from expertchat.console import progress_bar, rate
 from expertchat.engine.training import draw_completions
 from expertchat.policies import ppo
-from expertchat.policies.artifact import STEPS, VALUE_HEAD
+from expertchat.policies.artifact import STEP_TYPES, STEPS, VALUE_HEAD
+from expertchat.policies.curves import write_curves
 from expertchat.policies.rollout import Rollout, make_rollout
 from expertchat.policies.shared_backbone import POLICY, SharedBackbone
 from expertchat.records import read_records, write_records
@@ -273,7 +273,8 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
     """Runs PPO to its last step, from the latest checkpoint if there is one.
 
     Writes to `out` the adapter in peft's layout, value_head.safetensors, steps.parquet (one row per
-    step) and TensorBoard logs. During the run the logs are in `checkpoints`.
+    step) and TensorBoard logs (`write_curves`). During the run TensorBoard's own logs, which also have
+    the times, are in `checkpoints`.
 
     Progress is counted in passes over replies: in a step each reply is drawn, read by policy, reference
     and reward model, and learned from in each epoch.
@@ -311,5 +312,6 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
     trainer.backbone.model.save_pretrained(out / "adapter", selected_adapters=[POLICY])
     value_head = {n: p.detach() for n, p in trainer.backbone.value_head.named_parameters()}
     save_file(value_head, out / VALUE_HEAD)
-    pd.DataFrame(rows).to_parquet(out / STEPS)
-    shutil.move(checkpoints / "tensorboard", out / "tensorboard")
+    steps = pd.DataFrame(rows)[list(STEP_TYPES)]
+    steps.to_parquet(out / STEPS)
+    write_curves(steps, out / "tensorboard")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
@@ -12,7 +10,7 @@ from expertchat.report.blocks import Figure, Figures, Section, Table, Text
 from expertchat.report.plots import LINE, MODELS, percent_axis, plot, reference_line
 from expertchat.report.results import Results
 from expertchat.report.summary import ends
-from expertchat.report.wording import number, percent, round_label, seconds
+from expertchat.report.wording import number, percent, round_label
 
 MAX_POINTS = 300  # of one curve
 
@@ -115,15 +113,14 @@ def ends_table(results: Results) -> Table:
                 number(lengths[0], 1),
                 number(lengths[1], 1),
                 percent(ends(steps["ended"])[1]),
-                number(steps["tokens"].sum() / (steps["seconds"].sum() or math.nan), 0),
-                seconds(steps["seconds"].sum()),
+                f"{steps['tokens'].sum():,}",
             ]
         )
     head = ["model", "round", "steps", "score, first", "score, last", "KL, last"]
-    head += ["tokens, first", "tokens, last", "complete, last", "tokens/s", "time"]
+    head += ["tokens, first", "tokens, last", "complete, last", "tokens, all"]
     return Table(
         head,
         rows,
         note="First and last: means over the first and the last tenth of the steps. KL is in nats per "
-        "reply; tokens are per reply.",
+        "reply; tokens are per reply, and those of all steps together.",
     )

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from expertchat.engine.loading import load_model, load_tokenizer
-from expertchat.engine.training import Completion, lora_config
+from expertchat.engine.training import Completion, lora_config, save_adapter
 from expertchat.pipeline.jobs import Job
 from expertchat.pipeline.recipes import Recipe, load_runtime
 from expertchat.policies.outcome import keep_policy, reason_against_tuning
@@ -18,7 +18,7 @@ from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
 from expertchat.settings.ppo import PPO
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForSequenceClassification
@@ -321,3 +321,12 @@ def test_an_untuned_policy_is_loaded_as_the_base_model(tmp_path):
     assert job.source("a", tmp_path / "model", tuned).adapter == tuned / "adapter"
     sources = job.sources(["a", "a"], [tmp_path / "model"] * 2, [untuned, tuned])
     assert [source.adapter for source in sources] == [None, tuned / "adapter"]
+
+
+def test_an_adapter_is_stored_with_its_layers_in_order(model_folder, tmp_path):
+    base = load_model(model_folder, Load())
+    names = ["v_proj", "q_proj", "up_proj", "o_proj", "k_proj"]
+    save_adapter(get_peft_model(base, LoraConfig(r=2, target_modules=names)), tmp_path / "adapter")
+    assert read_json(tmp_path / "adapter/adapter_config.json")["target_modules"] == sorted(names)
+    again = PeftModel.from_pretrained(load_model(model_folder, Load()), tmp_path / "adapter")
+    assert len(again.peft_config["default"].target_modules) == len(names)

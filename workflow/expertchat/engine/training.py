@@ -6,6 +6,7 @@ exactly the tokens that were drawn.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ __all__ = [
     "lora_config",
     "padded",
     "position_ids",
+    "save_adapter",
     "why_not_reusable",
 ]
 
@@ -83,6 +85,21 @@ def lora_config(lora: LoRA, model, key: str, **kwargs):
 
 
 @torch.inference_mode()
+def save_adapter(model, folder: Path) -> None:
+    """Writes the adapter "default" of a model of peft's to a new folder, in peft's layout.
+
+    peft keeps the names of layers in sets, whose order changes from process to process; here they are
+    sorted, so that the same adapter gives the same bytes.
+    """
+    model.save_pretrained(folder, selected_adapters=["default"], safe_serialization=True)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(config[key], list):
+            config[key] = sorted(config[key])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def draw_completions(
     model,
     tokenizer,

@@ -23,12 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from expertchat.console import progress_bar, rate
-from expertchat.engine.training import draw_completions
+from expertchat.engine.training import draw_completions, save_adapter
 from expertchat.policies import ppo
 from expertchat.policies.artifact import STEP_TYPES, STEPS, VALUE_HEAD
 from expertchat.policies.curves import write_curves
 from expertchat.policies.rollout import Rollout, make_rollout
-from expertchat.policies.shared_backbone import POLICY, SharedBackbone
+from expertchat.policies.shared_backbone import SharedBackbone
 from expertchat.records import read_records, write_records
 from expertchat.seeds import seed_of
 from expertchat.settings.decoding import Decoding
@@ -309,7 +309,7 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
             if trainer.state.step % settings.checkpoint_every == 0:
                 write_records(table, rows)
                 trainer.save_checkpoint(checkpoint)
-    trainer.backbone.model.save_pretrained(out / "adapter", selected_adapters=[POLICY])
+    save_adapter(trainer.backbone.model, out / "adapter")
     value_head = {n: p.detach() for n, p in trainer.backbone.value_head.named_parameters()}
     save_file(value_head, out / VALUE_HEAD)
     steps = pd.DataFrame(rows)[list(STEP_TYPES)]

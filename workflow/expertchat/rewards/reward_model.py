@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from expertchat.console import progress_bar
-from expertchat.engine.training import check_lengths, load_tokenizer
+from expertchat.engine.training import check_lengths, load_tokenizer, save_adapter
 from expertchat.ratings.artifact import REPLY, why_unusable
 from expertchat.records import write_json
 from expertchat.rewards.artifact import METRICS, PAIRS, TRAINING_LOG
@@ -115,7 +115,7 @@ def make_reward_model(
         "cross_fitted": evaluate(pairs, out_of_fold, lengths, scale),
         "held_out": evaluate(held_out, held_out_scores, lengths, scale) | {"fates": held_out_fates},
     }
-    reward.model.save_pretrained(out / "adapter", safe_serialization=True)
+    save_adapter(reward.model, out / "adapter")
     scores = out_of_fold | held_out_scores
     scored = [
         pair

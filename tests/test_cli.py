@@ -66,10 +66,10 @@ def write_log(plan, path, text):
     log.write_text(text)
 
 
-def checkpoint(plan, path, name="state.safetensors"):
-    folder = work_path(plan.store, reference(plan, path)) / "checkpoints"
-    folder.mkdir(parents=True)
-    (folder / name).touch()
+def checkpoint(plan, path, name="steps/00000001/checksums.json"):
+    file = work_path(plan.store, reference(plan, path)) / "checkpoints" / name
+    file.parent.mkdir(parents=True)
+    file.touch()
 
 
 # plan and status
@@ -135,7 +135,7 @@ def test_status_of_a_finished_experiment_is_short(plan, expertchat):
 
 
 def test_an_open_tensorboard_log_is_no_checkpoint(plan, expertchat):
-    checkpoint(plan, "round-1/policies/llama", "tensorboard")
+    checkpoint(plan, "round-1/policies/llama", "tensorboard/events")
     assert "  policies     2 waiting" in expertchat("status")[1]
 
 

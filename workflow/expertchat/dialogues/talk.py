@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.console import progress_bar, rate
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES, TOPIC_KEYS
 from expertchat.dialogues.contexts import Context, draw_replies
@@ -82,7 +83,8 @@ def run_dialogues(
     device, both generate at the same time.
     """
     speakers = names_by_engine(engines)
-    dialogues, candidates, done = _resume(dialogues, settings, checkpoints)
+    saved = Checkpoints(checkpoints / "turns")
+    dialogues, candidates, done = _resume(dialogues, saved)
     left = range(done, settings.turns)
     per_dialogue = len(left) + settings.candidates * len(
         set(settings.candidate_turns).intersection(left)
@@ -108,8 +110,9 @@ def run_dialogues(
             else:
                 drawn = [speak(*speaker, turn) for speaker in speakers]
             candidates += chain.from_iterable(drawn)
-            write_records(checkpoints / f"{turn}.{CANDIDATES}", candidates)
-            write_records(checkpoints / f"{turn}.{DIALOGUES}", dialogues)
+            with saved.writing(numbered(turn + 1)) as folder:
+                write_records(folder / CANDIDATES, candidates)
+                write_records(folder / DIALOGUES, dialogues)
     write_records(out / DIALOGUES, dialogues)
     write_records(out / CANDIDATES, candidates)
 
@@ -163,16 +166,12 @@ def make_turn(reply: dict[str, Any], settings: Dialogues, earlier: Sequence[str]
     return turn
 
 
-def _resume(dialogues, settings: Dialogues, checkpoints: Path):
+def _resume(dialogues, saved: Checkpoints):
     """(dialogues, candidates, number of finished turns) of the latest checkpoint, or of the start."""
-    for turn in reversed(range(settings.turns)):
-        if (checkpoints / f"{turn}.{DIALOGUES}").exists():
-            return (
-                read_records(checkpoints / f"{turn}.{DIALOGUES}"),
-                read_records(checkpoints / f"{turn}.{CANDIDATES}"),
-                turn + 1,
-            )
-    return list(dialogues), [], 0
+    folder = saved.latest()
+    if folder is None:
+        return list(dialogues), [], 0
+    return read_records(folder / DIALOGUES), read_records(folder / CANDIDATES), int(folder.name)
 
 
 def _candidates(engine, contexts, texts, settings: Dialogues, seed: Any, report):

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from expertchat.errors import UserError
-from expertchat.pipeline.fingerprints import file_sha256
+from expertchat.records import file_sha256
 
 # -P: the working folder is not searched for a module pip
 PIP = (sys.executable, "-P", "-m", "pip")

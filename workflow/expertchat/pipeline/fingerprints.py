@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from expertchat.records import file_sha256
+
 PACKAGE = Path(__file__).resolve().parents[1]
 SCRIPTS = PACKAGE.parent / "scripts"
 
@@ -162,12 +164,6 @@ def code_fingerprint(stage: str) -> str:
         text = _read(path)
         digest.update((essential_source(text) if path.suffix == ".py" else text).encode())
     return digest.hexdigest()[:16]
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_sample(folder: Path, sample_bytes: int = 65536) -> str:

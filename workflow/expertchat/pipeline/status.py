@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from expertchat.checkpoints import CHECKSUMS
 from expertchat.pipeline.locks import lock_holder
 from expertchat.pipeline.logs import last_error, log_path
 from expertchat.pipeline.plan import STAGES, Plan
@@ -68,8 +69,7 @@ def _state(store: Path, reference: str) -> tuple[str, str, bool]:
     if process is not None:
         return "running", process, False
     checkpoints = work / "checkpoints"
-    # PPO opens its TensorBoard log before the first checkpoint
-    resumes = checkpoints.is_dir() and any(p.name != "tensorboard" for p in checkpoints.iterdir())
+    resumes = any(checkpoints.rglob(CHECKSUMS))
     error = last_error(store, reference)
     if error is not None:
         return "failed", f"{error} ({log_path(store, reference)})", resumes

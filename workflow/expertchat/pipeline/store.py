@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.errors import UserError
-from expertchat.pipeline.fingerprints import file_sha256
 from expertchat.pipeline.recipes import Recipe
+from expertchat.records import file_sha256
 
 MANIFEST = "manifest.json"
 

@@ -7,7 +7,6 @@ same result as an uninterrupted one. `expertchat.policies` has a map of a PPO st
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.console import progress_bar, rate
 from expertchat.engine.training import draw_completions, save_adapter
 from expertchat.policies import ppo
@@ -34,6 +34,7 @@ from expertchat.seeds import seed_of
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.ppo import PPO
 
+STATE, ROWS = "state.safetensors", "steps.jsonl"  # files of a checkpoint
 Score = Callable[[Rollout], Tensor]  # raw scores [B] of a rollout
 
 
@@ -244,15 +245,13 @@ class PPOTrainer:
         )
 
     def save_checkpoint(self, path: Path) -> None:
-        """Writes trained parameters, optimizer and trainer state to one safetensors file, atomically."""
+        """Writes trained parameters, optimizer and trainer state to one safetensors file."""
         tensors = {}
         for name, parameter in self.parameters.items():
             tensors[name] = parameter.detach().contiguous()
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"{name}|{key}"] = value.contiguous()
-        temporary = path.with_suffix(".part")
-        save_file(tensors, temporary, metadata={"state": json.dumps(vars(self.state))})
-        os.replace(temporary, path)
+        save_file(tensors, path, metadata={"state": json.dumps(vars(self.state))})
 
     def load_checkpoint(self, path: Path) -> None:
         """Restores what `save_checkpoint` wrote."""
@@ -281,20 +280,20 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    table, checkpoint = checkpoints / "steps.jsonl", checkpoints / "state.safetensors"
+    saved = Checkpoints(checkpoints / "steps")
     rows: list[dict[str, Any]] = []
     settings = trainer.settings
     passes = settings.batch_size * (1 + 3 + settings.epochs)  # of a step
     before = settings.batch_size * 2  # of `measure_reward_statistics`
     total = before + settings.steps * passes
-    resumed = checkpoint.exists()
-    if resumed:
-        trainer.load_checkpoint(checkpoint)
-        rows = [row for row in read_records(table) if row["step"] < trainer.state.step]
+    checkpoint = saved.latest()
+    if checkpoint is not None:
+        trainer.load_checkpoint(checkpoint / STATE)
+        rows = read_records(checkpoint / ROWS)
     writer = SummaryWriter(str(checkpoints / "tensorboard"), purge_step=trainer.state.step)
     with writer, progress_bar(total, label, "passes over replies") as progress:
         trainer.on_pass = progress.update
-        if resumed:
+        if checkpoint is not None:
             progress.update(before + trainer.state.step * passes)
         else:
             trainer.measure_reward_statistics()
@@ -307,8 +306,9 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
             at = f"step {trainer.state.step} of {settings.steps}"
             progress.set_postfix_str(f"{at}, score {row['score']:+.2f}, KL {row['kl']:.1f}, {speed}")
             if trainer.state.step % settings.checkpoint_every == 0:
-                write_records(table, rows)
-                trainer.save_checkpoint(checkpoint)
+                with saved.writing(numbered(trainer.state.step)) as folder:
+                    write_records(folder / ROWS, rows)
+                    trainer.save_checkpoint(folder / STATE)
     save_adapter(trainer.backbone.model, out / "adapter")
     value_head = {n: p.detach() for n, p in trainer.backbone.value_head.named_parameters()}
     save_file(value_head, out / VALUE_HEAD)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.console import batch_progress, progress_bar
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
 from expertchat.engine.interface import Question
@@ -81,25 +82,29 @@ def rate(
 
     total = sum(1 for _ in items())
     _copy_anchors(rater.name, anchors, out)
-    if total and not (checkpoints / f"{0:06d}.{RATINGS}").exists():
+    saved = Checkpoints(checkpoints / "blocks", keep=None)
+    if total and saved.find(numbered(0)) is None:
         print(f"{probe(rater, probe_items(items(), total))}.", file=sys.stderr)
     todo = items()
-    parts: list[str] = []
+    parts: list[Path] = []
     with progress_bar(total, f"ratings by {rater.name}", "items") as progress:
         while block := list(islice(todo, BLOCK)):
-            parts.append(f"{len(parts):06d}")
-            ratings, texts = (checkpoints / f"{parts[-1]}.{file}" for file in (RATINGS, TEXTS))
-            if ratings.exists():
+            name = numbered(len(parts))
+            finished = saved.find(name)
+            if finished is not None:
+                parts.append(finished)
                 progress.update(len(block))
                 continue
             high, seed = rater.rubric.high, rater.seed
             shown = [p for i in block for p in presentations_of(i, rater.settings, high, seed)]
             asked = len(rater.rubric.categories) * sum(p.repeats for p in shown)
             rows = rate_presentations(rater, shown, batch_progress(progress, len(block), asked))
-            write_table(texts, text_rows(rater, block), TEXT_SCHEMA)
-            write_table(ratings, rows, RATING_SCHEMA)
-    merge_parts([checkpoints / f"{part}.{RATINGS}" for part in parts], out / RATINGS, RATING_SCHEMA)
-    merge_parts([checkpoints / f"{part}.{TEXTS}" for part in parts], out / TEXTS, TEXT_SCHEMA)
+            with saved.writing(name) as folder:
+                write_table(folder / TEXTS, text_rows(rater, block), TEXT_SCHEMA)
+                write_table(folder / RATINGS, rows, RATING_SCHEMA)
+            parts.append(saved.folder / name)
+    merge_parts([part / RATINGS for part in parts], out / RATINGS, RATING_SCHEMA)
+    merge_parts([part / TEXTS for part in parts], out / TEXTS, TEXT_SCHEMA)
     if total:
         mass = read_scores([out], rater.settings.min_valid_mass, ["valid_mass"]).to_dict("records")
         print(f"{describe_mass(rater, mass)[0]}.", file=sys.stderr)

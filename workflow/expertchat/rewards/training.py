@@ -21,18 +21,21 @@ from transformers import (
     AutoModelForSequenceClassification,
     PrinterCallback,
     Trainer,
+    TrainerCallback,
     TrainerState,
     TrainingArguments,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
+from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.engine.training import load_model, lora_config
 from expertchat.records import read_json, write_json
 from expertchat.rewards.scoring import Reader, candidate_scores, score_contexts, why_whole
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
 from expertchat.settings.target_modules import check_target_modules
+
+SCORES = "scores.json"  # file of the checkpoint of a fold
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,23 @@ def load_reward_model(
     return RewardModel(model, reader, initial)
 
 
+class Seal(TrainerCallback):
+    """Makes each folder that the Trainer saves a checkpoint of ours.
+
+    The Trainer writes file after file into a folder with its final name, which an interruption leaves
+    incomplete.
+    """
+
+    def __init__(self, saved: Checkpoints):
+        self.saved = saved
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        with self.saved.writing(numbered(state.global_step)) as folder:
+            shutil.copytree(written, folder, dirs_exist_ok=True)
+        shutil.rmtree(written)
+
+
 class PairTrainer(Trainer):
     """transformers' Trainer on batches of contexts.
 
@@ -191,8 +211,10 @@ def train(
             if name in reward.initial:
                 parameter.copy_(reward.initial[name])
     gpu = torch.cuda.is_available()
+    scratch, saved = checkpoints / "scratch", Checkpoints(checkpoints / "steps")
+    shutil.rmtree(scratch, ignore_errors=True)
     arguments = TrainingArguments(
-        output_dir=str(checkpoints),
+        output_dir=str(scratch),
         learning_rate=settings.learning_rate,
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
@@ -205,7 +227,6 @@ def train(
         remove_unused_columns=False,
         save_strategy="steps",
         save_steps=200,
-        save_total_limit=1,
         save_only_model=False,
         logging_steps=10,
         report_to="none",
@@ -216,11 +237,12 @@ def train(
     trainer = PairTrainer(
         reward.reader, progress, tokens, model=reward.model, args=arguments, train_dataset=list(contexts)
     )
-    checkpoint = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    trainer.add_callback(Seal(saved))
+    checkpoint = saved.latest()
     if checkpoint is not None:
-        done = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         trainer.count(tokens * done.global_step // done.max_steps)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     trainer.count(trainer.tokens_left)
     reward.model.eval()
     return trainer.state.log_history
@@ -242,9 +264,10 @@ def cross_fit(
     """
     scores: dict[str, float] = {}
     logs = []
+    finished = Checkpoints(checkpoints / "folds", keep=None)
     for number, (training, scored) in enumerate(folds, 1):
-        finished = checkpoints / f"fold-{number}.json"
-        if finished.exists():
+        name = numbered(number)
+        if finished.find(name) is not None:
             progress.update(
                 tokens_to_train(training, reward.reader, settings.epochs)
                 + tokens_to_train(scored, reward.reader, 1)
@@ -253,9 +276,10 @@ def cross_fit(
             run = checkpoints / f"fold-{number}"
             log = train(reward, training, settings, seed, run, progress)
             found = score_candidates(reward, scored, progress)
-            write_json(finished, {"scores": found, "log": log})
+            with finished.writing(name) as folder:
+                write_json(folder / SCORES, {"scores": found, "log": log})
             shutil.rmtree(run)
-        result = read_json(finished)
+        result = read_json(finished.folder / name / SCORES)
         scores |= result["scores"]
         logs.append(result["log"])
     return scores, logs

@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.console import batch_progress, progress_bar
 from expertchat.engine.interface import Engine, Reply, Request, names_by_engine
 from expertchat.errors import UserError
@@ -35,7 +36,7 @@ from expertchat.topics.pool import Rejection, TopicPool
 from expertchat.topics.similarity import words
 from expertchat.topics.taxonomies import Taxonomy
 
-OUTCOMES = "outcomes.jsonl"  # the checkpoint: the outcomes of all finished rounds
+OUTCOMES = "outcomes.jsonl"  # file of a checkpoint: the outcomes of all finished rounds
 TEXT_KEYS = ("topic", "subject", "audience", "kind", "author")
 REJECTED_KEYS = (*TEXT_KEYS, "reason", "like", "similarity", "gate", "try")  # of rejected.jsonl
 
@@ -65,7 +66,9 @@ def write_topics(
     (see `asking.possible_examples`). `pool` must be empty. Raises UserError if a subject has too few
     topics after `tries_per_topic` tries for each, or if a split has no topic.
     """
-    outcomes = _resume(checkpoints)
+    saved = Checkpoints(checkpoints / "rounds")
+    checkpoint = saved.latest()
+    outcomes = None if checkpoint is None else read_records(checkpoint / OUTCOMES)
     if outcomes is None:
         outcomes = screen_file_topics(given, settings, taxonomy, pool, seed)
     else:
@@ -79,7 +82,8 @@ def write_topics(
         candidates = [_candidate(attempt, reply, instruction, settings) for attempt, reply in asked]
         candidates = pass_gate(engines, candidates, settings.gate, texts, taxonomy.subjects)
         outcomes += choose(candidates, pool)
-        write_records(checkpoints / OUTCOMES, outcomes)
+        with saved.writing(numbered(len(outcomes))) as folder:
+            write_records(folder / OUTCOMES, outcomes)
     if engines:
         _check_enough(outcomes, settings, taxonomy)
     topics = list(_numbered(outcomes, taxonomy))
@@ -137,12 +141,6 @@ def _screen(topic: Outcome, pool: TopicPool, wanted: bool = True) -> Outcome:
         pool.add(topic["topic"])
         return topic
     return topic | asdict(rejection)
-
-
-def _resume(checkpoints: Path) -> list[Outcome] | None:
-    """The outcomes of all finished rounds; None if there is no checkpoint."""
-    path = checkpoints / OUTCOMES
-    return read_records(path) if path.exists() else None
 
 
 def _refill(pool: TopicPool, outcomes: Iterable[Outcome]) -> None:

@@ -242,8 +242,17 @@ def test_a_model_whose_numbers_overflow_has_no_prediction(engine):
     with torch.no_grad():
         engine.model.lm_head.weight[0] = torch.inf
     for formulation in ("letter", "cloze"):
-        with pytest.raises(UserError, match=r"^art, question 0: .* not finite \(3 questions .* float16"):
+        with pytest.raises(UserError, match=r"probabilities that are NaN: .* load\.dtype is too narrow"):
             answer_subject(engine, "art", SHOTS, ITEMS, Asking(formulation=formulation))
+
+
+def test_a_server_whose_numbers_overflow_has_no_prediction(engine, monkeypatch):
+    def impossible(groups, on_batch):
+        return [[np.full(4, -np.inf) for _ in g] for g in groups]
+
+    monkeypatch.setattr(engine, "answer_logprobs", impossible)
+    with pytest.raises(UserError, match=r"^art, question 0: .* not finite \(3 questions .* float16"):
+        answer_subject(engine, "art", SHOTS, ITEMS, Asking())
 
 
 def test_more_shards_than_subjects_are_found_before_a_model_is_loaded(folder):

@@ -3,10 +3,13 @@
 import pandas as pd
 import pytest
 import torch
+from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.engine.training import Completion, lora_config, save_adapter
+from expertchat.errors import UserError
 from expertchat.pipeline.jobs import Job
 from expertchat.pipeline.recipes import Recipe, load_runtime
+from expertchat.policies import ppo
 from expertchat.policies.outcome import keep_policy, reason_against_tuning
 from expertchat.policies.policy import make_policy
 from expertchat.policies.ppo import token_logprobs
@@ -198,6 +201,36 @@ def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, t
     events = EventAccumulator(str(curves.parent)).Reload()
     assert [event.value for event in events.Scalars("ppo/kl")] == pytest.approx(steps["kl"])
     assert [event.step for event in events.Scalars("ppo/kl")] == list(steps["step"])
+
+
+@pytest.mark.parametrize("what", ["score of a reply", "loss", "norm of the gradient"])
+def test_ppo_stops_at_the_first_number_that_is_not_finite(
+    backbone, model_folder, tmp_path, monkeypatch, what
+):
+    trainer = make_trainer(backbone, model_folder)
+    (tmp_path / "out").mkdir()
+    calls = {"n": 0}
+
+    def broken(function):
+        def call(*arguments, **names):
+            result = function(*arguments, **names)
+            calls["n"] += trainer.state.step == 2  # in the third step
+            return result * float("nan") if calls["n"] else result
+
+        return call
+
+    if what == "score of a reply":
+        trainer.score = broken(trainer.score)
+    elif what == "loss":
+        monkeypatch.setattr(ppo, "value_loss", broken(ppo.value_loss))
+    else:
+        clip = torch.nn.utils.clip_grad_norm_
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", broken(clip))
+    with pytest.raises(UserError, match=f"step 3 of 4: the {what} is NaN or infinite"):
+        train(trainer, "test", tmp_path / "checkpoints", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+    assert Checkpoints(tmp_path / "checkpoints/steps").latest().name == numbered(2)
+    assert all(torch.isfinite(p).all() for p in trainer.parameters.values())
 
 
 def test_batches_of_any_size_give_the_same_experience(backbone, model_folder):

@@ -21,6 +21,7 @@ from expertchat.demo.optimizer import has_bfloat16, make_optimizers, schedule
 from expertchat.demo.packing import Batch, Encoder, Weights, batches
 from expertchat.demo.tokenizer import train_tokenizer
 from expertchat.demo.world import World, build_world
+from expertchat.errors import UserError
 
 ARCHITECTURES = ("llama", "mixtral")
 
@@ -263,6 +264,8 @@ def train(
     with progress_bar(steps, label, "steps") as progress:
         for step, batch in enumerate(packed):
             loss, means = losses(model, batch)
+            if not bool(torch.isfinite(loss)):
+                raise UserError(f"step {step + 1} of {steps}: the loss is NaN or infinite")
             model.zero_grad(set_to_none=False)
             loss.backward()
             factor = schedule(step, steps, warmup, decay)

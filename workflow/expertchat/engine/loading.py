@@ -16,6 +16,7 @@ from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
 from expertchat import chat
+from expertchat.engine.finite import require_finite_weights
 from expertchat.engine.memory import (
     block_bytes,
     check_footprint,
@@ -174,6 +175,13 @@ def load_model(
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("score."))
     if missing:
         raise UserError(f"{folder}: its files lack weights: {missing[0]} and {len(missing) - 1} more")
+    left_over = sorted(report["unexpected_keys"]) if auto_class is AutoModelForCausalLM else []
+    if left_over:
+        raise UserError(
+            f"{folder}: its files have weights that the model does not use: {left_over[0]} and "
+            f"{len(left_over) - 1} more"
+        )
+    require_finite_weights(model.named_parameters(), folder)
     model.name_or_path = model.config.name_or_path = str(folder)
     for module in model.modules():
         # bitsandbytes' fast 4-bit path for these CPUs repacks weights in place at the first forward pass

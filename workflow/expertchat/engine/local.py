@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from expertchat import chat
+from expertchat.engine.adapters import add_adapter
 from expertchat.engine.batches import Batches, free_bytes, planned_rows, planned_tokens
+from expertchat.engine.finite import require_numbers
 from expertchat.engine.generate.cache import Sessions, why_not_reusable
 from expertchat.engine.generate.contrastive import (
     check_contrastive,
@@ -100,13 +102,9 @@ class LocalEngine:
     def _load_adapter(self, folder: Path) -> str:
         """The name of the adapter in this folder, which is loaded if it is new."""
         if folder not in self._adapters:
-            from peft import PeftModel
-
             name = f"adapter-{len(self._adapters)}"
-            if self._adapters:
-                self.model.load_adapter(folder, name)
-            else:
-                self.model = PeftModel.from_pretrained(self.model, folder, name)
+            self.model = add_adapter(self.model, folder, name)
+            if not self._adapters:
                 self.model.base_model.disable_adapter_layers()
             self.model.eval()
             self._adapters[folder] = name
@@ -300,6 +298,7 @@ class LocalEngine:
         began = time.perf_counter()
         for done, tokens in self._score_sequences(sequences, totals):
             before, now = len(remaining), time.perf_counter()
+            require_numbers(totals[list(done)], self.folder)
             remaining -= Counter(sequences[r].index[:2] for r in done)
             on_batch(before - len(remaining), tokens, now - began)
             began = now

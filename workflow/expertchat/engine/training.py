@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
+from expertchat.engine.adapters import add_adapter
+from expertchat.engine.finite import require_finite_weights
 from expertchat.engine.generate.cache import why_not_reusable
 from expertchat.engine.generate.generation import complete_prompts, padded, position_ids
 from expertchat.engine.generate.sampling import uniforms
@@ -27,6 +29,7 @@ from expertchat.settings.lora import LoRA
 
 __all__ = [
     "Completion",
+    "add_adapter",
     "check_lengths",
     "common_prefix",
     "draw_completions",
@@ -35,6 +38,7 @@ __all__ = [
     "lora_config",
     "padded",
     "position_ids",
+    "require_finite_weights",
     "save_adapter",
     "why_not_reusable",
 ]

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
 
-from expertchat.engine.training import position_ids
+from expertchat.engine.training import add_adapter, position_ids, require_finite_weights
 from expertchat.errors import UserError
 from expertchat.policies.ppo import token_logprobs
 from expertchat.policies.rollout import Rollout
@@ -38,7 +38,7 @@ class SharedBackbone:
         `reward` is the folder of a reward model's adapter. Raises UserError if it does not fit.
         """
         if isinstance(policy, Path):
-            self.model = PeftModel.from_pretrained(base, policy, POLICY, is_trainable=True)
+            self.model = add_adapter(base, policy, POLICY, trainable=True)
         else:
             self.model = get_peft_model(base, policy, adapter_name=POLICY)
         hidden = base.config.get_text_config().hidden_size
@@ -55,6 +55,7 @@ class SharedBackbone:
         heads = [name for name in weights if name.endswith("score.weight")]
         if len(heads) != 1:
             raise UserError(f"{folder}: a reward model must have one score head; this has {len(heads)}")
+        require_finite_weights(weights.items(), folder)
         score = weights.pop(heads[0]).float()
         config = PeftConfig.from_pretrained(folder)
         config.modules_to_save, config.task_type, config.inference_mode = None, None, True

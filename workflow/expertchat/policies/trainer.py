@@ -24,6 +24,7 @@ from torch import Tensor
 from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.console import progress_bar, rate
 from expertchat.engine.training import draw_completions, save_adapter
+from expertchat.errors import UserError
 from expertchat.policies import ppo
 from expertchat.policies.artifact import STEP_TYPES, STEPS, VALUE_HEAD
 from expertchat.policies.curves import write_curves
@@ -164,6 +165,10 @@ class PPOTrainer:
             settings.no_eos_reward,
             standardise=settings.reward_scale == "standard",
         )
+        for what, tensor in (("policy's", logprobs), ("reference's", reference_logprobs)):
+            self._require_finite(f"{what} log-probability of a token", tensor[rollout.reply_mask > 0])
+        self._require_finite("value of a token", values[rollout.reply_mask > 0])
+        self._require_finite("score of a reply", raw)
         mask = rollout.reply_mask.float()
         kl = (logprobs - reference_logprobs) * mask
         rewards = ppo.token_rewards(scores, kl, mask, state.kl_coefficient)
@@ -203,7 +208,8 @@ class PPOTrainer:
     def _minibatch_update(self, experience: Experience, rows: Tensor) -> dict[str, float]:
         """One optimizer step on the minibatch `rows`, with gradients summed over forward passes.
 
-        Returns the mean losses and the share of clipped tokens of the minibatch.
+        Returns the mean losses and the share of clipped tokens of the minibatch. Raises UserError if the
+        loss or a gradient is not finite; the parameters are then those before this minibatch.
         """
         settings = self.settings
         rows = rows.to(self.backbone.device)
@@ -225,14 +231,25 @@ class PPOTrainer:
             policy, clipped = ppo.policy_loss(logprobs, old_logprobs, advantages, settings.clip_range)
             value = ppo.value_loss(values, old_values, returns, settings.value_clip_range)
             loss = ((policy + settings.value_coefficient * value) * mask).sum() / tokens
+            self._require_finite("loss", loss)
             loss.backward()
             for name, per_token in zip(sums, (policy, value, clipped), strict=True):
                 sums[name] += ((per_token.detach() * mask).sum() / tokens).item()
             self.on_pass(len(part))
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        self._require_finite("norm of the gradient", norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return sums
+
+    def _require_finite(self, what: str, tensor: Tensor) -> None:
+        """Raises UserError if a value is NaN or infinite."""
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(
+                f"step {self.state.step + 1} of {self.settings.steps}: the {what} is NaN or infinite: "
+                "lower ppo.learning_rate or set load.dtype to float32 (the checkpoint before this step "
+                "stays)"
+            )
 
     def adapt_kl_coefficient(self, kl: float) -> None:
         """Moves the weight of the KL penalty so that `kl`, in nats per reply, approaches its target."""

@@ -29,6 +29,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.engine.training import load_model, lora_config
+from expertchat.errors import UserError
 from expertchat.records import read_json, write_json
 from expertchat.rewards.scoring import Reader, candidate_scores, score_contexts, why_whole
 from expertchat.settings.models import Load
@@ -170,6 +171,11 @@ class PairTrainer(Trainer):
         total = torch.zeros((), device=self.args.device)
         for context in contexts:
             losses = pair_losses(candidate_scores(self.model, context.rows, self.reader), context)
+            if not bool(torch.isfinite(losses).all()):
+                raise UserError(
+                    f"step {self.state.global_step + 1} of {self.state.max_steps}: the loss is NaN or "
+                    "infinite: lower rewards.learning_rate or set load.dtype to float32"
+                )
             self.accelerator.backward(losses.sum() / pairs)
             total += losses.detach().sum().to(total.device) / pairs
             self.right += (losses.detach() < math.log(2)).tolist()

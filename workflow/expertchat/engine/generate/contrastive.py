@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expertchat.engine.backbone import backbone_states, base_of, forward_arguments, project
+from expertchat.engine.finite import require_finite_logits
 from expertchat.engine.generate.cache import CachedPrefix, KVCache
 from expertchat.engine.generate.generation import (
     BatchState,
@@ -116,6 +117,7 @@ def continue_contrastive(
     seen = seen_tokens(prompts, state.logits.device) if penalty != 1 else None
     while True:
         logits = state.logits if seen is None else penalise(state.logits, seen, penalty)
+        require_finite_logits(logits, model.config.name_or_path)
         likelihood, candidates = likeliest(logits, k)
         unfinished = rows.unfinished(state.mask.device)
         alpha = decoding.penalty_alpha

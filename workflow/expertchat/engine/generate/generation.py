@@ -22,6 +22,7 @@ from expertchat.engine.backbone import (
     forward_parameters,
     project,
 )
+from expertchat.engine.finite import require_finite_logits
 from expertchat.engine.generate.cache import CachedPrefix, KVCache, is_reusable
 from expertchat.engine.generate.sampling import draw, penalise
 from expertchat.engine.generate.stopping import Completion, StoppingRules
@@ -284,6 +285,7 @@ def _draw_until_done(
     step = 0
     while True:
         logits = state.logits if seen is None else penalise(state.logits, seen, penalty)
+        require_finite_logits(logits, model.config.name_or_path)
         tokens = draw(logits, numbers[:, step], decoding)
         if seen is not None:
             seen = torch.cat([seen, tokens.unsqueeze(1)], 1)

@@ -15,7 +15,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from expertchat.pipeline.store import find_damage, read_manifest
+from expertchat.pipeline.integrity import find_damage
+from expertchat.pipeline.store import read_manifest
 from record import markdown_table, record
 
 MEASURED = ("seconds", "peak_memory_bytes")  # keys of summary.json, the costs of the run

@@ -2,10 +2,11 @@
 
 import json
 import os
+import shutil
 
 import pytest
-from expertchat.errors import UserError
 from expertchat.pipeline import store as artifacts
+from expertchat.pipeline.integrity import find_damage
 from expertchat.pipeline.recipes import Recipe
 
 RECIPE = Recipe("topics", {"seed": 1}, "c0de")
@@ -32,7 +33,7 @@ def test_publishing_again_replaces_the_artifact(tmp_path):
     make(tmp_path)
     path = make(tmp_path, "other")
     assert (path / "sub/a.txt").read_text() == "other"
-    assert artifacts.find_damage(path) == []
+    assert find_damage(path) == []
     assert not list((tmp_path / "work/removed").iterdir())
 
 
@@ -64,26 +65,113 @@ def test_files_written_for_the_owner_only_can_be_read_by_those_who_share_the_sto
 def test_damage_is_described(tmp_path, harm, words):
     path = make(tmp_path)
     harm(path / "sub/a.txt")
-    (fault,) = artifacts.find_damage(path)
+    (fault,) = find_damage(path)
     assert "sub/a.txt" in fault and words in fault
 
 
-def test_a_link_without_its_target_is_damage(tmp_path):
-    made = tmp_path / "made"
-    made.mkdir()
-    (tmp_path / "far").mkdir()
-    (made / "model").symlink_to(tmp_path / "far")
+def linked(tmp_path):
+    """(an artifact with a link to a folder of the user's, the folder)"""
+    far = tmp_path / "far"
+    (far / "sub").mkdir(parents=True)
+    (far / "sub/weights.safetensors").write_bytes(b"w" * 100)
+    (far / "config.json").write_text("{}")
+    (far / ".cache").mkdir()
+    (far / ".cache/lock").write_text("")
+    made = artifacts.work_path(tmp_path, RECIPE.reference) / "out"
+    made.mkdir(parents=True)
+    (made / "model").symlink_to(far)
     artifacts.write_manifest(made, RECIPE, {})
-    assert artifacts.find_damage(made) == []
-    os.rmdir(tmp_path / "far")
-    assert "target" in artifacts.find_damage(made)[0]
+    return artifacts.publish(tmp_path, RECIPE, made), far
 
 
-def test_a_half_written_manifest_is_a_user_error(tmp_path):
+def test_a_link_without_its_target_is_damage(tmp_path):
+    path, far = linked(tmp_path)
+    assert find_damage(path) == []
+    shutil.rmtree(far)
+    assert "target" in find_damage(path)[0]
+    far.mkdir()
+    assert len(find_damage(path)) == 2  # both files are missing
+    (path / "model").unlink()
+    assert "target" in find_damage(path)[0]
+
+
+def test_changed_files_behind_a_link_are_found(tmp_path):
+    path, far = linked(tmp_path)
+    weights = far / "sub/weights.safetensors"
+    status = weights.stat()
+    (far / ".cache/lock").write_text("x")
+    (far / "notes.txt").write_text("mine")
+    os.utime(weights)  # another time, the same bytes
+    assert find_damage(path) == []
+    weights.write_bytes(b"v" * 100)
+    assert "weights.safetensors: it has changed" in find_damage(path)[0]
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))  # hidden from all but a full check
+    assert find_damage(path) == [] and len(find_damage(path, full=True)) == 1
+
+
+def test_files_that_are_not_listed_are_damage(tmp_path):
     path = make(tmp_path)
-    (path / "manifest.json").write_text(json.dumps({})[:1])
-    with pytest.raises(UserError, match="not JSON"):
-        artifacts.read_manifest(path)
+    (path / "sub/b.txt").write_text("more")
+    (path / "empty").mkdir()
+    (fault,) = find_damage(path)
+    assert "sub/b.txt: not in the list of files" in fault
+
+
+def test_an_artifact_in_the_place_of_another_is_damage(tmp_path):
+    path = make(tmp_path)
+    other = path.with_name("0" * 12)
+    path.rename(other)
+    assert f"the recipe in manifest.json is that of {RECIPE.reference}" in find_damage(other)[0]
+    other.rename(path)
+    assert find_damage(path) == []
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["recipe"]["settings"]["seed"] = 2
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert "the recipe in manifest.json is that of" in find_damage(path)[0]
+
+
+def test_a_file_that_changed_with_its_checksum_is_found_by_those_who_read_it(tmp_path):
+    path = make(tmp_path)
+    reader = Recipe("dialogues", {}, "c0de", {"topics": RECIPE.reference})
+    folder = artifacts.artifact_path(tmp_path, reader.reference)
+    folder.mkdir(parents=True)
+    (folder / "dialogues.jsonl").write_text("[]")
+    artifacts.write_manifest(folder, reader, {}, tmp_path)
+    assert find_damage(path) == find_damage(folder) == []
+    make(tmp_path)  # the same files, made again
+    assert find_damage(folder) == []
+    make(tmp_path, "other")
+    assert find_damage(path) == []
+    assert f"it was made of other files of {RECIPE.reference}" in find_damage(folder)[0]
+    artifacts.remove_artifact(tmp_path, RECIPE.reference)
+    assert find_damage(folder) == []  # what was pruned cannot be compared
+
+
+NO_MANIFESTS = (
+    *(b"", b"{", b"\xff", b"[]", b"3", b"{}", b"[" * 100_000),
+    *(b'{"recipe": 3, "files": {}}', b'{"recipe": {}, "files": {}}'),
+    b'{"recipe": {"stage": "topics"}, "files": []}',
+)
+
+
+@pytest.mark.parametrize("text", NO_MANIFESTS)
+def test_what_is_no_manifest_is_damage(tmp_path, text):
+    path = make(tmp_path)
+    (path / "manifest.json").write_bytes(text)
+    (fault,) = find_damage(path)
+    assert "manifest.json" in fault
     (path / "manifest.json").unlink()
-    with pytest.raises(UserError, match="not finished"):
-        artifacts.find_damage(path)
+    assert "not finished" in find_damage(path)[0]
+    (path / "manifest.json").mkdir()
+    assert "manifest.json" in find_damage(path)[0]
+
+
+NO_LISTS = ("7", "[]", '{"a": 3}', '{"a": {}}', '{"a": {"link": 3, "files": 4}}')
+
+
+@pytest.mark.parametrize("files", NO_LISTS)
+def test_a_list_of_files_that_is_none_is_damage(tmp_path, files):
+    path = make(tmp_path)
+    manifest = json.loads((path / "manifest.json").read_text()) | {"files": json.loads(files)}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert find_damage(path)

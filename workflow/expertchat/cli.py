@@ -9,10 +9,11 @@ from pathlib import Path
 
 from expertchat.errors import UserError
 from expertchat.pipeline.experiment import read_config, read_experiment
+from expertchat.pipeline.integrity import find_damage
 from expertchat.pipeline.plan import Plan
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.status import list_artifacts, plan_lines, status_lines
-from expertchat.pipeline.store import artifact_path, find_damage, manifest_path, remove_artifact
+from expertchat.pipeline.store import artifact_path, manifest_path, remove_artifact
 from expertchat.pipeline.upkeep import finished_artifacts, unused_artifacts, unused_recipes
 from expertchat.records import read_json
 from expertchat.report.terminal import answer_lines
@@ -70,15 +71,14 @@ def show_command(arguments: argparse.Namespace) -> int:
 
 
 def verify_command(arguments: argparse.Namespace) -> int:
-    """Check all artifacts in the store by their checksums. Exit code 1 if any is damaged."""
+    """Check all artifacts in the store: recipe, files, inputs. Exit code 1 if any is damaged.
+
+    With --full, files behind links, such as your own models, are read in whole too."""
     store = arguments.store
     references = finished_artifacts(store)
     damaged = 0
     for reference in references:
-        try:
-            damage = find_damage(artifact_path(store, reference))
-        except UserError as error:
-            damage = [str(error)]
+        damage = find_damage(artifact_path(store, reference), full=arguments.full)
         for sentence in damage:
             print(f"{reference}: {sentence}")
         if damage:
@@ -157,6 +157,7 @@ expertchat show --configfile config/presets/mmlu-mixture.yaml""",
     "verify": (
         verify_command,
         """expertchat verify                       report damaged artifacts
+expertchat verify --full                also read linked models in whole
 expertchat verify --remove              remove them; the next run of snakemake makes them again""",
     ),
     "prune": (
@@ -198,6 +199,7 @@ def make_parser() -> argparse.ArgumentParser:
             command.add_argument("--all", action="store_true", help="one line per artifact")
         if name == "verify":
             command.add_argument("--remove", action="store_true", help="remove damaged artifacts")
+            command.add_argument("--full", action="store_true", help="read linked files in whole")
         if name == "prune":
             command.add_argument("--yes", action="store_true", help="remove, instead of only listing")
     return parser

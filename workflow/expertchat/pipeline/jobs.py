@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 from expertchat.console import label_job, silence_libraries
 from expertchat.errors import UserError
 from expertchat.pipeline.fingerprints import code_fingerprint, user_file_fingerprint
+from expertchat.pipeline.integrity import find_damage
 from expertchat.pipeline.locks import locked
 from expertchat.pipeline.logs import INTERRUPTED
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import (
     artifact_path,
-    find_damage,
     manifest_path,
     publish,
     work_path,
@@ -219,7 +219,7 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()
             yield Job(recipe, store, out, work / "checkpoints")
-            write_manifest(out, recipe, describe_run(started))
+            write_manifest(out, recipe, describe_run(started), store)
             publish(store, recipe, out)
         shutil.rmtree(work)
     except UserError as error:

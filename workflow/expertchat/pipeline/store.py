@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from expertchat.errors import UserError
-from expertchat.pipeline.recipes import Recipe
+from expertchat.pipeline.recipes import Recipe, short_hash
 from expertchat.records import file_sha256
 
 MANIFEST = "manifest.json"
@@ -45,13 +45,19 @@ def work_path(store: Path, reference: str) -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest in an artifact's folder. Raises UserError if it is missing or not JSON."""
+    """The manifest in an artifact's folder. Raises UserError if it is missing or is not a manifest."""
+    path = folder / MANIFEST
     try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder}: no {MANIFEST}, so the artifact is not finished") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder / MANIFEST}: not JSON ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # of JSON or of UTF-8
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(manifest, dict) or not {"recipe", "files"} <= manifest.keys():
+        raise UserError(f"{path}: it is not a manifest: it has no recipe or no list of files")
+    return manifest
 
 
 def write_recipe(store: Path, recipe: Recipe) -> None:
@@ -73,29 +79,73 @@ def read_recipe(store: Path, reference: str) -> Recipe:
     return Recipe.from_dict(read_manifest(artifact_path(store, reference))["recipe"])
 
 
-def list_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size in bytes and SHA-256 of each file below `folder`. A link is recorded by its target."""
-    files: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            files[name] = {"link": os.readlink(path)}
-        elif path.is_file() and name != MANIFEST:
-            files[name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
-    return files
+def write_manifest(folder: Path, recipe: Recipe, run: dict[str, Any], store: Path | None = None) -> None:
+    """Writes the manifest of `folder`: the recipe, its files, and `run` (versions, seconds etc.).
 
-
-def write_manifest(folder: Path, recipe: Recipe, run: dict[str, Any]) -> None:
-    """Writes the manifest of `folder`: the recipe, its files, and `run` (versions, seconds etc.)."""
+    It also holds the digest of each input in `store`, which shows later whether this artifact was made
+    of what the store has then. None: the digests are not known.
+    """
+    read = {} if store is None else {r: digest_of(artifact_path(store, r)) for r in recipe.references()}
     manifest = {
         "recipe": {"id": recipe.id, **asdict(recipe)},
         **run,
+        "inputs": read,
         "files": list_files(folder),
     }
     with (folder / MANIFEST).open("w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=2, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
+
+
+def list_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size in bytes and SHA-256 of each file below `folder`.
+
+    A link is recorded by its target and by the files there, which are the user's own: their sizes,
+    times of change and SHA-256. Hidden files of the target do not count.
+    """
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            files[name] = {"link": os.readlink(path), "files": _linked_files(path)}
+        elif path.is_file() and name != MANIFEST:
+            files[name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
+    return files
+
+
+def _linked_files(link: Path) -> dict[str, dict[str, Any]]:
+    """{name: {size, mtime_ns, sha256}} of the files behind a link; "" is the name of a linked file."""
+    found = (
+        {"": link}
+        if link.is_file()
+        else {
+            path.relative_to(link).as_posix(): path
+            for path in sorted(link.glob("**/*"))
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(link).parts)
+        }
+    )
+    return {
+        name: {"size": s.st_size, "mtime_ns": s.st_mtime_ns, "sha256": file_sha256(path)}
+        for name, path in found.items()
+        for s in (path.stat(),)
+    }
+
+
+def digest_of(folder: Path) -> str:
+    """A hash of all files of a finished artifact, by its manifest: names and SHA-256.
+
+    Artifacts with the same files have the same digest, whoever made them and when.
+    """
+    files = read_manifest(folder)["files"]
+    return short_hash({name: _content(entry) for name, entry in files.items()})
+
+
+def _content(entry: Mapping[str, Any]) -> Any:
+    """What an entry of a manifest's list of files says about contents."""
+    if "link" in entry:
+        return {name: file["sha256"] for name, file in entry.get("files", {}).items()}
+    return entry["sha256"]
 
 
 def publish(store: Path, recipe: Recipe, folder: Path) -> Path:
@@ -123,29 +173,6 @@ def remove_artifact(store: Path, reference: str) -> None:
     removed.parent.mkdir(parents=True, exist_ok=True)
     os.rename(artifact_path(store, reference), removed)
     shutil.rmtree(removed)
-
-
-def find_damage(folder: Path) -> list[str]:
-    """One sentence for each file that differs from the manifest of a finished artifact.
-
-    Raises UserError if the manifest is missing or not JSON.
-    """
-    manifest = read_manifest(folder)
-    damage = []
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if "link" in expected:
-            if not path.exists():
-                damage.append(f"{path}: the target of this link, {expected['link']}, does not exist")
-        elif not path.is_file():
-            damage.append(f"{path}: missing")
-        elif path.stat().st_size != expected["size"]:
-            damage.append(
-                f"{path}: its size is {path.stat().st_size} bytes instead of {expected['size']}"
-            )
-        elif file_sha256(path) != expected["sha256"]:
-            damage.append(f"{path}: its checksum differs from the one in the manifest")
-    return damage
 
 
 def of_round(artifacts: Sequence[Path], rounds: int, number: int) -> list[Path]:

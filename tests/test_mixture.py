@@ -211,12 +211,13 @@ def save_shards(store, split, answers):
     names, references = [], []
     for name, frame in answers.items():
         for shard, subjects in enumerate((SUBJECTS[::2], SUBJECTS[1::2])):
-            references.append(f"answers/{split}-{name}-{shard}")
+            recipe = Recipe("answers", {"split": split, "name": name, "shard": shard}, "")
+            references.append(recipe.reference)
             names.append(name)
             folder = store / references[-1]
             folder.mkdir(parents=True)
             frame[frame["subject"].isin(subjects)].to_parquet(folder / "answers.parquet")
-            write_manifest(folder, Recipe("answers", {}, ""), {})
+            write_manifest(folder, recipe, {})
     return names, references
 
 

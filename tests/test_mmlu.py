@@ -318,11 +318,14 @@ def questions(tmp_path):
     return folder
 
 
-def save(folder, table):
+def recipe_of(name):
+    settings = {"load": {"name": {"quantization": "nf4"}}, "name": name}
+    return Recipe("answers", settings, "code", {"model": "models/0"})
+
+
+def save(folder, table, recipe=recipe_of("a")):  # noqa: B008, it is frozen
     folder.mkdir(parents=True)
     table.to_parquet(folder / "answers.parquet")
-    settings = {"load": {"name": {"quantization": "nf4"}}}
-    recipe = Recipe("answers", settings, "code", {"model": "models/0"})
     write_manifest(folder, recipe, {"seconds": 2.0, "versions": {"torch": "2"}})
     return folder
 
@@ -420,8 +423,9 @@ def test_the_scripts_from_csv_files_to_results(tmp_path):
     settings = {"source": "folder", "path": str(tmp_path / "data"), "subjects": []}
     asked = run_script("questions", store, settings, {})
     assert json.loads((store / asked / "questions.json").read_text())["questions"]["test"] == 8
-    for name, rights in {"base": "10", "tuned": "11"}.items():
-        save(store / "answers" / name, answered({"anatomy": rights, "virology": "11"}))
+    base, tuned = recipe_of("base"), recipe_of("tuned")
+    for recipe, rights in ((base, "10"), (tuned, "11")):
+        save(store / recipe.reference, answered({"anatomy": rights, "virology": "11"}), recipe)
     settings = {
         "models": ["m"],
         "answers": ["m"],
@@ -429,7 +433,7 @@ def test_the_scripts_from_csv_files_to_results(tmp_path):
         "section": SECTION | {"limit": 2},
         "round": 1,
     }
-    inputs = {"answers": ["answers/tuned"], "before": ["answers/base"], "questions": asked}
+    inputs = {"answers": [tuned.reference], "before": [base.reference], "questions": asked}
     made = run_script("mmlu", store, settings, inputs)
     found = json.loads((store / made / "scores.json").read_text())
     assert found["changes"]["m"]["overall"]["difference"] == 0.25
@@ -437,6 +441,6 @@ def test_the_scripts_from_csv_files_to_results(tmp_path):
     whole = json.loads((store / made / "results-m.json").read_text())
     assert whole["config"]["model_args"]["load"] == {"quantization": "nf4"}
     assert whole["n-samples"]["mmlu_anatomy"] == {"original": 4, "effective": 2}
-    inputs = {"answers": ["answers/base"], "questions": asked}
+    inputs = {"answers": [base.reference], "questions": asked}
     made = run_script("mmlu", store, settings | {"before": [], "round": 0}, inputs)
     assert json.loads((store / made / "scores.json").read_text())["changes"] == {}

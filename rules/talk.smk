@@ -31,6 +31,8 @@ rule make_dialogues:
         topics=made_by("topics", "dialogues.topics"),
         models=made_by("models", "dialogues.models"),
         policies=made_by("policies", "dialogues.policies"),
+        # not read: a rater that cannot rate ends the run before there are dialogues
+        checked=ancient(plan.checked_raters()),
     output:
         "results/dialogues/{id}/manifest.json",
     log:
@@ -61,7 +63,6 @@ rule make_anchors:
         "logs/anchors/{id}.log",
     benchmark:
         "logs/anchors/{id}.tsv"
-    priority: 1  # a rater that cannot rate ends the run before there are dialogues
     threads: experiment.threads
     resources:
         machine_gpus=1,

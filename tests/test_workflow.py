@@ -140,6 +140,47 @@ def test_a_killed_ppo_job_resumes_and_ends_with_the_same_adapter(copied):
         assert tensor.equal(expected[name]), output
 
 
+def start(folder, *targets):
+    """A running Snakemake in a process group of its own."""
+    command = [str(BIN / "snakemake"), *targets, "--snakefile", str(ROOT / "Snakefile"), "--cores", "1"]
+    command += ["--directory", str(folder), "--configfile", str(folder / "config.yaml")]
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("killed", ["snakemake", "snakemake and job"])
+def test_after_a_killed_snakemake_the_same_command_goes_on(copied, killed):
+    place = (copied / "results/experiments/demo/topics").resolve()
+    work = copied / "results/work/topics" / place.name
+    shutil.rmtree(place)
+    running = start(copied, "topics")
+    wait_for(lambda: (work / "lock").exists() and (work / "lock").read_text())
+    if killed == "snakemake":
+        running.kill()
+    else:
+        os.killpg(running.pid, signal.SIGKILL)
+    running.wait(timeout=60)
+    if killed == "snakemake":
+        wait_for((place / "manifest.json").exists)  # the job lives on and publishes
+        made = (place / "topics.jsonl").stat()
+    snakemake(copied, "topics")
+    assert (place / "manifest.json").exists()
+    if killed == "snakemake":
+        after = (place / "topics.jsonl").stat()
+        assert (after.st_ino, after.st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
+
+
+def test_finished_work_is_not_made_again_because_snakemake_deleted_its_output(copied):
+    place = (copied / "results/experiments/demo/topics").resolve()
+    manifest, made = (place / "manifest.json").read_bytes(), (place / "topics.jsonl").stat()
+    (place / "manifest.json").unlink()
+    output = snakemake(copied, "topics")
+    assert "is already finished" in output
+    assert (place / "manifest.json").read_bytes() == manifest
+    assert (place / "topics.jsonl").stat().st_ino == made.st_ino
+
+
 def test_a_corrupted_artifact_is_noticed_named_and_remade_on_request(copied):
     topics = (copied / "results/experiments/demo/topics").resolve()
     original = (topics / "topics.jsonl").read_bytes()

@@ -14,7 +14,14 @@ from typing import Any
 
 from expertchat.errors import UserError
 from expertchat.pipeline.recipes import Recipe
-from expertchat.pipeline.store import MANIFEST, artifact_path, digest_of, manifest_path, read_manifest
+from expertchat.pipeline.store import (
+    KEPT,
+    MANIFEST,
+    artifact_path,
+    digest_of,
+    manifest_path,
+    read_manifest,
+)
 from expertchat.records import file_sha256
 
 
@@ -30,7 +37,7 @@ def find_damage(folder: Path, *, full: bool = False) -> list[str]:
         recorded = manifest["files"]
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
-            if (path.is_symlink() or not path.is_dir()) and name not in (*recorded, MANIFEST):
+            if (path.is_symlink() or not path.is_dir()) and name not in (*recorded, MANIFEST, KEPT):
                 damage.append(f"{path}: not in the list of files of {MANIFEST}")
         for name, entry in recorded.items():
             damage += (

@@ -34,6 +34,7 @@ from expertchat.pipeline.store import (
     artifact_path,
     manifest_path,
     publish,
+    restore_manifest,
     work_path,
     write_manifest,
 )
@@ -209,10 +210,14 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
         work = work_path(store, recipe.reference)
         (work / "checkpoints").mkdir(parents=True, exist_ok=True)
         with locked(work, recipe.reference):
+            restore_manifest(store, recipe.reference)
             if manifest_path(store, recipe.reference).exists() and not find_damage(
                 artifact_path(store, recipe.reference)
             ):
-                print(f"{recipe.reference} is already finished", file=sys.stderr)
+                print(
+                    f"{recipe.reference} is already finished; it is made again if its folder is removed",
+                    file=sys.stderr,
+                )
                 shutil.rmtree(work)
                 sys.exit(0)
             out = work / "out"

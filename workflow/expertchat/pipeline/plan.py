@@ -70,6 +70,14 @@ class Plan:
             if not stages or recipe.stage in stages
         ]
 
+    def checked_raters(self) -> list[str]:
+        """The manifests of the anchors that base models rated, which do not need any dialogue."""
+        return [
+            str(manifest_path(self.store, reference))
+            for reference, recipe in self.recipes.items()
+            if recipe.stage == "anchors" and "policy" not in recipe.inputs
+        ]
+
     def folder(self) -> Path:
         """The folder with links to the experiment's artifacts under readable names."""
         control = self.experiment.control

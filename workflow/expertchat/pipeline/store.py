@@ -19,6 +19,7 @@ from expertchat.pipeline.recipes import Recipe, short_hash
 from expertchat.records import file_sha256
 
 MANIFEST = "manifest.json"
+KEPT = ".manifest.json"  # the same manifest, which Snakemake does not know and so does not delete
 
 
 def artifact_path(store: Path, reference: str) -> Path:
@@ -96,6 +97,20 @@ def write_manifest(folder: Path, recipe: Recipe, run: dict[str, Any], store: Pat
         json.dump(manifest, file, indent=2, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
+    shutil.copyfile(folder / MANIFEST, folder / KEPT)
+
+
+def restore_manifest(store: Path, reference: str) -> None:
+    """Puts back the manifest of a finished artifact if Snakemake has deleted it.
+
+    Before a job, Snakemake deletes the output that it declares. The artifact may have been finished by
+    then, by a job that went on after its Snakemake was killed, or by another Snakemake.
+    """
+    folder = artifact_path(store, reference)
+    if (folder / KEPT).exists() and not (folder / MANIFEST).exists():
+        temporary = folder / f"{KEPT}.{os.getpid()}"
+        shutil.copyfile(folder / KEPT, temporary)
+        os.replace(temporary, folder / MANIFEST)
 
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -109,7 +124,7 @@ def list_files(folder: Path) -> dict[str, dict[str, Any]]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             files[name] = {"link": os.readlink(path), "files": _linked_files(path)}
-        elif path.is_file() and name != MANIFEST:
+        elif path.is_file() and name not in (MANIFEST, KEPT):
             files[name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
     return files
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from expertchat.records import file_sha256
 
 CHECKSUMS = "checksums.json"  # {file: [size in bytes, SHA-256]}
 PART = ".part-"  # begins the names of unfinished checkpoints
+INTERVAL = 60.0  # seconds after which a job that can write a checkpoint does so
 
 
 class Checkpoints:
@@ -28,9 +30,15 @@ class Checkpoints:
         """`keep`: number of checkpoints that stay, the last ones; None: all. With 2, a damaged one has
         one before it."""
         self.folder, self.keep = folder, keep
+        self._written = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(PART + "*"):
             shutil.rmtree(left)
+
+    @property
+    def due(self) -> bool:
+        """Whether `INTERVAL` has passed since the last checkpoint was written or this object was made."""
+        return time.monotonic() - self._written >= INTERVAL
 
     def names(self) -> list[str]:
         """The names of all checkpoints, in order; their content is not checked."""
@@ -51,6 +59,7 @@ class Checkpoints:
         final = self.folder / name
         shutil.rmtree(final, ignore_errors=True)
         os.rename(part, final)
+        self._written = time.monotonic()
         _sync(self.folder)
         for old in self.names()[: -self.keep] if self.keep else []:
             shutil.rmtree(self.folder / old)

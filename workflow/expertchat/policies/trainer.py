@@ -322,7 +322,7 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
             speed = rate(row["tokens"], row["seconds"], "tokens")
             at = f"step {trainer.state.step} of {settings.steps}"
             progress.set_postfix_str(f"{at}, score {row['score']:+.2f}, KL {row['kl']:.1f}, {speed}")
-            if trainer.state.step % settings.checkpoint_every == 0:
+            if trainer.state.step % settings.checkpoint_every == 0 or saved.due:
                 with saved.writing(numbered(trainer.state.step)) as folder:
                     write_records(folder / ROWS, rows)
                     trainer.save_checkpoint(folder / STATE)

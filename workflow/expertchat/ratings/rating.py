@@ -36,7 +36,7 @@ from expertchat.ratings.items import Item, items_for
 from expertchat.ratings.probe import describe_mass, probe, probe_items
 from expertchat.records import read_all, read_json, read_records, write_json
 
-BLOCK = 512  # items per checkpoint
+BLOCK = 64  # items per checkpoint
 
 
 def text_rows(rater: Rater, items: Sequence[Item]) -> list[dict[str, Any]]:

@@ -136,6 +136,9 @@ class Seal(TrainerCallback):
     def __init__(self, saved: Checkpoints):
         self.saved = saved
 
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        control.should_save |= self.saved.due
+
     def on_save(self, args, state, control, **kwargs) -> None:
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         with self.saved.writing(numbered(state.global_step)) as folder:

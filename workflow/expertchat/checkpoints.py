@@ -37,7 +37,7 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether `INTERVAL` has passed since the last checkpoint was written or this object was made."""
+        """Whether `INTERVAL` has passed since the last checkpoint, or since the start."""
         return time.monotonic() - self._written >= INTERVAL
 
     def names(self) -> list[str]:

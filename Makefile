@@ -26,7 +26,7 @@ demo: env
 # MMLU's questions come in no package: a folder with dev/, val/ and test/
 MMLU ?= $(if $(EXPERTCHAT_DATA),$(wildcard $(EXPERTCHAT_DATA)/mmlu))
 LAPTOP := --configfile config/presets/laptop.yaml --config
-SECTION = 'mmlu={limit: 3, shots: 0, mixture: false, questions: {source: folder, path: $(MMLU)}}'
+SECTION = 'mmlu={limit: 3, shots: 0, formulation: cloze, mixture: false, questions: {source: folder, path: $(MMLU)}}'
 QUESTIONS = $(if $(MMLU),$(SECTION))
 
 laptop: env

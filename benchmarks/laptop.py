@@ -41,7 +41,9 @@ def snakemake(folder: Path, *overrides: str) -> float:
 def run(folder: Path, mmlu: Path) -> None:
     """Runs the experiment and its control, and adds the seconds of each to those of earlier runs."""
     questions = {"source": "folder", "path": str(mmlu.resolve())}
-    section = json.dumps({"limit": 3, "shots": 0, "mixture": False, "questions": questions})
+    section = json.dumps(
+        {"limit": 3, "shots": 0, "formulation": "cloze", "mixture": False, "questions": questions}
+    )
     times = folder / TIMES
     seconds = json.loads(times.read_text()) if times.exists() else {}
     for name, control in (("laptop", "none"), ("laptop-shuffled", "shuffled")):

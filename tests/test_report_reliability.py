@@ -72,7 +72,8 @@ def test_a_blind_rater_is_named_in_the_table_and_among_the_cautions(results):
     low, high = exact_interval(4, 8)
     assert bounds == f"{100 * low:.1f} to {100 * high:.1f}"
     assert "Unknown: mixtral: there are no anchors" in table.note
-    (caution,) = rater_cautions(results)
+    ((rater, clause),) = rater_cautions(results)
+    caution = f"{rater}: {clause}."
     assert caution.startswith("llama: it is a blind rater: of the two versions of 8 anchor topics")
 
 

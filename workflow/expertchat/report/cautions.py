@@ -21,9 +21,10 @@ MAX_SHORTENED = 0.05  # share of prompts that were too long
 
 
 def cautions(results: Results) -> list[str]:
-    """Sentences on the last round; empty if no check fails."""
+    """Sentences on the last round; empty if no check fails. One that is true of several models names all
+    of them."""
     trained = [
-        f"{row['model']}: {sentence}."
+        (row["model"], sentence)
         for row in results.last_rows
         for sentence in (
             *training_cautions(results, row),
@@ -33,20 +34,24 @@ def cautions(results: Results) -> list[str]:
         )
     ]
     last = [row for row in results.summary["mmlu"] if row["round"] == results.rounds]
-    answered = [f"{row['model']}: {c}." for row in last for c in answer_cautions(results, row)]
-    mixed = [f"Mixture: {c}." for c in mixture_cautions(results)]
-    return [*rater_cautions(results), *trained, *answered, *mixed]
+    answered = [(row["model"], clause) for row in last for clause in answer_cautions(results, row)]
+    mixed = [("Mixture", clause) for clause in mixture_cautions(results)]
+    names: dict[str, list[str]] = {}
+    for name, clause in (*rater_cautions(results), *trained, *answered, *mixed):
+        names.setdefault(clause, []).append(name)
+    return [f"{' and '.join(dict.fromkeys(who))}: {clause}." for clause, who in names.items()]
 
 
-def rater_cautions(results: Results) -> list[str]:
-    """Raters that are blind or whose ratings are mostly unusable, each once, as of the first round."""
+def rater_cautions(results: Results) -> list[tuple[str, str]]:
+    """(rater, clause) of raters that are blind or whose ratings are mostly unusable, as of the first
+    round; each once."""
     found: dict[tuple[str, str], str] = {}
     artifacts = results.run.find("reliability") if results.run.has("reliability") else []
     for artifact in artifacts:  # one per round; of transcripts a single one
         measures = read_json(artifact.folder / RELIABILITY)
         for rater, kind, clause in rater_faults(measures):
-            found.setdefault((rater, kind), f"{rater}: {clause}.")
-    return list(found.values())
+            found.setdefault((rater, kind), clause)
+    return [(rater, clause) for (rater, _), clause in found.items()]
 
 
 def answer_cautions(results: Results, row: dict[str, Any]) -> Iterator[str]:

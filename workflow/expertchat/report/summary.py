@@ -178,8 +178,9 @@ def tuning_words(rows: Sequence[Mapping[str, Any]]) -> str:
     untuned = [str(row["round"]) for row in rows if not row["tuned"]]
     if not untuned:
         return ""
-    when = "" if len(untuned) == len(rows) else f" in round {' and '.join(untuned)}"
-    return f"not tuned{when}: {UNSUPPORTED}; "
+    if len(untuned) == len(rows):
+        return f"not tuned: {UNSUPPORTED}, so that all changes are chance; "
+    return f"not tuned in round {' and '.join(untuned)}: {UNSUPPORTED}; "
 
 
 def rating_words(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:

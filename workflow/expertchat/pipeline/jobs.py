@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from expertchat.console import label_job, silence_libraries
 from expertchat.errors import UserError
+from expertchat.pipeline.failures import explain
 from expertchat.pipeline.fingerprints import code_fingerprint, user_file_fingerprint
 from expertchat.pipeline.integrity import find_damage
 from expertchat.pipeline.locks import locked
@@ -194,8 +195,10 @@ def _raise_terminated(*_: object) -> None:
 def open_job(stage: str, description: str) -> Iterator[Job]:
     """Parses the command line, checks code and inputs, yields the job and publishes its result.
 
-    A UserError ends the process with the error's message and exit code 1. The work folder stays.
+    A UserError ends the process with the error's message and exit code 1, any other error with a
+    sentence (`failures.explain`). The work folder stays.
     """
+    work: Path | None = None
     started = time.time()
     signal.signal(signal.SIGTERM, _raise_terminated)
     silence_libraries()
@@ -231,3 +234,5 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
         sys.exit(f"{stage}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{stage}: {INTERRUPTED}")
+    except Exception as error:
+        sys.exit(f"{stage}: {explain(error, work)}")

@@ -21,14 +21,8 @@ from packaging.requirements import Requirement
 # Within layer "stages" it imports from its own package only.
 LAYERS = {
     "foundations": (
-        "errors",
-        "splits",
-        "seeds",
-        "records",
-        "checkpoints",
-        "sentences",
-        "statistics",
-        "console",
+        *("errors", "splits", "seeds", "records", "checkpoints", "sentences", "statistics"),
+        *("console", "foreign"),
     ),
     "messages": ("chat", "prompts"),
     "settings": ("settings", "settings.*"),

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from expertchat.errors import UserError
+from expertchat.foreign import shown
 from expertchat.pipeline.experiment import read_config, read_experiment
 from expertchat.pipeline.integrity import find_damage
 from expertchat.pipeline.plan import Plan
@@ -22,9 +23,14 @@ ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = ROOT / "config/config.yaml"
 
 
+def say(*lines: str) -> None:
+    """Prints lines in which models, servers or users may have written something."""
+    print(shown("\n".join(lines)))
+
+
 def plan_command(arguments: argparse.Namespace) -> int:
     """Print every artifact of the experiment by round and stage, with its id and whether it is done."""
-    print(*plan_lines(list_artifacts(read_plan(arguments))), sep="\n")
+    say(*plan_lines(list_artifacts(read_plan(arguments))))
     return 0
 
 
@@ -37,7 +43,7 @@ def status_command(arguments: argparse.Namespace) -> int:
     waiting    not begun
     """
     plan = read_plan(arguments)
-    print(*status_lines(list_artifacts(plan), arguments.all), sep="\n")
+    say(*status_lines(list_artifacts(plan), arguments.all))
     outdated = plan.outdated_links()
     if outdated:
         print(
@@ -59,12 +65,12 @@ def show_command(arguments: argparse.Namespace) -> int:
             "profiles/local with the same settings (expertchat status shows what is missing)"
         )
     summary = read_json(artifact_path(plan.store, report) / "summary.json")
-    print("\n".join(summary["verdict"]))
+    say(*summary["verdict"])
     if not summary["rounds"]:
         mmlu = plan.experiment.mmlu
-        print(*answer_lines(summary, mmlu.published if mmlu else {}), sep="\n")
+        say(*answer_lines(summary, mmlu.published if mmlu else {}))
     if summary["cautions"]:
-        print("\ncautions:", *summary["cautions"], sep="\n  - ")
+        say("", "cautions:", *(f"  - {caution}" for caution in summary["cautions"]))
     print(f"\nreport:  {plan.folder() / 'report' / 'report.html'}")
     print(f"figures: {plan.folder() / 'report' / 'summary.json'}")
     return 0
@@ -80,7 +86,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
     for reference in references:
         damage = find_damage(artifact_path(store, reference), full=arguments.full)
         for sentence in damage:
-            print(f"{reference}: {sentence}")
+            say(f"{reference}: {sentence}")
         if damage:
             damaged += 1
             if arguments.remove:
@@ -231,7 +237,7 @@ def main() -> None:
     try:
         sys.exit(arguments.run(arguments))
     except UserError as error:
-        sys.exit(f"expertchat: {error}")
+        sys.exit(shown(f"expertchat: {error}"))
     except BrokenPipeError:  # for example `expertchat plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from expertchat.console import label_job, silence_libraries
 from expertchat.errors import UserError
+from expertchat.foreign import shown
 from expertchat.pipeline.failures import explain
 from expertchat.pipeline.fingerprints import code_fingerprint, user_file_fingerprint
 from expertchat.pipeline.integrity import find_damage
@@ -231,8 +232,8 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
             publish(store, recipe, out)
         shutil.rmtree(work)
     except UserError as error:
-        sys.exit(f"{stage}: {error}")
+        sys.exit(shown(f"{stage}: {error}"))
     except KeyboardInterrupt:
         sys.exit(f"{stage}: {INTERRUPTED}")
     except Exception as error:
-        sys.exit(f"{stage}: {explain(error, work)}")
+        sys.exit(shown(f"{stage}: {explain(error, work)}"))

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 from markupsafe import Markup
 
-ABSENT = "–"
+from expertchat.foreign import shown
 
-# Characters that change the text direction, and so can make a text read as another.
-BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+ABSENT = "–"
 
 
 def visible(value: object) -> object:
-    """Replaces control characters, lone surrogates and direction marks in a string by ⟨U+XXXX⟩.
-
-    Other values, and markup made by this package, are returned unchanged.
-    """
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return "".join(f"⟨U+{ord(c):04X}⟩" if _hidden(c) else c for c in value)
-
-
-def _hidden(character: str) -> bool:
-    if character in "\n\t":
-        return False
-    return character in BIDI or unicodedata.category(character) in ("Cc", "Cs")
+    """A string as `foreign.shown` gives it. Other values, and markup made by this package, are returned
+    unchanged."""
+    return value if not isinstance(value, str) or isinstance(value, Markup) else shown(value)
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:

@@ -20,6 +20,7 @@ from expertchat.engine.server.begun import continuation
 from expertchat.engine.server.client import Post, Refusal
 from expertchat.errors import UserError
 
+ROUNDING = 1e-3  # by which a log-probability may be above 0
 MIN_UNLISTED = 1e-6  # smallest probability assumed outside the list: rounding hides smaller ones
 UNSUPPORTED = frozenset({400, 404, 405, 422, 501})  # statuses of a server that lacks an operation
 
@@ -48,6 +49,16 @@ def listed_logprobs(top_tokens: TopTokens, answers: Sequence[str], loose: bool) 
         if own:
             logprobs[i] = np.logaddexp.reduce(own)
     return logprobs
+
+
+def check_top_tokens(top_tokens: TopTokens, label: str) -> None:
+    """Raises UserError if the list cannot be one of log-probabilities of different tokens."""
+    largest = max(logprob for _, logprob in top_tokens)
+    if not largest <= ROUNDING:
+        raise UserError(f"{label} lists a log-probability of {largest:g}; it must be at most 0")
+    total = math.fsum(math.exp(logprob) for _, logprob in top_tokens)
+    if total > 1 + 10 * ROUNDING:
+        raise UserError(f"{label} lists tokens whose probabilities add up to {total:.3f}")
 
 
 def upper_bound(top_tokens: TopTokens, answer: str, loose: bool) -> float:
@@ -148,6 +159,7 @@ class AnswerScorer:
             raise UserError(
                 f"{self.label} returns no token probabilities, which ratings and questions need"
             )
+        check_top_tokens(top_tokens, self.label)
         return top_tokens
 
     async def _logprobs_by_token(

@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import email.utils
+import json
 import logging
 import os
 import random
+import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import httpx2
 
 from expertchat.errors import UserError
+from expertchat.foreign import shown
 from expertchat.settings.models import Server
 
 Item = TypeVar("Item")
@@ -27,7 +31,12 @@ Post = Callable[..., Awaitable[dict[str, Any]]]  # (path, body) -> the server's 
 
 TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses worth a retry
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
+LONGEST_RETRY_AFTER = 300.0  # seconds; servers ask for a day, or for ever
+SHOWN_WAIT_SECONDS = 5.0
 SHOWN_CHARACTERS = 500  # of a server's own error message
+MOST_BYTES = 64 << 20  # of an answer
+KEPT_HEADERS = ("content-type", "retry-after")
+SHORTEST_SECRET = 8  # characters of a key that is replaced inside replies
 
 
 class Refusal(UserError):
@@ -47,10 +56,11 @@ class Secrets:
     def __init__(self, settings: Server):
         url, self.key = read_variable(settings.url_env), read_variable(settings.key_env)
         self.replacements: dict[str, str] = {}
+        self.inside_replies: dict[str, str] = {}
         if self.key:
             if not (self.key.isascii() and self.key.isprintable()) or " " in self.key:
                 raise UserError(f"the key in the environment variable {settings.key_env} is malformed")
-            self.replacements[self.key] = f"${settings.key_env}"
+            self._add(self.key, f"${settings.key_env}")
         self.url = None if url is None else self._add_url(url, settings.url_env)
 
     def _add_url(self, url: str, name: str | None) -> str:
@@ -60,7 +70,7 @@ class Secrets:
         """
         try:
             parts = urlsplit(url)
-            secret = [url, url.rstrip("/"), parts.netloc, parts.hostname, parts.password]
+            secret = [url, url.rstrip("/"), parts.netloc, parts.hostname]
             valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
         except ValueError:
             valid = False
@@ -70,13 +80,46 @@ class Secrets:
                 "https://host:8000/v1"
             )
         self.replacements |= {value: f"${name}" for value in secret if value}
+        if parts.password:
+            user = unquote(parts.username or "")
+            for value in (parts.password, unquote(parts.password), f"{user}:{unquote(parts.password)}"):
+                self._add(value, f"${name}")
         return url.rstrip("/") + "/v1" if parts.path in ("", "/") else url
+
+    def _add(self, value: str, name: str) -> None:
+        """Adds a key or password, also as it is spelled in addresses and headers."""
+        encoded = base64.b64encode(value.encode()).decode()
+        for form in (value, quote(value, safe=""), encoded, encoded.rstrip("=")):
+            self.replacements[form] = name
+            if len(form) >= SHORTEST_SECRET:
+                self.inside_replies[form] = name
 
     def scrub(self, text: str) -> str:
         """`text` with each secret replaced by the name of its environment variable."""
-        for value in sorted(self.replacements, key=len, reverse=True):
-            text = text.replace(value, self.replacements[value])
-        return text
+        return _replaced(text, self.replacements)
+
+    def scrub_reply(self, value: Any) -> Any:
+        """A server's JSON with keys and passwords replaced in all of its strings.
+
+        A server that echoes its header would otherwise put the key into results. Short ones stay: they
+        are words such as EMPTY. So do addresses, which are words of their own.
+        """
+        if not self.inside_replies:
+            return value
+        if isinstance(value, str):
+            return _replaced(value, self.inside_replies)
+        if isinstance(value, list):
+            return [self.scrub_reply(item) for item in value]
+        if isinstance(value, dict):
+            return {self.scrub_reply(key): self.scrub_reply(item) for key, item in value.items()}
+        return value
+
+
+def _replaced(text: str, replacements: Mapping[str, str]) -> str:
+    """`text` with the keys of `replacements` replaced by their values, the longest first."""
+    for value in sorted(replacements, key=len, reverse=True):
+        text = text.replace(value, replacements[value])
+    return text
 
 
 def read_variable(name: str | None) -> str | None:
@@ -159,9 +202,9 @@ class Client:
             response: httpx2.Response | None = None
             try:
                 async with asyncio.timeout(self.settings.timeout_seconds):
-                    response = await http.request(method, path, json=body)
+                    response = await self._request(http, method, path, body)
                 if response.is_success:
-                    return response.json()
+                    return self.secrets.scrub_reply(parse_json(response.text))
                 reason = f"status {response.status_code}: {self.error_message(response)}"
             except TimeoutError:
                 reason = f"no response within {self.settings.timeout_seconds:g} seconds"
@@ -174,8 +217,25 @@ class Client:
             if (how := self.exit_message()) is not None:
                 raise UserError(f"{self.label} stopped: {how}")
             if attempt < self.settings.retries:
-                await asyncio.sleep(retry_wait(attempt, response))
+                wait = retry_wait(attempt, response)
+                if wait >= SHOWN_WAIT_SECONDS:
+                    print(shown(f"{self.label}: {reason}; next try in {wait:.0f} s"), file=sys.stderr)
+                await asyncio.sleep(wait)
         raise UserError(f"{self.label} gave no answer in {self.settings.retries + 1} tries; {reason}")
+
+    async def _request(self, http: httpx2.AsyncClient, method: str, path: str, body) -> httpx2.Response:
+        """The response, read up to `MOST_BYTES`. Raises UserError if it is longer."""
+        async with http.stream(method, path, json=body) as response:
+            content = bytearray()
+            async for part in response.aiter_bytes():
+                content += part
+                if len(content) > MOST_BYTES:
+                    raise UserError(f"{self.label} sent an answer of more than {MOST_BYTES >> 20} MiB")
+            kept = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
+            extensions = {"reason_phrase": response.extensions.get("reason_phrase", b"")}
+            return httpx2.Response(
+                response.status_code, headers=kept, content=bytes(content), extensions=extensions
+            )
 
     def error_message(self, response: httpx2.Response) -> str:
         """The server's own message about an error, without secrets."""
@@ -187,7 +247,7 @@ class Client:
         except (ValueError, AttributeError):
             message = response.text
         message = self.secrets.scrub(" ".join(str(message).split()))
-        return message[:SHOWN_CHARACTERS] or response.reason_phrase
+        return message[:SHOWN_CHARACTERS] or self.secrets.scrub(response.reason_phrase)
 
     def _refused(self, response: httpx2.Response) -> str:
         status = response.status_code
@@ -198,11 +258,25 @@ class Client:
         return sentence
 
 
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError also for NaN and infinities, which JSON lacks."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+
+
 def retry_wait(attempt: int, response: httpx2.Response | None) -> float:
-    """Seconds before the next try: doubled each time, with jitter, and at least Retry-After."""
+    """Seconds before the next try: doubled each time, with jitter, and at least Retry-After, up to
+    `LONGEST_RETRY_AFTER`."""
     backoff = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**attempt)
     header = response.headers.get("Retry-After") if response is not None else None
-    return max(backoff * random.uniform(0.75, 1.25), retry_after(header))
+    asked = min(LONGEST_RETRY_AFTER, retry_after(header))
+    return max(backoff * random.uniform(0.75, 1.25), asked)
 
 
 def retry_after(header: str | None) -> float:
@@ -215,5 +289,5 @@ def retry_after(header: str | None) -> float:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

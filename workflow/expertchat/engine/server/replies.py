@@ -11,6 +11,7 @@ from expertchat.errors import UserError
 from expertchat.sentences import ends_sentence
 from expertchat.settings.decoding import Decoding
 
+MOST_TOKENS = 10**7  # of a reply
 INCOMPLETE = "\ufffd"  # stands for bytes that are not a complete character
 
 
@@ -54,6 +55,8 @@ def parse_reply(response: dict[str, Any], decoding: Decoding, label: str, begun:
     if begun:
         text = text.lstrip().removeprefix(begun)
     tokens = int((response.get("usage") or {}).get("completion_tokens") or 0)
+    if not 0 <= tokens <= MOST_TOKENS:
+        raise UserError(f"{label} says that its reply has {tokens} tokens")
     stopped = choice.get("finish_reason") in ("stop", "tool_calls")
     reason: FinishReason = "stop" if stopped else "length"
     if decoding.grace_tokens and tokens >= decoding.max_new_tokens:

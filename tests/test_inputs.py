@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from expertchat.errors import UserError
+from expertchat.pipeline import prompt_trials
 from expertchat.pipeline.experiment import read_experiment
 from expertchat.prompts import VALUES, template_faults
 
@@ -16,6 +17,13 @@ from expertchat.prompts import VALUES, template_faults
             "line 2: unknown name 'topik'; known: audience, kind",
         ),
         ("{% if topic %}", "line 1: Unexpected end of template"),
+        ("a\n{% include 'other.jinja' %}", "line 2: a prompt cannot use other files"),
+        ("a\n{% import 'other.jinja' as o %}{{ o.x }}", "line 2: a prompt cannot use other files"),
+        ("a\n{{ topic.x }}", "line 2: it cannot be rendered: UndefinedError: "),
+        ("a\n{{ topic / 2 }}", "line 2: it cannot be rendered: TypeError: "),
+        ("{{ 'x' * 10 ** 9 }}", "line 1: it cannot be rendered: SecurityError: a text or list of more"),
+        ("{{ 9 ** 999 }}", "line 1: it cannot be rendered: SecurityError: an exponent above 64"),
+        ("{{ range(10 ** 8) | list }}", "line 1: it cannot be rendered: OverflowError: Range too big"),
     ],
 )
 def test_a_fault_in_a_prompt_is_found_when_planning(default_config, root, tmp_path, text, message):
@@ -27,10 +35,34 @@ def test_a_fault_in_a_prompt_is_found_when_planning(default_config, root, tmp_pa
     assert f"prompts: {prompts / 'speaker.jinja'}, {message}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"\xff\xfea", ": the file is not UTF-8 text (byte 0)"),
+        (
+            b"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            ": it is not rendered within 0.2 seconds: look for a loop without an end",
+        ),
+        (b"x" * 1_000_001, ": it is rendered to 1,000,001 characters; at most 1,000,000 are allowed"),
+    ],
+)
+def test_a_prompt_that_cannot_be_used_is_found_when_planning(
+    default_config, root, tmp_path, monkeypatch, text, message
+):
+    monkeypatch.setattr(prompt_trials, "SECONDS", 0.2)
+    prompts = tmp_path / "prompts"
+    shutil.copytree(root / default_config["prompts"], prompts)
+    (prompts / "speaker.jinja").write_bytes(text)
+    with pytest.raises(UserError) as caught:
+        read_experiment(default_config | {"prompts": str(prompts)}, root)
+    assert f"prompts: {prompts / 'speaker.jinja'}{message}" in str(caught.value)
+
+
 @pytest.mark.parametrize("folder", ["config/prompts", "config/prompts/demo"])
 def test_the_prompts_that_come_with_the_project_use_known_names(root, folder):
     for path in (root / folder).glob("*.jinja"):
         assert not list(template_faults(path, VALUES.get(path.stem, VALUES["opening"])))
+        assert not list(prompt_trials.trial_faults(path, path.stem))
 
 
 def test_demo_models_are_not_asked_for_what_they_were_not_trained_on(default_config, root, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta, nodes
 from jinja2.runtime import Context
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2.sandbox import SandboxedEnvironment, SecurityError
 
 from expertchat.chat import Message
 from expertchat.errors import UserError
@@ -32,6 +32,7 @@ VALUES = {  # the names that a template may use; roles may use those of `opening
         | {"best", "fence"}
     ),
 }
+MOST_REPEATED, LARGEST_EXPONENT = 1_000_000, 64
 BLOCKS = ("system", "reply")  # parts of a template beside the user's text
 WITH_BLOCKS = (
     "topic",
@@ -39,7 +40,23 @@ WITH_BLOCKS = (
     "rating",
 )  # templates that may have them; a role's template is a system text
 
-_environment = SandboxedEnvironment(
+
+class _Environment(SandboxedEnvironment):
+    """Templates in which a product cannot take all memory, as "x" * 10 ** 10 would."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context, operator: str, left, right):
+        if operator == "**" and isinstance(right, int) and right > LARGEST_EXPONENT:
+            raise SecurityError(f"an exponent above {LARGEST_EXPONENT}")
+        for items, times in ((left, right), (right, left)):
+            repeats = isinstance(items, (str, list, tuple)) and isinstance(times, int)
+            if repeats and len(items) * times > MOST_REPEATED:
+                raise SecurityError(f"a text or list of more than {MOST_REPEATED:,} items")
+        return super().call_binop(context, operator, left, right)
+
+
+_environment = _Environment(
     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
 )
 
@@ -51,13 +68,22 @@ def read_prompts(folder: Path) -> dict[str, str]:
 
 def template_faults(path: Path, allowed: Set[str]) -> Iterator[str]:
     """Problems of a template with file and line: its syntax, its blocks, and names not `allowed`."""
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        yield f"{path}: the file is not UTF-8 text (byte {error.start})"
+        return
     try:
         tree = _environment.parse(text)
         names = meta.find_undeclared_variables(tree)
     except TemplateSyntaxError as error:
         yield f"{path}, line {error.lineno}: {error.message}"
         return
+    except RecursionError:
+        yield f"{path}: its tags are nested too deeply"
+        return
+    for other in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+        yield f"{path}, line {other.lineno}: a prompt cannot use other files; put their text here"
     for name in sorted(names - allowed):
         found = re.search(rf"\b{re.escape(name)}\b", text)
         line = text.count("\n", 0, found.start()) + 1 if found else 1
@@ -112,6 +138,16 @@ def messages(template: str, **values: object) -> list[Message]:
         ("assistant", blocks["reply"].lstrip().rstrip("\r\n")),
     ]
     return [{"role": role, "content": text} for role, text in parts if text.strip() or role == "user"]
+
+
+def error_line(template: str, error: Exception) -> int | None:
+    """The line of the template at which rendering it raised the error; None if it is unknown."""
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = _compiled(template).get_corresponding_lineno(trace.tb_lineno)
+        trace = trace.tb_next
+    return line
 
 
 def _rendered(template: str, values: Mapping[str, object]) -> tuple[str, dict[str, str]]:

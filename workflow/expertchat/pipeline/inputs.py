@@ -12,6 +12,7 @@ from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
 from expertchat.mixture.constants import FOLDS, ROW_NAMES, TITLES
 from expertchat.models.gguf_header import header_faults, read_header
+from expertchat.pipeline.prompt_trials import trial_faults
 from expertchat.prompts import GATE, NAMES, VALUES, template_faults
 from expertchat.questions.artifact import also_in, question_path, read_questions, read_shots
 from expertchat.settings.anchors import read_anchors
@@ -67,8 +68,8 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
         if not path.is_file():
             yield f"prompts: {experiment.prompts}; there is no {name}.jinja in this folder"
             continue
-        for fault in template_faults(path, VALUES.get(name, VALUES["opening"])):
-            yield f"prompts: {fault}"
+        faults = [*template_faults(path, VALUES.get(name, VALUES["opening"]))]
+        yield from (f"prompts: {fault}" for fault in faults or trial_faults(path, name))
     for name, model in experiment.models.items():
         if model.source == "path" and not (root / model.path / "config.json").is_file():
             yield f"models.{name}.path: {model.path}; not a model: the folder contains no config.json"

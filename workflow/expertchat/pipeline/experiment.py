@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from expertchat.errors import UserError
+from expertchat.foreign import one_line
 from expertchat.pipeline.inputs import input_faults
 from expertchat.settings.checks import cross_faults
 from expertchat.settings.experiment import Experiment
@@ -77,7 +78,11 @@ def read_experiment(config: Mapping[str, Any], root: Path = Path(".")) -> Experi
     except ValidationError as error:
         faults = sentences(error, Experiment)
     else:
-        faults = [*cross_faults(experiment), *input_faults(experiment, root)]
+        faults = [*cross_faults(experiment)]
+        try:
+            faults += input_faults(experiment, root)
+        except OSError as error:  # such as a name that no file can have
+            faults.append(f"{one_line(str(error.filename), 200)}: {error.strerror}")
     if faults:
         raise UserError("invalid settings:\n  " + "\n  ".join(faults))
     return experiment

@@ -8,11 +8,28 @@ from collections.abc import Iterator
 from expertchat.settings.experiment import Experiment
 
 MAX_TALKERS, MAX_MODELS = 8, 64  # models that talk, and all models: the report's plots show no more
+MAX_JOBS = 50_000  # Snakemake takes about 17 s to plan 10,000
+MAX_NAME = 64  # characters of a name that is a part of file names
 MODEL_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]+")  # model names are parts of file names
 
 
 def cross_faults(experiment: Experiment) -> Iterator[str]:
     """One sentence for each fault that involves more than one key."""
+    named = (("name", [experiment.name]), ("models", experiment.models))
+    for key, names in (*named, ("dialogues.roles", experiment.dialogues.roles)):
+        for name in names:
+            if len(name) > MAX_NAME:
+                yield (
+                    f"{key}: {name[:MAX_NAME]}...; a name is a part of file names and may have at most "
+                    f"{MAX_NAME} characters, and this has {len(name)}"
+                )
+    for role in experiment.dialogues.roles:
+        if not MODEL_NAME.fullmatch(role):
+            yield (
+                f"dialogues.roles: {role!r}; a role must not contain slashes or begin with a dot, as it "
+                "is the name of a .jinja file"
+            )
+    yield from _job_faults(experiment)
     for name in experiment.models:
         if not MODEL_NAME.fullmatch(name):
             yield (
@@ -33,6 +50,19 @@ def cross_faults(experiment: Experiment) -> Iterator[str]:
     yield from _third_party_faults(experiment)
     if experiment.world is None:
         yield from _world_faults(experiment)
+
+
+def _job_faults(experiment: Experiment) -> Iterator[str]:
+    """An experiment with more jobs than can be planned."""
+    shards = experiment.dialogues.shards * (3 + len(experiment.ratings.third_party))
+    asked = 0 if experiment.mmlu is None else 2 * experiment.mmlu.shards * len(experiment.models)
+    talks = 1 if experiment.dialogues.transcripts else len(experiment.talking_pairs)
+    jobs = (experiment.rounds + 1) * (talks * shards + asked)
+    if jobs > MAX_JOBS:
+        yield (
+            f"rounds, dialogues.shards, mmlu.shards: about {jobs:,} jobs; at most {MAX_JOBS:,} can be "
+            "planned: lower one of them"
+        )
 
 
 def _repeated_pairs(experiment: Experiment) -> Iterator[str]:

@@ -18,7 +18,7 @@ class Decoding(Section):
     strategy: Literal["sampling", "greedy", "contrastive"] = "sampling"
     """`sampling`: draw from the distribution; `greedy`: take the most likely token; `contrastive`:
     contrastive search (Su et al. 2022), which also penalizes similarity to the preceding tokens."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=0.01, le=100)
     """Sampling temperature: the logits are divided by it."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus sampling: sample from the smallest set of tokens whose probabilities sum to at least this;
@@ -36,9 +36,9 @@ class Decoding(Section):
     positive logits are divided by it, negative ones multiplied; 1: off."""
     stop: list[str] = []
     """Strings that end a reply; they are removed from its end."""
-    max_new_tokens: int = Field(256, gt=0)
+    max_new_tokens: int = Field(256, gt=0, le=1_000_000)
     """Maximum length of a reply, in tokens."""
-    grace_tokens: int = Field(0, ge=0)
+    grace_tokens: int = Field(0, ge=0, le=1_000_000)
     """Number of tokens beyond max_new_tokens in which a reply may finish its sentence."""
 
     def plain_sampling(self) -> Decoding:

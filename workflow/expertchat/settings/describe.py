@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from expertchat.settings.anchors import Anchor
 from expertchat.settings.experiment import Experiment
+from expertchat.settings.messages import bound_text
 from expertchat.settings.rubrics import Rubric
 from expertchat.settings.section import section_classes, section_paths, source_of
 
@@ -98,7 +99,7 @@ def _type(field) -> str:
     """A key's type and limits, in words."""
     words = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
     limits = [
-        f"{word} {getattr(item, key):g}"
+        f"{word} {bound_text(getattr(item, key))}"
         for item in field.metadata
         for key, word in words.items()
         if getattr(item, key, None) is not None

@@ -36,13 +36,13 @@ class Experiment(Section):
     `results/experiments/<name>/`."""
     seed: int = 0
     """Random seed of the experiment. The same seed gives the same results."""
-    rounds: int = Field(1, ge=0)
+    rounds: int = Field(1, ge=0, le=100)
     """Number of rounds of dialogues, ratings and tuning. Each round starts from the adapters of the
     previous round. 0: the models talk and rate, and are not tuned."""
     control: Literal["none", "shuffled"] = "none"
     """`shuffled`: a control run. Ratings are shuffled within each context before the reward model is
     trained, so that it cannot learn from them; remaining changes are not due to the ratings."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
     """Number of CPU threads per model of a job."""
     prompts: str = "config/prompts"
     """Folder of the prompt templates: topic.jinja, opening.jinja, rating.jinja and one file per role."""

@@ -34,10 +34,10 @@ NEEDED = {  # by pydantic's error type
     "model_type": "must be a mapping",
     "model_attributes_type": "must be a mapping",
     "finite_number": "must be a finite number",
-    "greater_than": "must be greater than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
     "literal_error": "must be {expected}",
     "too_long": "must have at most {max_length} entries",
 }
@@ -169,7 +169,7 @@ def _needed(kind: str, value: Any, context: Mapping[str, Any], message: str) -> 
     if kind == "string_pattern_mismatch":
         return PATTERNS[context["pattern"]]
     if kind in NEEDED:
-        return NEEDED[kind].format(**context)
+        return NEEDED[kind].format(**{key: bound_text(bound) for key, bound in context.items()})
     return message[0].lower() + message[1:]
 
 
@@ -190,3 +190,10 @@ def _yaml(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
     return repr(value) if isinstance(value, (str, int, float)) else str(value)
+
+
+def bound_text(value: Any) -> Any:
+    """A limit as it is written: 1,000,000 and 0.95, and 2 for 2.0."""
+    if isinstance(value, float):
+        return f"{int(value):,}" if value.is_integer() else f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else value

@@ -72,7 +72,7 @@ class MMLU(Asking):
     mixture: bool = True
     """Whether mixtures of the models are evaluated too, if there is more than one model. They are fitted
     on the split val."""
-    shards: int = Field(1, gt=0)
+    shards: int = Field(1, gt=0, le=1000)
     """Number of jobs per model and split; each job answers the questions of some subjects."""
     published: dict[str, float] = {}
     """Accuracies in percent that were published elsewhere, by name of a model or mixture; the report

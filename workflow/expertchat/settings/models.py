@@ -65,11 +65,11 @@ class Server(Section):
     https://host:8000/v1."""
     key_env: str | None = None
     """Name of the environment variable with the server's API key; null: the server needs no key."""
-    parallel: int = Field(32, gt=0)
+    parallel: int = Field(32, gt=0, le=10_000)
     """Maximum number of simultaneous requests."""
     timeout_seconds: float = Field(120, gt=0)
     """Timeout of one request, in seconds."""
-    retries: int = Field(5, ge=0)
+    retries: int = Field(5, ge=0, le=1000)
     """Number of retries of a request after a temporary error. The first waits half a second, each
     further one twice as long."""
     start_minutes: float = Field(20, gt=0)
@@ -177,7 +177,7 @@ class DemoModel(Section):
     """Subjects of the demo world that the model learns well; it learns little about the others."""
     seed: int = 0
     """Random seed of the training texts and the initial weights."""
-    steps: int = Field(650, gt=0)
+    steps: int = Field(650, gt=0, le=1_000_000)
     """Number of training steps."""
     load: Load = Load()
     """How the model is loaded."""

@@ -17,15 +17,15 @@ class PPO(Section):
     Example: {steps: 200, learning_rate: 2.0e-5, kl_coefficient: 0.05, kl_target: 6}
     """
 
-    steps: int = Field(40, gt=0)
+    steps: int = Field(40, gt=0, le=1_000_000)
     """Number of PPO steps; each generates replies and learns from them."""
-    batch_size: int = Field(64, gt=0)
+    batch_size: int = Field(64, gt=0, le=100_000)
     """Number of replies per step."""
-    epochs: int = Field(2, gt=0)
+    epochs: int = Field(2, gt=0, le=1000)
     """Number of passes over the replies of a step."""
     minibatch_size: int = Field(32, gt=0)
     """Number of replies per optimizer update; must divide batch_size."""
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0, le=1)
     """Learning rate of Adam at the start; it decays linearly to 0."""
     clip_range: float = Field(0.2, gt=0)
     """Clip range of the policy loss: the ratio of new to old probability is clipped to 1 - clip_range ..

@@ -25,7 +25,7 @@ class Ratings(Section):
     """`one`: the speakers are labeled A and B in the order in which they speak; `both`: each item is
     rated a second time with swapped labels, unless the rated speaker's label would stay the same.
     Ratings are averaged over both orders."""
-    repeats: int = Field(1, ge=1)
+    repeats: int = Field(1, ge=1, le=100)
     """Number of times that each item is rated: first in the rubric's own words, then in its paraphrases.
     Ratings are averaged over the repeats."""
     self_rating: bool = False

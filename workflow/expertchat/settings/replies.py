@@ -13,5 +13,5 @@ class Replies(Section):
     Example: {per_context: 2}
     """
 
-    per_context: int = Field(4, gt=0)
+    per_context: int = Field(4, gt=0, le=1000)
     """Number of replies per context and model."""

@@ -19,14 +19,14 @@ class Rewards(Section):
     smaller difference is a tie and is dropped."""
     pairs_per_context: int = Field(4, gt=0)
     """Maximum number of pairs per context; those with the largest differences are used."""
-    folds: int = Field(4, ge=2)
+    folds: int = Field(4, ge=2, le=100)
     """Number of parts of the training topics for cross-fitting. For each part, a reward model is trained
     on the others and scores the pairs of this part. From these scores the reward scale is estimated, the
     factor from 0 to 1 by which the final reward model's scores are multiplied. Training takes `folds`
     times as long as that of the final model alone."""
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0, le=1)
     """Peak learning rate of AdamW."""
-    epochs: float = Field(1, gt=0)
+    epochs: float = Field(1, gt=0, le=1000)
     """Number of passes over the contexts."""
     batch_size: int = Field(4, gt=0)
     """Number of contexts per optimizer step, each with all of its pairs. It is read one context at a

@@ -53,7 +53,7 @@ class Rubric(Section):
 
     low: int = Field(0, ge=0)
     """Worst score."""
-    high: int = Field(9, gt=0)
+    high: int = Field(9, gt=0, le=1000)
     """Best score. Scores that take several tokens, such as 10, are supported."""
     categories: list[Category] = Field(min_length=1)
     """The categories. Their names must differ."""

@@ -78,7 +78,7 @@ class Gate(Section):
     topic_gate.jinja, for large models."""
     threshold: float = Field(0.6, ge=0, le=1)
     """Least probability of a topic that is kept."""
-    best_of: int = Field(1, gt=0)
+    best_of: int = Field(1, gt=0, le=256)
     """Number of texts that are written for each topic that is missing. Of those that pass all tests, the
     one with the highest sum of score and contrast is kept. Small models need several."""
 
@@ -99,9 +99,9 @@ class Topics(Section):
     held_out_subjects: int = Field(2, ge=1)
     """Number of subjects that are held out from all training: the last ones of the list or, if the
     taxonomy has groups, the last one of each group in turn."""
-    per_subject: int = Field(8, gt=0)
+    per_subject: int = Field(8, gt=0, le=10_000)
     """Number of topics per subject, spread evenly over audiences and kinds."""
-    tries_per_topic: int = Field(8, gt=0)
+    tries_per_topic: int = Field(8, gt=0, le=10_000)
     """Maximum number of attempts per topic, on average over a subject; the job stops with an error if
     these do not yield enough good topics. With `gate.best_of`, an attempt is that number of texts."""
     min_words: int = Field(3, gt=0)

@@ -9,6 +9,7 @@ import yaml
 
 from expertchat.errors import UserError
 
+MAX_BYTES, MAX_VALUES, MAX_DEPTH = 4 << 20, 100_000, 40
 MERGE_TAG = "tag:yaml.org,2002:merge"  # of the key "<<", which may be given more than once
 
 
@@ -42,15 +43,49 @@ def read_yaml(path: Path, hint: str = "") -> dict[str, Any]:
     in UTF-8, has a duplicate key, or is not a mapping.
     """
     data = _load(path, hint)
+    if (fault := _size_fault(data)) is not None:
+        raise UserError(f"{path}: {fault}")
     if not isinstance(data, dict):
         found = "the file is empty" if data is None else "the file must have keys at its top level"
         raise UserError(f"{path}: {found}" + (f"; {hint}" if hint else ""))
     return data
 
 
+def _size_fault(data: Any) -> str | None:
+    """Why a YAML file is too large for what it is, with all aliases (`*name`) written out.
+
+    A few lines of aliases of aliases can stand for billions of values, or for themselves.
+    """
+    sizes: dict[int, int] = {}  # of lists and mappings that are complete, by identity
+
+    def size(value: Any, inside: tuple[int, ...]) -> int:
+        if not isinstance(value, (dict, list)):
+            return 1
+        if id(value) in inside:
+            raise ValueError("an alias (`*name`) stands for a part of the file that contains it")
+        if len(inside) >= MAX_DEPTH:
+            raise ValueError(f"its values are nested more than {MAX_DEPTH} levels deep")
+        if id(value) not in sizes:
+            items = value.values() if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(size(item, (*inside, id(value))) for item in items)
+        return sizes[id(value)]
+
+    try:
+        total = size(data, ())
+    except ValueError as error:
+        return str(error)
+    if total > MAX_VALUES:
+        return f"it has {total:,} values with its aliases written out; at most {MAX_VALUES:,} are read"
+    return None
+
+
 def _load(path: Path, hint: str) -> Any:
     """The file's contents, whatever they are."""
     try:
+        if not path.is_file() and path.exists():
+            raise UserError(f"{path}: it is not a file" + (f"; {hint}" if hint else ""))
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read")
         # safe, as the loader is a SafeLoader
         return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except OSError as error:

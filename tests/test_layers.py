@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 LAYERS = {
     "foundations": (
         *("errors", "splits", "seeds", "records", "checkpoints", "sentences", "statistics"),
-        *("console", "foreign"),
+        *("console", "foreign", "limits"),
     ),
     "messages": ("chat", "prompts"),
     "settings": ("settings", "settings.*"),

@@ -19,9 +19,10 @@ def main() -> None:
         settings, runtime = job.settings, job.recipe.runtime
         targets = TargetModules(**runtime["target_modules"])
         if settings["source"] == "path":
-            link_model(Path(settings["path"]), targets, job.out)
+            link_model(Path(settings["path"]), targets, job.out, runtime["needs_template"])
         elif settings["source"] == "hub":
-            fetch_model(settings["repository"], settings["revision"], targets, job.out)
+            hub = settings["repository"], settings["revision"]
+            fetch_model(*hub, targets, job.out, runtime["needs_template"])
         elif settings["source"] == "gguf":
             path = Path(runtime["path"])
             check_unchanged(path, settings["sample"])

@@ -6,19 +6,23 @@ import json
 from pathlib import Path
 
 from expertchat.errors import UserError
+from expertchat.models.checking import check_files, check_numbers, check_tokenizer
 from expertchat.models.targets import TargetModules, check_targets, first_line, outline
 from expertchat.settings.architectures import check_architecture
 
 
-def link_model(source: Path, targets: TargetModules, out: Path) -> None:
-    """Links a model's folder into the artifact `out`.
+def link_model(source: Path, targets: TargetModules, out: Path, needs_template: bool = True) -> None:
+    """Links a model's folder into the artifact `out`. `needs_template`: whether its own chat template
+    will be used.
 
     Raises UserError if the folder is not a usable model, or has no layers named as in `targets`.
     """
     source = source.resolve()
+    check_files(source)
     check_config(source, targets)
     if not list(source.glob("*.safetensors")):
         raise UserError(f"{source}: contains no *.safetensors, the only supported format of weights")
+    check_tokenizer(source, needs_template)
     (out / "model").symlink_to(source)
 
 
@@ -26,8 +30,9 @@ def check_config(folder: Path, targets: TargetModules) -> None:
     """Checks the model in `folder` by its config.json alone. Raises UserError if it is not usable."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder}: config.json cannot be read ({error})") from None
+    check_numbers(folder, config)
     if "auto_map" in config:
         raise UserError(f"{folder}: this model needs code from its repository, which is never run")
     check_architecture(config.get("model_type"), str(folder))

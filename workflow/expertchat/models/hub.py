@@ -11,13 +11,16 @@ from expertchat.models.targets import TargetModules, first_line
 WEIGHTS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # files fetched from the hub
 
 
-def fetch_model(repository: str, revision: str, targets: TargetModules, out: Path) -> None:
-    """Downloads a model to the cache of the Hugging Face hub and links it. Needs the network.
+def fetch_model(
+    repository: str, revision: str, targets: TargetModules, out: Path, needs_template: bool = True
+) -> None:
+    """Downloads a model to the cache of the Hugging Face hub and links it. Needs the
+    network. `needs_template`: whether its own chat template will be used.
 
     Checks the model's config.json against `targets` before it downloads the weights.
     """
     check_config(_download(repository, revision, ["config.json"]), targets)
-    link_model(_download(repository, revision, WEIGHTS), TargetModules(), out)
+    link_model(_download(repository, revision, WEIGHTS), TargetModules(), out, needs_template)
 
 
 def _download(repository: str, revision: str, patterns: list[str]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from jinja2 import TemplateSyntaxError
 
 from expertchat import prompts
 from expertchat.foreign import one_line
+from expertchat.limits import within
 
 SECONDS = 5.0  # for one prompt; all others take milliseconds
 MOST_CHARACTERS = 1_000_000  # of a rendered prompt
@@ -37,28 +37,23 @@ def trial_faults(path: Path, name: str) -> Iterator[str]:
     allowed = prompts.VALUES.get(name, prompts.VALUES["opening"])
     values = {key: SAMPLES[key] for key in sorted(allowed)}
     text = path.read_text(encoding="utf-8")
-    outcome: list[object] = []
 
-    def render() -> None:
-        try:
-            outcome.append(sum(len(m["content"]) for m in prompts.messages(text, **values)))
-        except Exception as error:  # a template can raise anything
-            outcome.append(error)
+    def rendered() -> int:
+        return sum(len(message["content"]) for message in prompts.messages(text, **values))
 
-    # a template that does not end cannot be stopped, but the process that plans ends with the message
-    thread = threading.Thread(target=render, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    if not outcome:
+    try:
+        length = within(SECONDS, rendered)
+    except TimeoutError:
         yield f"{path}: it is not rendered within {SECONDS:g} seconds: look for a loop without an end"
-    elif isinstance(outcome[0], TemplateSyntaxError):
-        yield f"{path}, line {outcome[0].lineno}: {outcome[0].message}"
-    elif isinstance(outcome[0], Exception):
-        words = one_line(f"{type(outcome[0]).__name__}: {outcome[0]}", SHOWN_CHARACTERS)
-        line = prompts.error_line(text, outcome[0])
+    except TemplateSyntaxError as error:
+        yield f"{path}, line {error.lineno}: {error.message}"
+    except Exception as error:  # a template can raise anything
+        words = one_line(f"{type(error).__name__}: {error}", SHOWN_CHARACTERS)
+        line = prompts.error_line(text, error)
         yield f"{path}{f', line {line}' if line else ''}: it cannot be rendered: {words}"
-    elif isinstance(outcome[0], int) and outcome[0] > MOST_CHARACTERS:
-        yield (
-            f"{path}: it is rendered to {outcome[0]:,} characters; at most {MOST_CHARACTERS:,} are "
-            "allowed"
-        )
+    else:
+        if length > MOST_CHARACTERS:
+            yield (
+                f"{path}: it is rendered to {length:,} characters; at most {MOST_CHARACTERS:,} are "
+                "allowed"
+            )

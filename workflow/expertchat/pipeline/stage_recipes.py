@@ -103,10 +103,11 @@ class StageRecipes(PlanBuilder):
             file = (self.root / settings.pop("path")).resolve()
             settings["sample"] = sample(read_header(file))
             runtime["path"] = str(file)
-        if model.source in ("gguf", "package"):
+        if model.source not in ("demo", "server"):
             runtime["needs_template"] = self.experiment.needs_own_template(name)
-            if model.load.server is not None and model.load.server.reads_gguf:
-                settings["keep_file"] = True
+        server = model.load.server
+        if model.source in ("gguf", "package") and server is not None and server.reads_gguf:
+            settings["keep_file"] = True
         self.models[name] = self.add("models", name, settings, runtime=runtime)
         return self.models[name]
 

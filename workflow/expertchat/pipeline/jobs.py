@@ -212,8 +212,8 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
         check_code(recipe)
         check_inputs(recipe, store)
         work = work_path(store, recipe.reference)
-        (work / "checkpoints").mkdir(parents=True, exist_ok=True)
-        with locked(work, recipe.reference):
+        with locked(work, recipe.reference) as require_lock:
+            (work / "checkpoints").mkdir(parents=True, exist_ok=True)
             restore_manifest(store, recipe.reference)
             if manifest_path(store, recipe.reference).exists() and not find_damage(
                 artifact_path(store, recipe.reference)
@@ -222,15 +222,16 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
                     f"{recipe.reference} is already finished; it is made again if its folder is removed",
                     file=sys.stderr,
                 )
-                shutil.rmtree(work)
+                shutil.rmtree(work, ignore_errors=True)  # others may be waiting there
                 sys.exit(0)
             out = work / "out"
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()
             yield Job(recipe, store, out, work / "checkpoints")
+            require_lock()
             write_manifest(out, recipe, describe_run(started), store)
             publish(store, recipe, out)
-        shutil.rmtree(work)
+            shutil.rmtree(work, ignore_errors=True)
     except UserError as error:
         sys.exit(shown(f"{stage}: {error}"))
     except KeyboardInterrupt:

@@ -1,47 +1,221 @@
 """The lock of a work folder, so that two jobs never make the same artifact at the same time.
 
-The system releases a lock however its process ends. On a cluster the file system
-must share locks between nodes, as NFS 4, Lustre (`-o flock`) and GPFS do.
+The lock is a file that only one process can create (O_EXCL), which works on every file system. It names
+its owner: host, process and SLURM job. Its owner changes the file's time every few seconds. A lock whose
+owner is dead is removed by the next job that wants it:
+
+- on the owner's host, if no process has its id and time of start;
+- on another host, if SLURM does not know the owner's job any more;
+- in any case, if the file's time does not change for `SILENCE` seconds of the waiting job's own clock.
+  Clocks of different hosts are not compared.
+
+An owner that was only suspended, for longer than that, finds that it has lost its lock before it
+publishes.
 """
 
 from __future__ import annotations
 
-import fcntl
+import json
 import os
+import shutil
 import socket
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from expertchat.errors import UserError
+
+FILE = "lock"
+BEAT, SILENCE, POLL = 10.0, 120.0, 1.0  # seconds
+WAITING_WORD = 600.0  # seconds between two messages of a job that waits
+GONE = frozenset({"", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"})
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that holds a lock."""
+
+    host: str
+    process: int
+    started: str  # time of the process's start in clock ticks since boot; empty if it is not known
+    job: str  # id of its SLURM job; empty without one
+    token: str  # different for each lock
+
+    def __str__(self) -> str:
+        job = f", SLURM job {self.job}" if self.job else ""
+        return f"process {self.process} on {self.host}{job}"
+
+
+def this_process() -> Owner:
+    """The owner of the locks that this process takes."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    return Owner(socket.gethostname(), os.getpid(), start_of(os.getpid()), job, uuid.uuid4().hex)
+
+
+def start_of(process: int) -> str:
+    """When a process of this host started, in clock ticks since boot; empty if there is none."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return status.rpartition(")")[2].split()[19]
 
 
 @contextmanager
-def locked(work: Path, reference: str) -> Iterator[None]:
-    """Holds the lock of the work folder of an artifact. Waits while another process holds it."""
-    with (work / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            print(f"{reference}: waiting for {file.read().strip()}, which makes it", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
+def locked(work: Path, reference: str) -> Iterator[Callable[[], None]]:
+    """Holds the lock of the work folder of an artifact. Waits while another process holds it.
+
+    Yields a function that raises UserError if the lock was lost in the meantime.
+    """
+    me = this_process()
+    _take(work, reference, me)
+    path, ended = work / FILE, threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT):
+            with suppress(OSError):
+                if _read(path) == me:
+                    os.utime(path)
+
+    def require() -> None:
+        if _read(path) != me:
+            raise UserError(
+                f"{reference}: another process took over this work, as this one gave no sign of life "
+                f"for {SILENCE:g} seconds; its result is used"
+            )
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield require
+    finally:
+        ended.set()
+        thread.join()
+        if _read(path) == me:
+            with suppress(OSError):
+                path.unlink()
 
 
 def lock_holder(work: Path) -> str | None:
-    """The process that holds the lock of a work folder, "process 123 on host"; None if none does.
+    """The living process that holds the lock of a work folder, "process 123 on host", or None.
 
-    Takes the lock for a moment, shared with others who only look, so that no job is kept waiting.
+    A process of another host, without a SLURM job that could be asked for, counts as living.
     """
-    try:
-        with (work / "lock").open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().strip() or "another process"
-    except OSError:  # no job has worked here, or one has just finished
+    owner = _read(work / FILE)
+    return None if owner is None or is_dead(owner) else str(owner)
+
+
+def is_dead(owner: Owner) -> bool:
+    """Whether it is certain that the owner has ended."""
+    if owner.host == socket.gethostname():
+        start = start_of(owner.process)
+        return not start or bool(owner.started and start != owner.started)
+    return bool(owner.job) and _slurm_state(owner.job) in GONE
+
+
+def _slurm_state(job: str) -> str | None:
+    """The state of a SLURM job, empty if SLURM does not know it; None if SLURM cannot be asked."""
+    if shutil.which("squeue") is None:
         return None
-    return None
+    command = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode == 0:
+        return done.stdout.strip().split("\n")[0]
+    return "" if "Invalid job id" in done.stderr else None
+
+
+def _read(path: Path) -> Owner | None:
+    """The owner in a lock file, None if there is none. A file that is no lock has an unknown owner."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    try:
+        return Owner(**json.loads(text.partition("\n")[2]))
+    except (ValueError, TypeError):
+        return Owner("an unknown host", 0, "", "", text)
+
+
+def _take(work: Path, reference: str, me: Owner) -> None:
+    """Creates the lock file. Waits for other owners, and removes the locks of dead ones."""
+    path, waits = work / FILE, Waiting(reference)
+    while True:
+        work.mkdir(parents=True, exist_ok=True)
+        try:
+            _create(path, me)
+        except FileExistsError:
+            owner = _read(path)
+            if owner is not None and (is_dead(owner) or waits.is_silent(path, owner)):
+                _remove(path, owner)
+            elif owner is not None:
+                waits.say(owner)
+                time.sleep(POLL)
+        except FileNotFoundError:  # the last owner has just removed the work folder
+            continue
+        else:
+            return
+
+
+def _create(path: Path, me: Owner) -> None:
+    """Creates the lock file with all of its content at once. Raises FileExistsError if there is one."""
+    temporary = path.with_name(f".{path.name}.{me.token}")
+    temporary.write_text(f"{me}\n{json.dumps(asdict(me))}\n", encoding="utf-8")
+    try:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                file.write(temporary.read_text(encoding="utf-8"))
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _remove(path: Path, dead: Owner) -> None:
+    """Removes the lock of a dead owner, if it is still there."""
+    taken = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with suppress(OSError):
+        os.rename(path, taken)  # of several jobs that wait, one succeeds
+        if _read(taken) != dead:  # another job has removed it, and this is the lock of a living one
+            with suppress(OSError):
+                os.link(taken, path)
+        taken.unlink()
+
+
+class Waiting:
+    """A job that waits for a lock: what it has seen, and what it says."""
+
+    def __init__(self, reference: str):
+        self.reference = reference
+        self.said: tuple[Owner, float] | None = None  # who was named last, and when
+        self.seen: tuple[Owner, int, float] | None = None  # owner, its file's time, since when
+
+    def is_silent(self, path: Path, owner: Owner) -> bool:
+        """Whether the file's time has not changed for `SILENCE` seconds."""
+        now = time.monotonic()
+        try:
+            changed = path.stat().st_mtime_ns
+        except OSError:
+            return False
+        if self.seen is None or self.seen[:2] != (owner, changed):
+            self.seen = (owner, changed, now)
+        return now - self.seen[2] > SILENCE
+
+    def say(self, owner: Owner) -> None:
+        """Names the owner, at first and every ten minutes."""
+        now = time.monotonic()
+        if self.said is None or self.said[0] != owner or now - self.said[1] > WAITING_WORD:
+            print(f"{self.reference}: waiting for {owner}, which makes it", file=sys.stderr, flush=True)
+            self.said = (owner, now)

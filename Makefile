@@ -3,12 +3,13 @@
 # make laptop tune a pretrained model of 135M parameters, with its control (MMLU=folder adds MMLU)
 # make lint   check style and formatting
 # make test   lint, and run all tests
+# make test-faults   make jobs fail and damage files on purpose (half an hour)
 # make docs   write config/README.md from the docstrings of the settings
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo laptop check test env lint docs
+.PHONY: demo laptop check test test-faults env lint docs
 
 env: .venv/ready
 
@@ -47,6 +48,10 @@ check: lint
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto
+
+test-faults: env
+	$(BIN)/python tests/faults/points.py --keep results/faults --record
+	$(BIN)/python tests/faults/corruptions.py --finished results/faults --record
 
 docs: env
 	$(BIN)/expertchat settings > config/README.md

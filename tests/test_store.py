@@ -127,7 +127,9 @@ def test_an_artifact_in_the_place_of_another_is_damage(tmp_path):
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["recipe"]["settings"]["seed"] = 2
     (path / "manifest.json").write_text(json.dumps(manifest))
-    assert "the recipe in manifest.json is that of" in find_damage(path)[0]
+    copied, moved = find_damage(path)
+    assert "manifest.json: it differs from its copy" in copied
+    assert "the recipe in manifest.json is that of" in moved
 
 
 def test_a_file_that_changed_with_its_checksum_is_found_by_those_who_read_it(tmp_path):

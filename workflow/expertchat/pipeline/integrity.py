@@ -55,7 +55,9 @@ def find_damage(folder: Path, *, full: bool = False) -> list[str]:
 
 
 def _recipe_faults(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """A recipe whose id is not the name of the folder: it was changed, or the folder was moved."""
+    """A manifest that is not its copy any more, and a recipe whose id is not the name of the folder."""
+    if (folder / KEPT).exists() and (folder / KEPT).read_bytes() != (folder / MANIFEST).read_bytes():
+        yield f"{folder / MANIFEST}: it differs from its copy, {KEPT}"
     reference = Recipe.from_dict(manifest["recipe"]).reference
     if reference != f"{folder.parent.name}/{folder.name}":
         yield f"{folder}: the recipe in {MANIFEST} is that of {reference}"

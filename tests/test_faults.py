@@ -1,0 +1,23 @@
+"""Jobs that are killed, disks that are full, and files that change: a tenth of `make test-faults`."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent / "faults"))
+
+import corruptions
+import points
+
+pytestmark = pytest.mark.slow
+
+
+def test_corruptions_of_a_finished_store_are_found(finished):
+    assert corruptions.try_all(finished, corruptions.ALL_CORRUPTIONS // 10) == []
+
+
+def test_a_job_that_failed_somewhere_ends_with_the_same_bytes(finished):
+    tried, faults = points.try_all(finished, points.ALL_POINTS // 20)
+    assert len(tried) == points.ALL_POINTS // 20
+    assert faults == {}

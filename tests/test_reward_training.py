@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import save_random_model
 from datasets import Dataset
+from expertchat import checkpoints
 from expertchat.console import progress_bar
 from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.engine.training import Completion, lora_config
@@ -175,6 +176,36 @@ def test_a_killed_job_does_not_train_finished_folds_again(llama_folder, tmp_path
     resumed, _ = cross_fit(reward_of(llama_folder), halves(), SETTINGS, 0, broken, bar)
     assert len(trained) == 3, "only the second fold is trained again"
     assert resumed == expected and bar.tokens == total
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_training_that_was_killed_goes_on_from_its_checkpoint(
+    llama_folder, tmp_path, monkeypatch, after
+):
+    contexts = [context for half, _ in halves() for context in half]
+    settings = SETTINGS.model_copy(update={"epochs": 4})
+    whole = reward_of(llama_folder, settings)
+    log = train(whole, contexts, settings, 0, tmp_path / "whole", Counter())
+    assert [entry["step"] for entry in log] == [1, 2, 3, 4]
+    assert all(set(entry) >= {"loss", "accuracy"} and "train_runtime" not in entry for entry in log)
+
+    class Stops(Counter):
+        def set_postfix_str(self, text, refresh=True):
+            if text.startswith("loss"):
+                self.logged = getattr(self, "logged", 0) + 1
+            if getattr(self, "logged", 0) > after:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "INTERVAL", 0.0)  # after every step
+    broken = reward_of(llama_folder, settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, contexts, settings, 0, tmp_path / "broken", Stops())
+    saved = checkpoints.Checkpoints(tmp_path / "broken/steps")
+    assert saved.names()[-1] == checkpoints.numbered(after)
+    resumed = reward_of(llama_folder, settings)
+    assert train(resumed, contexts, settings, 0, tmp_path / "broken", Counter()) == log
+    for name, parameter in resumed.model.named_parameters():
+        assert torch.equal(parameter, dict(whole.model.named_parameters())[name]), name
 
 
 def test_folds_start_from_the_same_weights(llama_folder, tmp_path):

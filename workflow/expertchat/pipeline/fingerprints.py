@@ -26,8 +26,10 @@ SCRIPTS = PACKAGE.parent / "scripts"
 NEUTRAL = frozenset(
     {
         "expertchat",
+        "expertchat.checkpoints",
         "expertchat.console",
         "expertchat.errors",
+        "expertchat.limits",
         "expertchat.pipeline.*",
         "expertchat.settings.*",
     }

@@ -36,6 +36,7 @@ from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
 from expertchat.settings.target_modules import check_target_modules
 
+LOGGED = 50  # entries of a log, about
 SCORES = "scores.json"  # file of the checkpoint of a fold
 
 
@@ -137,7 +138,8 @@ class Seal(TrainerCallback):
         self.saved = saved
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        control.should_save |= self.saved.due
+        # an entry of the log is a mean since the last one, and the Trainer forgets what it has of one
+        control.should_save = self.saved.due and state.global_step % args.logging_steps == 0
 
     def on_save(self, args, state, control, **kwargs) -> None:
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -220,6 +222,7 @@ def train(
             if name in reward.initial:
                 parameter.copy_(reward.initial[name])
     gpu = torch.cuda.is_available()
+    steps = math.ceil(math.ceil(len(contexts) / settings.batch_size) * settings.epochs)
     scratch, saved = checkpoints / "scratch", Checkpoints(checkpoints / "steps")
     shutil.rmtree(scratch, ignore_errors=True)
     arguments = TrainingArguments(
@@ -234,10 +237,9 @@ def train(
         use_cpu=not gpu,
         gradient_checkpointing=gpu,
         remove_unused_columns=False,
-        save_strategy="steps",
-        save_steps=200,
+        save_strategy="no",  # `Seal` decides
         save_only_model=False,
-        logging_steps=10,
+        logging_steps=max(1, steps // LOGGED),
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=False,
@@ -254,7 +256,8 @@ def train(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     trainer.count(trainer.tokens_left)
     reward.model.eval()
-    return trainer.state.log_history
+    # without the summary at the end: it has times, and a mean loss since the last interruption
+    return [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
 
 
 def cross_fit(

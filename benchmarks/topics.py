@@ -4,8 +4,11 @@ Prints the topics that are kept with the gate's probability, the rejected ones b
 counts. A person reads the kept ones and counts those that are topics of their subject.
 
     python benchmarks/topics.py path/to/model
+    python benchmarks/topics.py path/to/model --not-topics 3 17    writes docs/benchmarks.md
 
-The model is a folder in the Hugging Face layout.
+With the numbers of those of the first 50 that are not topics of their subject, by whoever read them
+(none: `--not-topics` alone), the result and the topics are written to docs/benchmarks.md. The model is
+a folder in the Hugging Face layout.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from expertchat.checkpoints import Checkpoints
 from expertchat.engine.local import LocalEngine
 from expertchat.errors import UserError
 from expertchat.prompts import read_prompts
@@ -28,9 +32,11 @@ from expertchat.topics.files import read_topic_file
 from expertchat.topics.pool import TopicPool
 from expertchat.topics.taxonomies import choose_taxonomy
 from expertchat.topics.writing import OUTCOMES, write_topics
+from record import markdown_table, record
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = "config/topics/examples.jsonl"
+READ = 50  # kept texts that are read by a person
 SUBJECTS = [
     "gardening",
     "criminal law",
@@ -59,11 +65,17 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=Gate().threshold, help="of the gate")
     parser.add_argument("--best-of", type=int, default=8, help="texts for each topic")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--not-topics", type=int, nargs="*", help="numbers of kept texts; writes the result"
+    )
     arguments = parser.parse_args()
     outcomes = run(arguments)
     kept = [outcome for outcome in outcomes if outcome["reason"] is None]
+    kept.sort(key=lambda outcome: SUBJECTS.index(outcome["subject"]))
     print(f"\nKept: {len(kept)} of {len(outcomes)}")
-    for number, topic in enumerate(sorted(kept, key=lambda o: SUBJECTS.index(o["subject"])), 1):
+    if arguments.not_topics is not None:
+        write(kept[:READ], len(outcomes), arguments.not_topics)
+    for number, topic in enumerate(kept, 1):
         print(f"{number:3d}  {topic['gate']:.2f}  {topic['subject']}: {topic['topic']}")
     counts = Counter(outcome["reason"] for outcome in outcomes)
     for reason in REASONS:
@@ -73,6 +85,21 @@ def main() -> None:
             if topic["reason"] == reason:
                 gate = "    " if topic["gate"] is None else f"{topic['gate']:.2f}"
                 print(f"     {gate}  {topic['subject']}: {topic['topic']}")
+
+
+def write(kept: list[dict], tried: int, not_topics: list[int]) -> None:
+    """Writes the section of docs/benchmarks.md. `not_topics`: numbers of `kept`, from 1."""
+    right = len(kept) - len(not_topics)
+    rows = [
+        [f"{number}", topic["subject"], topic["topic"], "no" if number in not_topics else ""]
+        for number, topic in enumerate(kept, 1)
+    ]
+    body = (
+        f"Of {tried} texts, the first {len(kept)} that were kept were read one by one: {right} are topics "
+        "of their subject (target: 45 of 50).\n\n"
+        + markdown_table(["", "subject", "text", "a topic of it?"], rows)
+    )
+    record("Topics that a model of 135M parameters writes", "benchmarks/topics.py", body)
 
 
 def run(arguments: argparse.Namespace) -> list[dict]:
@@ -107,7 +134,8 @@ def run(arguments: argparse.Namespace) -> list[dict]:
             )
         except UserError as error:  # too few topics; those that were written are shown
             print(error)
-        return read_records(folder / OUTCOMES)
+        last = Checkpoints(folder / "rounds").latest()
+        return [] if last is None else read_records(last / OUTCOMES)
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def write(kept: list[dict], tried: int, not_topics: list[int]) -> None:
         for number, topic in enumerate(kept, 1)
     ]
     body = (
-        f"Of {tried} texts, the first {len(kept)} that were kept were read one by one: {right} are topics "
-        "of their subject (target: 45 of 50).\n\n"
+        f"Of {tried} texts, the first {len(kept)} that were kept were read one by one: {right} are "
+        "topics of their subject (target: 45 of 50).\n\n"
         + markdown_table(["", "subject", "text", "a topic of it?"], rows)
     )
     record("Topics that a model of 135M parameters writes", "benchmarks/topics.py", body)

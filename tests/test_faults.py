@@ -1,4 +1,4 @@
-"""Jobs that are killed, disks that are full, and files that change: a tenth of `make test-faults`."""
+"""Jobs that are killed, disks that are full, and files that change: a small part of `make test-faults`."""
 
 import sys
 from pathlib import Path
@@ -18,6 +18,5 @@ def test_corruptions_of_a_finished_store_are_found(finished):
 
 
 def test_a_job_that_failed_somewhere_ends_with_the_same_bytes(finished):
-    tried, faults = points.try_all(finished, points.ALL_POINTS // 20)
-    assert len(tried) == points.ALL_POINTS // 20
-    assert faults == {}
+    tried, faults = points.try_all(finished, 4, ["dialogues", "rewards"], workers=1)
+    assert len(tried) == 4 and faults == {}

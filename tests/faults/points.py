@@ -134,9 +134,11 @@ def one_of_each_stage(finished: Path) -> list[str]:
     return [reference for reference in references if not reference.startswith("report/")]
 
 
-def try_all(finished: Path, count: int, workers: int = 2) -> tuple[list[Point], dict[Point, str]]:
-    """(the points, what went wrong at some of them)"""
-    references = one_of_each_stage(finished)
+def try_all(
+    finished: Path, count: int, stages: Sequence[str] = (), workers: int = 2
+) -> tuple[list[Point], dict[Point, str]]:
+    """(the points, what went wrong at some of them). `stages`: those to try; none given: all."""
+    references = [r for r in one_of_each_stage(finished) if not stages or r.split("/")[0] in stages]
     with ThreadPoolExecutor(workers) as pool:
         counts = pool.map(lambda reference: count_steps(finished, reference), references)
         steps = dict(zip(references, counts, strict=True))

@@ -1,4 +1,4 @@
-"""Jobs that are killed, disks that are full, and files that change: a small part of `make test-faults`."""
+"""Jobs that are killed, full disks, and files that change: a small part of `make test-faults`."""
 
 import sys
 from pathlib import Path

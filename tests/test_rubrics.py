@@ -109,7 +109,7 @@ def test_an_error_names_file_and_key(case, tmp_path):
 
 
 def test_a_missing_rubric_is_named(tmp_path):
-    for path, words in (("none.yaml", "No such file or directory"), ("", "Is a directory")):
+    for path, words in (("none.yaml", "No such file or directory"), ("", "it is not a file")):
         with pytest.raises(UserError, match=f"{words}; ratings.rubric must name"):
             read_rubric(tmp_path / path)
 

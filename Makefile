@@ -50,8 +50,8 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses auto
 
 test-faults: env
-	$(BIN)/python tests/faults/points.py --keep results/faults --record
-	$(BIN)/python tests/faults/corruptions.py --finished results/faults --record
+	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/points.py --keep results/faults --record
+	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/corruptions.py --finished results/faults --record
 
 docs: env
 	$(BIN)/expertchat settings > config/README.md

@@ -27,6 +27,15 @@ def default_config() -> dict:
     return yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
 
 
+@pytest.fixture
+def planned(root):
+    """A function from settings to their plan."""
+    from expertchat.pipeline.experiment import read_experiment
+    from expertchat.pipeline.planner import make_plan
+
+    return lambda config: make_plan(read_experiment(config, root), root)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level tokenizer with a chat template, trained on a few texts."""

@@ -1,14 +1,7 @@
 """Jobs that are killed, full disks, and files that change: a small part of `make test-faults`."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).parent / "faults"))
-
-import corruptions
-import points
+from faults import corruptions, points
 
 pytestmark = pytest.mark.slow
 

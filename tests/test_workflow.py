@@ -18,6 +18,7 @@ from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import read_manifest, write_manifest
 from expertchat.records import read_json, read_records, write_json
 from expertchat.tables import read_tables
+from planning import AFTER_PPO
 from safetensors.torch import load_file, save_file
 from small_workflow import BIN, ROOT, dry_run, planned_rules, small_config, snakemake, write_config
 
@@ -29,12 +30,6 @@ def copied(finished, tmp_path) -> Path:
     """The finished experiment, to be harmed."""
     shutil.copytree(finished, tmp_path / "run", symlinks=True)
     return tmp_path / "run"
-
-
-AFTER_PPO = {
-    *("policies", "replies", "answers", "mmlu", "fits", "mixture"),
-    *("dialogues", "ratings", "reliability", "oracle", "report"),
-}
 
 
 def test_the_loop_ends_with_a_report_and_its_figures(finished):

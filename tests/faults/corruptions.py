@@ -1,6 +1,6 @@
 """Corruptions of a finished store: each of them is found by `find_damage`.
 
-python tests/faults/corruptions.py --finished FOLDER [--corruptions 300] [--record]
+corruptions.py --finished FOLDER [--corruptions 300] [--record]; see points.py
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks"), str(ROOT / "workflow")]
-
-from expertchat.pipeline.integrity import find_damage  # noqa: E402
-from expertchat.pipeline.store import MANIFEST, artifact_path  # noqa: E402
-from expertchat.pipeline.upkeep import finished_artifacts  # noqa: E402
-from expertchat.records import file_sha256  # noqa: E402
+from expertchat.pipeline.integrity import find_damage
+from expertchat.pipeline.store import MANIFEST, artifact_path
+from expertchat.pipeline.upkeep import finished_artifacts
+from expertchat.records import file_sha256
 
 ALL_CORRUPTIONS, SEED = 300, 7
 Draw = random.Random

@@ -1,8 +1,7 @@
 """Fault points: a job of a small experiment fails somewhere and is given again, by the same command.
 
-python tests/faults/points.py                     200 points, about half an hour on two cores
-python tests/faults/points.py --points 20         fewer
-python tests/faults/points.py --record            also writes docs/benchmarks.md
+make test-faults                  200 points and all corruptions, and writes docs/benchmarks.md
+points.py --points 20             fewer; needs tests/ and benchmarks/ in PYTHONPATH
 
 Each point is a stage, a kind of fault and a step (`inject.py`), drawn with a seed. The artifact of the
 stage is taken out of a copy of a finished store, its job is run with the fault and then without, and
@@ -25,12 +24,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks"), str(ROOT / "workflow")]
-
-from expertchat.pipeline.integrity import find_damage  # noqa: E402
-from expertchat.pipeline.store import read_manifest, read_recipe, recipe_path, work_path  # noqa: E402
-from small_workflow import small_config, snakemake, write_config  # noqa: E402
+from expertchat.pipeline.integrity import find_damage
+from expertchat.pipeline.store import read_manifest, read_recipe, recipe_path, work_path
+from small_workflow import ROOT, small_config, snakemake, write_config
 
 INJECT = Path(__file__).with_name("inject.py")
 KINDS = ("kill", "after", "full", "readonly", "memory")

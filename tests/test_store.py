@@ -149,6 +149,32 @@ def test_a_file_that_changed_with_its_checksum_is_found_by_those_who_read_it(tmp
     assert find_damage(folder) == []  # what was pruned cannot be compared
 
 
+def test_a_deleted_manifest_is_put_back_and_an_interruption_leaves_no_damage(tmp_path, monkeypatch):
+    path = make(tmp_path)
+    manifest = (path / "manifest.json").read_bytes()
+    (path / "manifest.json").unlink()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", killed)
+        artifacts.restore_manifest(tmp_path, RECIPE.reference)
+    artifacts.restore_manifest(tmp_path, RECIPE.reference)
+    assert (path / "manifest.json").read_bytes() == manifest and find_damage(path) == []
+
+
+def test_a_fault_of_an_inputs_manifest_is_not_one_of_its_reader(tmp_path):
+    path = make(tmp_path)
+    reader = Recipe("dialogues", {}, "c0de", {"topics": RECIPE.reference})
+    folder = artifacts.artifact_path(tmp_path, reader.reference)
+    folder.mkdir(parents=True)
+    artifacts.write_manifest(folder, reader, {}, tmp_path)
+    manifest = json.loads((path / "manifest.json").read_text()) | {"files": {"sub/a.txt": {}}}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert find_damage(path) and not find_damage(folder)
+
+
 NO_MANIFESTS = (
     *(b"", b"{", b"\xff", b"[]", b"3", b"{}", b"[" * 100_000),
     *(b'{"recipe": 3, "files": {}}', b'{"recipe": {}, "files": {}}'),

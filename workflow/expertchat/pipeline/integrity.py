@@ -70,8 +70,8 @@ def _input_faults(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
         if manifest_path(store, reference).exists():
             try:
                 same = digest_of(artifact_path(store, reference)) == digest
-            except UserError:
-                continue  # a fault of that artifact
+            except (UserError, KeyError, TypeError, AttributeError):
+                continue  # a fault of that artifact's manifest, and not of this one
             if not same:
                 yield f"{folder}: it was made of other files of {reference} than the store has"
 

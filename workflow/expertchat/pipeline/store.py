@@ -108,7 +108,9 @@ def restore_manifest(store: Path, reference: str) -> None:
     """
     folder = artifact_path(store, reference)
     if (folder / KEPT).exists() and not (folder / MANIFEST).exists():
-        temporary = folder / f"{KEPT}.{os.getpid()}"
+        # in the work folder: a file that is left in an artifact would be damage
+        temporary = work_path(store, reference) / MANIFEST
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / KEPT, temporary)
         os.replace(temporary, folder / MANIFEST)
 

@@ -346,7 +346,7 @@ def test_shards_become_one_file_per_model_and_the_scores(tmp_path, questions):
     assert json.loads(json.dumps(files, allow_nan=False)) == files
     whole = files["results-x.json"]
     assert whole["results"]["mmlu"]["acc,none"] == 0.5
-    assert whole["total_evaluation_time_seconds"] == "4.0"
+    assert not [key for key in whole if "time" in key]  # the same answers give the same bytes
     ours = whole["expertchat"]
     assert ours["questions"] == {key: describe(questions)[key] for key in ("checksum", "checksums")}
     assert [part["artifact"] for part in ours["answers"]] == ["answers/v", "answers/a"]

@@ -112,7 +112,6 @@ def harness_json(
     section: Mapping[str, Any],
     sizes: Mapping[str, int],
     ours: Mapping[str, Any],
-    seconds: float = 0.0,
     arguments: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The results JSON of one model.
@@ -160,7 +159,6 @@ def harness_json(
         },
         "config": {"model": model, "model_args": arguments or {}, "limit": section["limit"]},
         "model_name": model,
-        "total_evaluation_time_seconds": str(seconds),
         "expertchat": {"deviations": deviations(answers, section), **ours},
     }
 
@@ -255,9 +253,8 @@ def result_files(
             "scores": found["models"][model],
         }
         arguments = next(map(_measured, manifests), {})  # the same for all shards of a model
-        seconds = sum(manifest["seconds"] for manifest in manifests)
         sizes = described["counts"]["test"]
-        results = harness_json(answers[model], model, section, sizes, ours, seconds, arguments)
+        results = harness_json(answers[model], model, section, sizes, ours, arguments)
         files[f"results-{model}.json"] = without_nan(results)
     differing = {model: deviations(table, section) for model, table in answers.items()}
     head = {"schema": SCHEMA, **asked, "deviations": differing}

@@ -115,6 +115,12 @@ def table(seconds: dict[str, float], runs: dict[str, ExperimentResults]) -> str:
         for what, key in FIGURES.items()
     ]
     parts = [markdown_table(["what", "target", "measured"], targets), markdown_table(head, rows)]
+    accuracies = [[row["reward_pair_accuracy"] for row in s["rows"]] for s in summaries.values()]
+    if all(own == accuracies[0] for own in accuracies):
+        parts.append(
+            "The reward models choose alike with true and with shuffled ratings: training hardly moved "
+            "them from their random score heads, so these accuracies say nothing about the ratings."
+        )
     talk = {name: turn_figures(results) for name, results in runs.items()}
     whats = list(dict.fromkeys(what for figures in talk.values() for what in figures))
     columns = [f"{name}, {when}" for name in talk for when in ("before", "after")]

@@ -58,10 +58,10 @@ Behind a server the same two paths are `server/replies.py` (replies) and `server
 (probabilities). `server/client.py` sends the requests, and `server/process.py` starts and ends a server,
 with `server/guard.py` in case the job is killed.
 
-Loading: `loading.py` (weights and tokenizers), `quantization.py` (4 and 8 bit), `memory.py` (planned
-and measured bytes), `placement.py` (which GPUs a model gets). `backbone.py` runs a model without its
-output head, for both paths. `rotation.py` keeps the texts of one batch apart from those that LongRoPE
-rotates otherwise.
+Loading: `loading.py` (weights and tokenizers), `quantization.py` (4 and 8 bit), `memory.py` (planned and
+measured bytes), `placement.py` (which GPUs a model gets). `backbone.py` runs a model without its output
+head, for both paths. `linear.py` multiplies matrices faster on some CPUs. `rotation.py` keeps the texts
+of one batch apart from those that LongRoPE rotates otherwise.
 
 Words:
 

@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from expertchat import chat
 from expertchat.engine.finite import require_finite_weights
+from expertchat.engine.linear import use_onednn
 from expertchat.engine.memory import (
     block_bytes,
     check_footprint,
@@ -189,6 +190,7 @@ def load_model(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     check_footprint(model, sum(tensor_bytes(skeleton, load).values()), str(folder))
+    use_onednn(model)
     return model.eval()
 
 

@@ -108,9 +108,7 @@ def load_reward_model(
     key = "rewards.lora"
     check_target_modules(settings.lora.target_modules, f"{key}.target_modules", base, str(model_folder))
     base.config.pad_token_id = pad
-    torch.nn.init.normal_(
-        base.score.weight, std=1 / (base.config.get_text_config().hidden_size + 1) ** 0.5
-    )
+    torch.nn.init.zeros_(base.score.weight)  # a random head's preferences stay in the scores as noise
     for module in base.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # only the adapter's dropout, which is a setting, is used

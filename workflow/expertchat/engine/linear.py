@@ -35,9 +35,13 @@ def use_onednn(model: nn.Module) -> None:
     if not onednn_is_faster():
         return
     for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if type(module) is nn.Linear and weight.dtype == torch.float32 and weight.device.type == "cpu":
+        if type(module) is nn.Linear and is_float32_on_cpu(module.weight):
             module.__class__ = OneDNNLinear
+
+
+def is_float32_on_cpu(tensor: Tensor) -> bool:
+    """Whether products of `tensor` are MKL's by default."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
 class OneDNNLinear(nn.Linear):
@@ -45,8 +49,7 @@ class OneDNNLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.shape[:-1].numel()
-        usual = input.dtype == torch.float32 and input.device.type == "cpu"
-        if rows <= FEW or not usual or torch.is_autocast_enabled("cpu"):
+        if rows <= FEW or not is_float32_on_cpu(input) or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
             flat = Product.apply(input.reshape(rows, -1), self.weight)

@@ -44,6 +44,20 @@ def test_outputs_and_gradients_are_equal_up_to_rounding(shape, bias):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
 
 
+def test_no_matrix_has_strides_that_onednn_is_slow_with(monkeypatch):
+    _, layer = pair(24, 200, bias=False)
+    simple, onednn = [], linear.onednn
+
+    def checked(*matrices):
+        simple.extend(m.is_contiguous() or m.t().is_contiguous() for m in matrices)
+        return onednn(*matrices)
+
+    monkeypatch.setattr(linear, "onednn", checked)
+    states = torch.randn(16, 9, 24, requires_grad=True)
+    layer(states[:, -1]).sum().backward()  # its gradient is one number, expanded
+    assert simple == [True] * 6
+
+
 def test_frozen_weights_get_no_gradient_and_keep_no_input():
     _, layer = pair(24, 200, bias=False)
     layer.requires_grad_(False)

@@ -35,7 +35,11 @@ def use_onednn(model: nn.Module) -> None:
     if not onednn_is_faster():
         return
     for module in model.modules():
-        if type(module) is nn.Linear and is_float32_on_cpu(module.weight):
+        if (
+            type(module) is nn.Linear
+            and is_float32_on_cpu(module.weight)
+            and module.weight.is_contiguous()
+        ):
             module.__class__ = OneDNNLinear
 
 
@@ -51,10 +55,11 @@ class OneDNNLinear(nn.Linear):
         rows = input.shape[:-1].numel()
         if rows <= FEW or not is_float32_on_cpu(input) or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
+        flat = input.reshape(rows, -1).contiguous()
         if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
-            flat = Product.apply(input.reshape(rows, -1), self.weight)
+            flat = Product.apply(flat, self.weight)
         else:
-            flat = product(input.reshape(rows, -1), self.weight)
+            flat = product(flat, self.weight)
         if self.bias is not None:
             flat = flat + self.bias
         return flat.view(*input.shape[:-1], -1)
@@ -73,7 +78,10 @@ def product(input: Tensor, weight: Tensor) -> Tensor:
 
 
 def onednn(input: Tensor, weight: Tensor) -> Tensor:
-    """The operator of PyTorch's compiler for linear layers, without a bias and with nothing after it."""
+    """The operator of PyTorch's compiler for linear layers, without a bias and with nothing after it.
+
+    Both matrices, or their transposes, must be contiguous: for other strides oneDNN has only slow code.
+    """
     return torch.ops.mkldnn._linear_pointwise(input, weight, None, "none", [], "")
 
 
@@ -89,6 +97,7 @@ class Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         weight, input = ctx.saved_tensors
+        gradient = gradient.contiguous()
         wanted_input, wanted_weight = ctx.needs_input_grad
         return (
             onednn(gradient, weight.t()) if wanted_input else None,

@@ -24,7 +24,7 @@ from expertchat.demo.world import build_world, halves
 from expertchat.dialogues.contexts import context_messages, contexts_of
 from expertchat.dialogues.talk import create_dialogues, run_dialogues
 from expertchat.engine.generate.generation import padded, position_ids
-from expertchat.engine.interface import Question, Source
+from expertchat.engine.interface import Question, Source, names_by_engine
 from expertchat.engine.local import LocalEngine
 from expertchat.engine.opening import open_engine, open_engines
 from expertchat.prompts import fill, rating_values, read_prompts
@@ -58,7 +58,7 @@ def main() -> None:
     apart, _ = open_engines(sources)  # one process and one thread for each model
     number, repeats = arguments.dialogues, arguments.repeats
     rows = [
-        talking(apart, engines, texts, 8, number, arguments.alone, repeats),
+        talking(apart, engines, texts, 8, number, arguments.alone, repeats, one_process=False),
         talking(engines, engines, texts, 8, number, arguments.alone, repeats),
         talking(engines, engines, texts, 12, number, None, repeats),
         rating(engines, texts, number, repeats, PROMPTS / "rating.jinja"),
@@ -127,6 +127,7 @@ def talking(
     alone: int | None,
     repeats: int,
     decoding: Decoding | None = None,
+    one_process: bool = True,
 ) -> list:
     """Tokens per second of complete dialogues: the engines against plain generate.
 
@@ -140,8 +141,7 @@ def talking(
             # each run has names of its own, so that it finds no cached conversation of another
             begun = create_dialogues(topics(number, Path(folder).name), list(ours_by), settings)
             began = time.perf_counter()
-            both = ours_by is not theirs_by
-            place = Path(folder)
+            place, both = Path(folder), not one_process
             run_dialogues(ours_by, begun, settings, texts, 0, place, place, side_by_side=both)
             seconds = time.perf_counter() - began
             found = read_records(Path(folder) / "dialogues.jsonl")
@@ -154,23 +154,23 @@ def talking(
         tokens = sum(plain_dialogues(theirs_by, part, settings, texts) for part in parts)
         return tokens / (time.perf_counter() - began)
 
-    processes = "one process" if ours_by is theirs_by else "two processes"
+    processes = "one process" if one_process else "two processes"
     name = "one dialogue at a time" if alone else "the same batches, no cache between turns"
     what = f"tokens of dialogues of {turns} turns, {processes}; baseline: {name}"
     return [what, *compare(ours, theirs, repeats)]
 
 
 def plain_dialogues(engines, dialogues, settings: Dialogues, texts) -> int:
-    """Runs dialogues with transformers' generate, those with the same speaker in one batch.
+    """Runs dialogues with transformers' generate, those whose speakers are one model in one batch.
 
     Returns the number of tokens generated.
     """
     made = 0
     for turn in range(settings.turns):
-        for name, engine in engines.items():
+        for engine, names in names_by_engine(engines):
             for dialogue in dialogues:
                 dialogue["turns"] += [{}] if len(dialogue["turns"]) == turn else []
-            here = contexts_of(dialogues, name, "train", [turn])
+            here = [c for name in names for c in contexts_of(dialogues, name, "train", [turn])]
             if not here:
                 continue
             prompts = [chat.encode(engine.tokenizer, context_messages(c, texts)) for c in here]

@@ -1,10 +1,11 @@
 """Measures generation on a real model: against transformers' generate, and the machine's limits.
 
 Batches: prompts read and continued by a fixed number of tokens, against generate on the same prompts
-with the same settings. Dialogues: the stage's own loop, against one that calls generate for each turn on
-the same batches and reads each prompt again. Limits: prefill, decoding and drawing timed apart. No pass
-can be faster than its floating-point operations by the speed of a large matrix product, nor than the
-bytes that it must read by the memory bandwidth; both are measured here.
+with the same settings. Dialogues of a pair of one base: the stage's own loop, against one that calls
+generate for each turn on the same batches and reads each prompt again. Generate runs on a model that
+transformers loaded, without any of the engine's changes. Limits: prefill, decoding and drawing timed
+apart. No pass can be faster than its floating-point operations by the speed of a large matrix product,
+nor than the bytes that it must read by the memory bandwidth; both are measured here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -24,12 +26,13 @@ from expertchat import chat
 from expertchat.engine.generate import generation
 from expertchat.engine.generate.generation import continue_batch, padded, read_prompts
 from expertchat.engine.generate.stopping import StoppingRules
+from expertchat.engine.linear import is_float32_on_cpu, onednn, onednn_is_faster
 from expertchat.engine.local import LocalEngine
 from expertchat.prompts import read_prompts as read_prompt_files
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 from record import markdown_table, record
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTION = (
@@ -68,12 +71,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     engine = LocalEngine(arguments.model, Load(), max(arguments.batch, arguments.dialogues))
-    configured, engine.model.generation_config = engine.model.generation_config, GenerationConfig()
+    plain = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=engine.model.dtype)
+    plain = plain.to(engine.model.device)
+    plain.generation_config = GenerationConfig()
     batches = [
-        [name, *against_generate(engine, decoding, arguments)] for name, decoding in STRATEGIES.items()
+        [name, *against_generate(engine, plain, decoding, arguments)]
+        for name, decoding in STRATEGIES.items()
     ]
-    engine.model.generation_config = configured
-    talk = dialogues(engine, arguments)
+    talk = dialogues(engine, plain, arguments)
     apart, note = limits(engine, arguments)
     head = ["engine", "generate", "ratio, median of runs", "lowest to highest"]
     body = "\n\n".join(
@@ -84,7 +89,7 @@ def main() -> None:
             "second, prefill included:",
             markdown_table(["drawn from", *head], batches),
             f"{arguments.dialogues} dialogues of {arguments.turns} turns of at most {arguments.tokens} "
-            "tokens, top_p 0.95, between two copies of the model in one process:",
+            "tokens, top_p 0.95, of a pair of one base:",
             markdown_table(["what", *head], [talk]),
             note,
             markdown_table(LIMITS_HEAD, apart),
@@ -101,7 +106,7 @@ def prompts_for(engine: LocalEngine, rows: int) -> list[list[int]]:
     return [chat.encode(engine.tokenizer, [{"role": "user", "content": text}]) for text in texts]
 
 
-def against_generate(engine: LocalEngine, decoding: Decoding, arguments) -> list[str]:
+def against_generate(engine: LocalEngine, plain, decoding: Decoding, arguments) -> list[str]:
     """[engine, generate, ratio, range] of tokens per second, at the same length of all rows."""
     decoding = decoding.model_copy(update={"max_new_tokens": arguments.tokens})
     prompts = prompts_for(engine, arguments.batch)
@@ -119,7 +124,7 @@ def against_generate(engine: LocalEngine, decoding: Decoding, arguments) -> list
     def theirs() -> float:
         synchronise(engine.model.device)
         began = time.perf_counter()
-        found = engine.model.generate(
+        found = plain.generate(
             ids,
             attention_mask=mask,
             max_new_tokens=arguments.tokens,
@@ -135,16 +140,17 @@ def against_generate(engine: LocalEngine, decoding: Decoding, arguments) -> list
     return compare(ours, theirs, arguments.repeats)
 
 
-def dialogues(engine: LocalEngine, arguments) -> list[str]:
+def dialogues(engine: LocalEngine, plain, arguments) -> list[str]:
     """[what, stage, plain loop, ratio, range] of tokens per second of complete dialogues."""
-    second = LocalEngine(engine.folder, Load(), arguments.dialogues)
-    pair = {"model-1": engine, "model-2": second}
+    loop = SimpleNamespace(
+        model=plain, tokenizer=engine.tokenizer, pad=engine.pad, end_ids=engine.end_ids
+    )
     texts = read_prompt_files(ROOT / "config/prompts")
     decoding = Decoding(top_p=0.95, max_new_tokens=arguments.tokens)
     number, turns, repeats = arguments.dialogues, arguments.turns, arguments.repeats
-    row = talking(pair, pair, texts, turns, number, None, repeats, decoding)
-    second.close()
-    return row
+    names = ("model-1", "model-2")
+    ours, theirs = dict.fromkeys(names, engine), dict.fromkeys(names, loop)
+    return talking(ours, theirs, texts, turns, number, None, repeats, decoding, one_process=True)
 
 
 @dataclass(frozen=True)
@@ -250,12 +256,14 @@ def operations(model, rows: int, new: float, attended: float) -> float:
 def matrix_speed(model) -> float:
     """Floating-point operations per second of the fastest of several large matrix products."""
     size = 8192 if model.device.type == "cuda" else 2048
+    slow = is_float32_on_cpu(model.get_output_embeddings().weight) and onednn_is_faster()
+    multiply = onednn if slow else torch.mm
     left = torch.ones(size, size, device=model.device, dtype=model.dtype)
     best = float("inf")
     for _ in range(8):
         synchronise(model.device)
         began = time.perf_counter()
-        torch.mm(left, left)
+        multiply(left, left)
         synchronise(model.device)
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best

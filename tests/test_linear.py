@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 @pytest.fixture(autouse=True)
 def on_any_cpu(monkeypatch):
     monkeypatch.setattr(linear, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(linear, "SMALL", 1)
 
 
 def pair(features: int, outputs: int, bias: bool) -> tuple[nn.Linear, nn.Linear]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-FEW = 2  # rows: MKL's product of a matrix and a vector is bound by memory, and has less overhead
+SMALL = 2**21  # multiplications: for fewer, MKL's smaller overhead counts more
 NARROW = 8  # rows from which on it pays to exchange input and weight
 WIDE = 8  # output features per row up to which it does not
 
@@ -53,7 +53,8 @@ class OneDNNLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.shape[:-1].numel()
-        if rows <= FEW or not is_float32_on_cpu(input) or torch.is_autocast_enabled("cpu"):
+        small = rows * self.weight.numel() < SMALL
+        if small or not is_float32_on_cpu(input) or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         flat = input.reshape(rows, -1).contiguous()
         if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):

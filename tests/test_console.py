@@ -74,3 +74,9 @@ def test_a_stream_that_is_no_terminal_gets_lines(monkeypatch):
     with progress_bar(4, "topics", "topics") as progress:
         progress.update(4)
     assert len(stream.getvalue().splitlines()) == 2 and "\r" not in stream.getvalue()
+
+
+def test_a_rate_below_one_a_second_is_by_the_minute():
+    assert console.rate(24_690, 2, "tokens") == "12,345 tokens/s"
+    assert console.rate(3, 25, "answers") == "7.2 answers/min"
+    assert console.rate(0, 25, "answers") == "0 answers/min"

@@ -109,8 +109,9 @@ def progress_bar(total: int, label: str, unit: str) -> tqdm | ProgressLines:
 
 
 def rate(count: float, seconds: float, unit: str) -> str:
-    """ "12,345 tokens/s", to be displayed with the progress."""
-    return f"{count / max(seconds, 1e-9):,.0f} {unit}/s"
+    """ "12,345 tokens/s", or "7.2 answers/min" below one a second, to be displayed with the progress."""
+    speed = count / max(seconds, 1e-9)
+    return f"{speed:,.0f} {unit}/s" if speed >= 1 else f"{60 * speed:.2g} {unit}/min"
 
 
 def batch_progress(

@@ -26,6 +26,7 @@ from typing import Any
 from expertchat.dialogues.text_files import parse_text
 from expertchat.dialogues.turn_flags import flags_of
 from expertchat.errors import UserError
+from expertchat.foreign import parse_json, read_text
 from expertchat.splits import HELD_OUT, TRAIN
 
 ROLES = {
@@ -114,21 +115,16 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
     """(file and line or entry, conversation) for each conversation of a file."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: transcripts are read from {', '.join(SUFFIXES)} files only")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not valid UTF-8 (byte {error.start})") from None
+    text = read_text(path)
     if path.suffix == ".txt":
         yield str(path), parse_text(text, path)
         return
     if path.suffix == ".jsonl":
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
-                yield f"{path}, line {number}", _parse(line, f"{path}, line {number}")
+                yield f"{path}, line {number}", parse_json(line, f"{path}, line {number}")
         return
-    data = _parse(text, str(path))
+    data = parse_json(text, str(path))
     if isinstance(data, dict) or (isinstance(data, list) and data and _is_message(data[0])):
         yield str(path), data
     elif isinstance(data, list):
@@ -136,13 +132,6 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
             yield f"{path}, entry {number}", entry
     else:
         raise UserError(f"{path}: expected a list of messages or of conversations")
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error})") from None
 
 
 def _is_message(value: Any) -> bool:
@@ -197,7 +186,7 @@ def _message(message: Any, where: str) -> tuple[str, str]:
     if not isinstance(message, dict):
         raise UserError(f"{where}: expected an object, not {_short(message)}")
     role, text = message.get("role", message.get("from")), message.get("content", message.get("value"))
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise UserError(f"{where}: unknown role {_short(role)}; known: {', '.join(ROLES)}")
     if not isinstance(text, str):
         raise UserError(f"{where}: content is {_short(text)}; it must be a string")

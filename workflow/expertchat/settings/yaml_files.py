@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 
 from expertchat.errors import UserError
+from expertchat.foreign import one_line, read_text
 
 MAX_BYTES, MAX_VALUES, MAX_DEPTH = 4 << 20, 100_000, 40
+MAX_SHOWN = 80  # characters of a key
 MERGE_TAG = "tag:yaml.org,2002:merge"  # of the key "<<", which may be given more than once
 
 
@@ -26,7 +28,8 @@ class _Loader(yaml.SafeLoader):
             line, name = key.start_mark.line + 1, (key.tag, key.value)
             if name in lines:
                 raise _DuplicateKey(
-                    f"line {line}: {key.value}: this key is already given in line {lines[name]}"
+                    f"line {line}: {one_line(key.value, MAX_SHOWN)}: this key is already given in line "
+                    f"{lines[name]}"
                 )
             lines[name] = line
         return node
@@ -81,17 +84,10 @@ def _size_fault(data: Any) -> str | None:
 
 def _load(path: Path, hint: str) -> Any:
     """The file's contents, whatever they are."""
+    text = read_text(path, hint, MAX_BYTES)
     try:
-        if not path.is_file() and path.exists():
-            raise UserError(f"{path}: it is not a file" + (f"; {hint}" if hint else ""))
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read")
         # safe, as the loader is a SafeLoader
-        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}" + (f"; {hint}" if hint else "")) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: the file is not UTF-8 text (byte {error.start})") from None
+        return yaml.load(text, Loader=_Loader)
     except _DuplicateKey as error:
         raise UserError(f"{path}, {error}") from None
     except yaml.MarkedYAMLError as error:

@@ -12,8 +12,8 @@ from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
 from expertchat.mixture.constants import FOLDS, ROW_NAMES, TITLES
 from expertchat.models.gguf_header import header_faults, read_header
-from expertchat.pipeline.prompt_trials import trial_faults
-from expertchat.prompts import GATE, NAMES, VALUES, template_faults
+from expertchat.pipeline.prompt_trials import chat_template_faults, prompt_faults
+from expertchat.prompts import GATE, NAMES
 from expertchat.questions.artifact import also_in, question_path, read_questions, read_shots
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.architectures import check_architecture
@@ -27,6 +27,7 @@ from expertchat.topics.asking import possible_examples
 from expertchat.topics.files import read_topic_file
 from expertchat.topics.taxonomies import choose_taxonomy
 
+DEMO_LEARNS = ("topic", "speaker", "opening", "rating")  # prompts that demo models are trained on
 FEW = 500  # val questions; with fewer, the test files are read too
 
 
@@ -40,6 +41,14 @@ def input_faults(experiment: Experiment, root: Path) -> Iterator[str]:
     yield from _missing_files(experiment, root)
     yield from _rating_faults(experiment, root)
     yield from _world_faults(experiment, root)
+
+
+def prompt_names(experiment: Experiment) -> list[str]:
+    """The names of all prompts that the experiment uses."""
+    gate = experiment.topics and experiment.topics.gate
+    asked = [GATE] if gate and gate.score == "answer" else []
+    learned = DEMO_LEARNS if any(m.source == "demo" for m in experiment.models.values()) else ()
+    return list(dict.fromkeys((*NAMES, *asked, *learned, *experiment.dialogues.roles)))
 
 
 def _topic_faults(topics: Topics, root: Path, seed: int) -> Iterator[str]:
@@ -61,15 +70,12 @@ def _topic_faults(topics: Topics, root: Path, seed: int) -> Iterator[str]:
 
 def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
     """Prompts, model folders, transcripts and question files that do not exist."""
-    gate = experiment.topics and experiment.topics.gate
-    asked = [GATE] if gate and gate.score == "answer" else []
-    for name in dict.fromkeys((*NAMES, *asked, *experiment.dialogues.roles)):
+    for name in prompt_names(experiment):
         path = root / experiment.prompts / f"{name}.jinja"
         if not path.is_file():
             yield f"prompts: {experiment.prompts}; there is no {name}.jinja in this folder"
             continue
-        faults = [*template_faults(path, VALUES.get(name, VALUES["opening"]))]
-        yield from (f"prompts: {fault}" for fault in faults or trial_faults(path, name))
+        yield from (f"prompts: {fault}" for fault in prompt_faults(path, name))
     for name, model in experiment.models.items():
         if model.source == "path" and not (root / model.path / "config.json").is_file():
             yield f"models.{name}.path: {model.path}; not a model: the folder contains no config.json"
@@ -80,6 +86,7 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
         elif model.source == "gguf":
             yield from _gguf_faults(experiment, name, model, root)
         yield from _adapter_faults(experiment, name, root)
+        yield from _chat_template_faults(name, model.load.chat_template, root)
     yield from _transcript_faults(experiment.dialogues.transcripts, root)
     if experiment.mmlu is not None:
         names = list(experiment.talkers or experiment.models)  # models that answer questions
@@ -136,6 +143,17 @@ def _adapter_faults(experiment: Experiment, name: str, root: Path) -> Iterator[s
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not (root / adapter / file).is_file():
             yield f"models.{name}.adapter: {adapter}; the folder contains no {file}"
+
+
+def _chat_template_faults(name: str, template: str | None, root: Path) -> Iterator[str]:
+    """A file for `load.chat_template` that cannot be read, or not be rendered."""
+    if template in (None, "plain"):
+        return
+    where = f"models.{name}.load.chat_template"
+    try:
+        yield from (f"{where}: {fault}" for fault in chat_template_faults(root / str(template)))
+    except UserError as error:
+        yield f"{where}: {error}; use plain, or the path of a Jinja file"
 
 
 def _published_faults(mmlu: MMLU, names: Sequence[str], mixed: bool) -> Iterator[str]:

@@ -39,6 +39,7 @@ ROLES = {
     "system": "system",
 }
 SUFFIXES = (".txt", ".json", ".jsonl")
+MOST_TOKENS = 10**7  # of a turn
 LISTS = ("messages", "conversation", "conversations")  # keys under which an object has its messages
 
 
@@ -206,6 +207,7 @@ def _from_record(entry: dict[str, Any], where: str, name: str) -> dict[str, Any]
                 f"{where}, turn {number}: the speaker is {_short(turn.get('speaker'))}; speakers "
                 f"alternate, so it must be {_short(speakers[number % 2])}"
             )
+        _check_turn(turn, f"{where}, turn {number}")
     brief = entry.get("brief") or {}
     if not (isinstance(brief, dict) and all(isinstance(text, str) for text in brief.values())):
         raise UserError(f"{where}: brief must map speakers to texts, not {_short(brief)}")
@@ -213,12 +215,24 @@ def _from_record(entry: dict[str, Any], where: str, name: str) -> dict[str, Any]
     models = entry.get("models") or {speaker: speaker for speaker in speakers}
     if not (isinstance(models, dict) and all(isinstance(models.get(s), str) for s in speakers)):
         raise UserError(f"{where}: models must name the model of each speaker, not {_short(models)}")
-    record = _dialogue(entry, where, name, spoken, brief, entry.get("disagreements") or [], speakers)
+    disagreements = entry.get("disagreements") or []
+    if not (isinstance(disagreements, list) and all(isinstance(d, dict) for d in disagreements)):
+        raise UserError(f"{where}: disagreements must be objects, not {_short(disagreements)}")
+    record = _dialogue(entry, where, name, spoken, brief, disagreements, speakers)
     for turn, given in zip(record["turns"], turns, strict=True):
         turn |= {key: given.get(key) for key in ("tokens", "finish_reason")}
         if given.get("cut"):
-            turn["cut"] = str(given["cut"])
+            turn["cut"] = given["cut"]
     return record | {"models": models}
+
+
+def _check_turn(turn: dict[str, Any], where: str) -> None:
+    """Raises UserError if what a record says about a turn, beside its text, has the wrong type."""
+    tokens = turn.get("tokens")
+    if tokens is not None and not (type(tokens) is int and 0 <= tokens <= MOST_TOKENS):
+        raise UserError(f"{where}: tokens is {_short(tokens)}; it must be a number of tokens")
+    for key in ("finish_reason", "cut"):
+        _text(turn, key, where)
 
 
 def _speakers(value: Any, where: str) -> list[str]:

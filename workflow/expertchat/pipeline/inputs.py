@@ -12,7 +12,7 @@ from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
 from expertchat.mixture.constants import FOLDS, ROW_NAMES, TITLES
 from expertchat.models.gguf_header import header_faults, read_header
-from expertchat.pipeline.prompt_trials import chat_template_faults, prompt_faults
+from expertchat.pipeline.prompt_trials import chat_template_faults, is_slow, prompt_faults
 from expertchat.prompts import GATE, NAMES
 from expertchat.questions.artifact import also_in, question_path, read_questions, read_shots
 from expertchat.settings.anchors import read_anchors
@@ -24,8 +24,7 @@ from expertchat.settings.questions import FolderQuestions
 from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.topics import Topics
 from expertchat.topics.asking import possible_examples
-from expertchat.topics.files import read_topic_file
-from expertchat.topics.taxonomies import choose_taxonomy
+from expertchat.topics.taxonomies import choose_taxonomy, topics_of
 
 DEMO_LEARNS = ("topic", "speaker", "opening", "rating")  # prompts that demo models are trained on
 FEW = 500  # val questions; with fewer, the test files are read too
@@ -56,7 +55,7 @@ def _topic_faults(topics: Topics, root: Path, seed: int) -> Iterator[str]:
     try:
         taxonomy = choose_taxonomy(topics, root, seed)
         if topics.examples is not None:
-            shown = read_topic_file(root / topics.examples.path)
+            shown = topics_of(root / topics.examples.path, "topics.examples.path")
             possible_examples(shown, taxonomy.held_out, topics.examples)
     except UserError as error:
         yield str(error)
@@ -75,7 +74,10 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
         if not path.is_file():
             yield f"prompts: {experiment.prompts}; there is no {name}.jinja in this folder"
             continue
-        yield from (f"prompts: {fault}" for fault in prompt_faults(path, name))
+        faults = prompt_faults(path, name)
+        yield from (f"prompts: {fault}" for fault in faults)
+        if any(map(is_slow, faults)):  # others may take as long
+            break
     for name, model in experiment.models.items():
         if model.source == "path" and not (root / model.path / "config.json").is_file():
             yield f"models.{name}.path: {model.path}; not a model: the folder contains no config.json"
@@ -86,7 +88,7 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
         elif model.source == "gguf":
             yield from _gguf_faults(experiment, name, model, root)
         yield from _adapter_faults(experiment, name, root)
-        yield from _chat_template_faults(name, model.load.chat_template, root)
+    yield from _chat_template_faults(experiment, root)
     yield from _transcript_faults(experiment.dialogues.transcripts, root)
     if experiment.mmlu is not None:
         names = list(experiment.talkers or experiment.models)  # models that answer questions
@@ -101,7 +103,7 @@ def _architecture_faults(name: str, folder: str, root: Path) -> Iterator[str]:
     try:
         config = json.loads((root / folder / "config.json").read_text(encoding="utf-8"))
         check_architecture(config.get("model_type"), folder)
-    except (OSError, ValueError, AttributeError):  # reported by stage models
+    except (OSError, ValueError, AttributeError, RecursionError):  # reported by stage models
         return
     except UserError as error:
         yield f"models.{name}.path: {error}"
@@ -145,15 +147,22 @@ def _adapter_faults(experiment: Experiment, name: str, root: Path) -> Iterator[s
             yield f"models.{name}.adapter: {adapter}; the folder contains no {file}"
 
 
-def _chat_template_faults(name: str, template: str | None, root: Path) -> Iterator[str]:
-    """A file for `load.chat_template` that cannot be read, or not be rendered."""
-    if template in (None, "plain"):
-        return
-    where = f"models.{name}.load.chat_template"
-    try:
-        yield from (f"{where}: {fault}" for fault in chat_template_faults(root / str(template)))
-    except UserError as error:
-        yield f"{where}: {error}; use plain, or the path of a Jinja file"
+def _chat_template_faults(experiment: Experiment, root: Path) -> Iterator[str]:
+    """Files for `load.chat_template` that cannot be read, or not be rendered."""
+    named = {name: model.load.chat_template for name, model in experiment.models.items()}
+    tried: set[str] = set()
+    for name, template in named.items():
+        if template in (None, "plain", *tried):
+            continue
+        tried.add(str(template))
+        where = f"models.{name}.load.chat_template"
+        try:
+            faults = chat_template_faults(root / str(template))
+        except UserError as error:
+            faults = [f"{error}; use plain, or the path of a Jinja file"]
+        yield from (f"{where}: {fault}" for fault in faults)
+        if any(map(is_slow, faults)):
+            break
 
 
 def _published_faults(mmlu: MMLU, names: Sequence[str], mixed: bool) -> Iterator[str]:

@@ -3,6 +3,7 @@ values such as it will get, in a process of its own with limits of time and memo
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ SECONDS = 5.0  # for one prompt; all others take milliseconds
 MEMORY_BYTES = 1 << 30  # for one prompt
 MOST_CHARACTERS = 1_000_000  # of a rendered prompt
 SHOWN_CHARACTERS = 200  # of an error
+SLOW = "look for a loop without an end"
 
 TURN = {"label": "A", "text": "I weigh the flour."}
 SAMPLES: dict[str, object] = {  # a value for each name in `prompts.VALUES`
@@ -51,7 +53,11 @@ def prompt_faults(path: Path, name: str) -> list[str]:
         if found:
             return found
         text = prompts.read_prompt(path)
-        return _rendering_faults(path, text, lambda: _contents(prompts.messages(text, **values)))
+        return _rendering_faults(
+            path,
+            lambda: _contents(prompts.messages(text, **values)),
+            lambda error: prompts.error_line(text, error),
+        )
 
     return _tried(path, faults)
 
@@ -70,15 +76,28 @@ def chat_template_faults(path: Path) -> list[str]:
         return text
 
     text_of_file = prompts.read_prompt(path)
-    return _tried(path, lambda: _rendering_faults(path, text_of_file, rendered))
+    return _tried(path, lambda: _rendering_faults(path, rendered, _line_of))
+
+
+def is_slow(fault: str) -> bool:
+    """Whether a fault took the whole time limit to find."""
+    return SLOW in fault
 
 
 def _contents(messages: Sequence[Message]) -> str:
     return "".join(message["content"] for message in messages)
 
 
-def _rendering_faults(path: Path, text: str, rendered: Callable[[], str]) -> list[str]:
-    """What goes wrong when the template `text` is rendered; at most one sentence."""
+def _line_of(error: Exception) -> int | None:
+    """The line of the template in an error's traceback, which Jinja has written into it."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == "<template>"]
+    return lines[-1] if lines else None
+
+
+def _rendering_faults(
+    path: Path, rendered: Callable[[], str], line_of: Callable[[Exception], int | None]
+) -> list[str]:
+    """What goes wrong when a template is rendered; at most one sentence."""
     try:
         result = rendered()
         result.encode()
@@ -91,7 +110,7 @@ def _rendering_faults(path: Path, text: str, rendered: Callable[[], str]) -> lis
         return [f"{path}: it is rendered to U+{code:04X}, half of a character"]
     except Exception as error:  # a template can raise anything
         words = one_line(f"{type(error).__name__}: {error}", SHOWN_CHARACTERS)
-        line = prompts.error_line(text, error)
+        line = line_of(error)
         return [f"{path}{f', line {line}' if line else ''}: it cannot be rendered: {words}"]
     if len(result) > MOST_CHARACTERS:
         limit = f"at most {MOST_CHARACTERS:,} are allowed"
@@ -104,7 +123,7 @@ def _tried(path: Path, faults: Callable[[], list[str]]) -> list[str]:
     try:
         return apart(SECONDS, MEMORY_BYTES, faults)
     except TimeoutError:
-        words = f"not rendered within {SECONDS:g} seconds: look for a loop without an end"
+        words = f"not rendered within {SECONDS:g} seconds: {SLOW}"
     except MemoryError:
         words = f"not rendered within {MEMORY_BYTES >> 20} MiB of memory: look for a text that grows"
     except RuntimeError as error:

@@ -62,6 +62,8 @@ def _size_fault(data: Any) -> str | None:
     sizes: dict[int, int] = {}  # of lists and mappings that are complete, by identity
 
     def size(value: Any, inside: tuple[int, ...]) -> int:
+        if isinstance(value, str):
+            check_text(value)
         if not isinstance(value, (dict, list)):
             return 1
         if id(value) in inside:
@@ -69,9 +71,16 @@ def _size_fault(data: Any) -> str | None:
         if len(inside) >= MAX_DEPTH:
             raise ValueError(f"its values are nested more than {MAX_DEPTH} levels deep")
         if id(value) not in sizes:
-            items = value.values() if isinstance(value, dict) else value
+            items = [*value, *value.values()] if isinstance(value, dict) else value
             sizes[id(value)] = 1 + sum(size(item, (*inside, id(value))) for item in items)
         return sizes[id(value)]
+
+    def check_text(text: str) -> None:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            code = ord(text[error.start])
+            raise ValueError(f"\\u{code:04x} without its other half is no character") from None
 
     try:
         total = size(data, ())

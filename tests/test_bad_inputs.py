@@ -7,7 +7,13 @@ from faults.trial import message_fault, try_case
 pytestmark = pytest.mark.slow
 
 FOUND = corpus()
+TRIAL_SECONDS = 1.0  # for a prompt, so that those without an end take less of the tests' time
 PART = ALL_INPUTS // 10 // len(FAMILIES)
+
+
+@pytest.fixture(autouse=True)
+def short_trials(monkeypatch):
+    monkeypatch.setattr("expertchat.pipeline.prompt_trials.SECONDS", TRIAL_SECONDS)
 
 
 @pytest.mark.parametrize("name", FOUND)

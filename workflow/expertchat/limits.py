@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import resource
 import select
 import signal
@@ -67,7 +67,7 @@ def apart(seconds: float, memory_bytes: int, function: Callable[[], Result]) -> 
         os.waitpid(child, 0)
     if not parts:  # the copy was ended, or could not even say that it has no memory
         raise MemoryError
-    is_result, value = pickle.loads(b"".join(parts))  # of our own copy
+    is_result, value = json.loads(b"".join(parts))
     if not is_result:
         raise MemoryError if value == MemoryError.__name__ else RuntimeError(value)
     return value
@@ -80,12 +80,12 @@ def _answer(writer: int, memory_bytes: int, function: Callable[[], Any]) -> NoRe
         limit = pages * resource.getpagesize() + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         try:
-            outcome = pickle.dumps((True, function()))
+            outcome = json.dumps((True, function()))
         except MemoryError:
-            outcome = pickle.dumps((False, MemoryError.__name__))
+            outcome = json.dumps((False, MemoryError.__name__))
         except Exception as error:
-            outcome = pickle.dumps((False, f"{type(error).__name__}: {error}"))
-        with os.fdopen(writer, "wb") as file:
+            outcome = json.dumps((False, f"{type(error).__name__}: {error}"))
+        with os.fdopen(writer, "w", encoding="ascii") as file:
             file.write(outcome)
     finally:
         os._exit(0)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from expertchat.console import label_job, silence_libraries
 from expertchat.errors import UserError
-from expertchat.foreign import told
+from expertchat.foreign import shown, told
 from expertchat.pipeline.failures import explain
 from expertchat.pipeline.fingerprints import code_fingerprint, user_file_fingerprint
 from expertchat.pipeline.integrity import find_damage
@@ -237,4 +237,4 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
     except KeyboardInterrupt:
         sys.exit(f"{stage}: {INTERRUPTED}")
     except Exception as error:
-        sys.exit(told(f"{stage}: {explain(error, work)}"))
+        sys.exit(shown(f"{stage}: {explain(error, work)}"))

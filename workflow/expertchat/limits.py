@@ -43,7 +43,7 @@ def apart(seconds: float, memory_bytes: int, function: Callable[[], Result]) -> 
     """The result of `function` from a copy of this process, which is then ended.
 
     Unlike `within`, this also ends what holds Python's lock, such as a power of large numbers or a
-    regular expression, and it limits the memory. The result must be small and able to be pickled. Raises
+    regular expression, and it limits the memory. The result must consist of what JSON has. Raises
     TimeoutError after `seconds`, MemoryError if it takes more than `memory_bytes` in addition to what
     this process has, and RuntimeError with the words of any other error.
     """

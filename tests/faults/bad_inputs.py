@@ -45,7 +45,10 @@ class Tried:
 
 
 def try_family(name: str, wanted: int, on_end: Callable[[Tried], None] = lambda _: None) -> list[Tried]:
-    """Different inputs of a family, of which `wanted` are bad, or fewer if not enough are drawn."""
+    """Different inputs of a family, of which `wanted` are bad, or fewer if not enough are drawn.
+
+    They are always the same: hypothesis draws them from a checksum of `draw`.
+    """
     family, seen = FAMILIES[name], set()
     tried: list[Tried] = []
 
@@ -99,6 +102,12 @@ def corpus() -> dict[str, Case]:
     }
 
 
+def announce(tried: Tried) -> None:
+    """Prints how an input ended, if it should not have ended so."""
+    if not tried.outcome.is_good:
+        print(f"{tried.family}: {tried.outcome.kind}: {tried.outcome.why}", flush=True)
+
+
 def table(tried: Sequence[Tried]) -> str:
     """Inputs by family and end, as Markdown."""
     from record import markdown_table
@@ -131,12 +140,11 @@ def main() -> None:
     arguments = parser.parse_args()
     tried: list[Tried] = []
     for name in arguments.family or FAMILIES:
-        tried += try_family(name, arguments.inputs // len(FAMILIES))
+        tried += try_family(name, arguments.inputs // len(FAMILIES), announce)
         failed = [t for t in tried if t.family == name and not t.outcome.is_good]
         for number, one in enumerate(failed):
-            folder = FAILED / name / f"{number}"
-            print(f"{folder}: {one.outcome.kind}: {one.outcome.why}", flush=True)
-            keep(smaller(FAMILIES[name], one) if number == 0 else one.case, folder)
+            small = smaller(FAMILIES[name], one) if number == 0 else one.case
+            keep(small, FAILED / name / f"{number}")
     print(table(tried))
     if arguments.record:
         from record import record

@@ -3,7 +3,7 @@
 # make laptop tune a pretrained model of 135M parameters, with its control (MMLU=folder adds MMLU)
 # make lint   check style and formatting
 # make test   lint, and run all tests
-# make test-faults   make jobs fail and damage files on purpose (half an hour)
+# make test-faults   make jobs fail, damage files and give bad inputs on purpose (most of an hour)
 # make docs   write config/README.md from the docstrings of the settings
 
 PYTHON ?= python3
@@ -52,6 +52,7 @@ test: lint
 test-faults: env
 	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/points.py --keep results/faults --record
 	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/corruptions.py --finished results/faults --record
+	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/bad_inputs.py --record
 
 docs: env
 	$(BIN)/expertchat settings > config/README.md

@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from expertchat.errors import UserError
-from expertchat.foreign import shown
+from expertchat.foreign import told
 from expertchat.pipeline.experiment import read_experiment
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
@@ -22,7 +22,7 @@ try:
     experiment = read_experiment(config, ROOT)
     plan = make_plan(experiment, ROOT)
 except UserError as error:
-    raise WorkflowError(shown(str(error))) from None
+    raise WorkflowError(told(str(error))) from None
 
 # Options with which Snakemake reads this file but runs no job of the plan
 NO_JOBS = {

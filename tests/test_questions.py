@@ -113,7 +113,7 @@ def test_copying_checks_every_file_it_takes(tmp_path):
     write(question_path(tmp_path / "in", "test", "art"), [GOOD])
     copy_questions(tmp_path / "in", ["law"], tmp_path / "out")
     assert list_subjects(tmp_path / "out") == ["law"]
-    with pytest.raises(UserError, match=r"art_dev\.csv: no such file"):
+    with pytest.raises(UserError, match=r"art_dev\.csv: No such file"):
         copy_questions(tmp_path / "in", [], tmp_path / "again")
 
 

@@ -83,7 +83,7 @@ FAULTS = {
         "- low",
         "rubric.yaml: the file must have keys at its top level; ratings.rubric must name",
     ),
-    "not text": (b"low: \xff", "rubric.yaml: the file is not UTF-8 text (byte 5)"),
+    "not text": (b"low: \xff", "rubric.yaml, line 1: not UTF-8 (byte 0xff)"),
     "duplicate key": (
         "low: 0\nhigh: 9\nlow: 1",
         "rubric.yaml, line 3: low: this key is already given in line 1",

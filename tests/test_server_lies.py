@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from expertchat.engine.server import client
 from expertchat.engine.server.answers import check_top_tokens
-from expertchat.engine.server.client import Client, Secrets, parse_json, retry_after, retry_wait
+from expertchat.engine.server.client import Client, Secrets, parse_answer, retry_after, retry_wait
 from expertchat.engine.server.replies import parse_reply
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
@@ -88,7 +88,7 @@ def test_a_long_answer_is_not_read_to_its_end(settings, monkeypatch):
 @pytest.mark.parametrize("text", ['{"a": Infinity}', '{"a": -Infinity}', '{"a": NaN}', "[" * 10**6, "{"])
 def test_what_is_not_json_is_refused(text):
     with pytest.raises(ValueError, match=r"JSON|nested|Expecting|recursion"):
-        parse_json(text)
+        parse_answer(text.encode())
 
 
 @pytest.mark.parametrize("header", ["86400", "inf", "1e300", email.utils.formatdate(253402300799)])

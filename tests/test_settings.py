@@ -440,7 +440,7 @@ def test_invalid_names_of_models_and_mixtures_are_reported(default_config, root)
     default_config["mmlu"]["published"] = {"llama": 60, "uniform": 70, "unifrom": 80}
     with pytest.raises(UserError) as caught:
         read_experiment(default_config, root)
-    assert "models.a/b: the name must not contain slashes" in str(caught.value)
+    assert "models: 'a/b'; the name must not contain slashes" in str(caught.value)
     assert "mmlu.published: 'unifrom' is neither a model nor a mixture; known: llama" in str(
         caught.value
     )

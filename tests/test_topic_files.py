@@ -35,7 +35,7 @@ def test_three_formats_say_the_same(tmp_path):
             "topic,split\nx,test\n",
             "a.csv, line 2: split is 'test'; it must be train or held_out",
         ),
-        ("a.jsonl", '{"topic": "x"}\n{"topic": \n', "a.jsonl, line 2: not valid JSON"),
+        ("a.jsonl", '{"topic": "x"}\n{"topic": \n', "a.jsonl, line 2, column 10: not valid JSON"),
         ("a.jsonl", '["x"]\n', "a.jsonl, line 1: expected an object"),
         ("a.jsonl", '{"topic": 3}\n', "a.jsonl, line 1: topic is 3; it must be a string"),
     ],
@@ -51,7 +51,7 @@ def test_a_missing_file_and_other_encodings(tmp_path):
     with pytest.raises(UserError, match=r"a\.txt: No such file"):
         read_topic_file(tmp_path / "a.txt")
     (tmp_path / "b.txt").write_bytes("Brötchen".encode("latin-1"))
-    with pytest.raises(UserError, match=r"b\.txt: not valid UTF-8"):
+    with pytest.raises(UserError, match=r"b\.txt, line 1: not UTF-8"):
         read_topic_file(tmp_path / "b.txt")
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from expertchat.errors import UserError
-from expertchat.foreign import shown
+from expertchat.foreign import shown, told
 from expertchat.pipeline.experiment import read_config, read_experiment
 from expertchat.pipeline.integrity import find_damage
 from expertchat.pipeline.plan import Plan
@@ -237,7 +237,7 @@ def main() -> None:
     try:
         sys.exit(arguments.run(arguments))
     except UserError as error:
-        sys.exit(shown(f"expertchat: {error}"))
+        sys.exit(told(f"expertchat: {error}"))
     except BrokenPipeError:  # for example `expertchat plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

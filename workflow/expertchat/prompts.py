@@ -8,7 +8,7 @@ system text, and `{% block reply %}` with the beginning of the model's own reply
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from jinja2.sandbox import SandboxedEnvironment, SecurityError
 
 from expertchat.chat import Message
 from expertchat.errors import UserError
+from expertchat.foreign import read_text
 
 NAMES = ("topic", "opening", "rating")  # in addition to one template per role
 GATE = "topic_gate"  # needed only if topics.gate asks for an answer
@@ -32,6 +33,7 @@ VALUES = {  # the names that a template may use; roles may use those of `opening
         | {"best", "fence"}
     ),
 }
+MOST_BYTES = 1 << 20  # of a template
 MOST_REPEATED, LARGEST_EXPONENT = 1_000_000, 64
 BLOCKS = ("system", "reply")  # parts of a template beside the user's text
 WITH_BLOCKS = (
@@ -61,17 +63,26 @@ _environment = _Environment(
 )
 
 
-def read_prompts(folder: Path) -> dict[str, str]:
-    """{name: text} of all `<name>.jinja` files in the folder: `NAMES` and the roles."""
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
+def read_prompts(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
+    """{name: text} of the files `<name>.jinja` in the folder; None: of all of them.
+
+    Raises UserError if one of them cannot be read.
+    """
+    every = (path.stem for path in sorted(folder.glob("*.jinja")))
+    return {name: read_prompt(folder / f"{name}.jinja") for name in (every if names is None else names)}
+
+
+def read_prompt(path: Path, hint: str = "") -> str:
+    """The text of a template. Raises UserError, with `hint`, if it cannot be read."""
+    return read_text(path, hint, MOST_BYTES)
 
 
 def template_faults(path: Path, allowed: Set[str]) -> Iterator[str]:
     """Problems of a template with file and line: its syntax, its blocks, and names not `allowed`."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        yield f"{path}: the file is not UTF-8 text (byte {error.start})"
+        text = read_prompt(path)
+    except UserError as error:
+        yield str(error)
         return
     try:
         tree = _environment.parse(text)
@@ -79,7 +90,7 @@ def template_faults(path: Path, allowed: Set[str]) -> Iterator[str]:
     except TemplateSyntaxError as error:
         yield f"{path}, line {error.lineno}: {error.message}"
         return
-    except RecursionError:
+    except (RecursionError, SyntaxError):  # SyntaxError: Python's own limit
         yield f"{path}: its tags are nested too deeply"
         return
     for other in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
@@ -109,11 +120,9 @@ def read_chat_template(path: Path, where: str) -> str:
     UserError if the file cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{where}: {path} cannot be read ({error.strerror}); use plain, or the path of a Jinja file"
-        ) from None
+        return read_prompt(path, "use plain, or the path of a Jinja file")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def fill(template: str, **values: object) -> str:

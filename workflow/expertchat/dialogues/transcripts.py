@@ -26,6 +26,7 @@ from typing import Any
 from expertchat.dialogues.text_files import parse_text
 from expertchat.dialogues.turn_flags import flags_of
 from expertchat.errors import UserError
+from expertchat.foreign import parse_json, read_text
 from expertchat.splits import HELD_OUT, TRAIN
 
 ROLES = {
@@ -38,6 +39,7 @@ ROLES = {
     "system": "system",
 }
 SUFFIXES = (".txt", ".json", ".jsonl")
+MOST_TOKENS = 10**7  # of a turn
 LISTS = ("messages", "conversation", "conversations")  # keys under which an object has its messages
 
 
@@ -114,21 +116,16 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
     """(file and line or entry, conversation) for each conversation of a file."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: transcripts are read from {', '.join(SUFFIXES)} files only")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not valid UTF-8 (byte {error.start})") from None
+    text = read_text(path)
     if path.suffix == ".txt":
         yield str(path), parse_text(text, path)
         return
     if path.suffix == ".jsonl":
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
-                yield f"{path}, line {number}", _parse(line, f"{path}, line {number}")
+                yield f"{path}, line {number}", parse_json(line, f"{path}, line {number}")
         return
-    data = _parse(text, str(path))
+    data = parse_json(text, str(path))
     if isinstance(data, dict) or (isinstance(data, list) and data and _is_message(data[0])):
         yield str(path), data
     elif isinstance(data, list):
@@ -136,13 +133,6 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
             yield f"{path}, entry {number}", entry
     else:
         raise UserError(f"{path}: expected a list of messages or of conversations")
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error})") from None
 
 
 def _is_message(value: Any) -> bool:
@@ -197,7 +187,7 @@ def _message(message: Any, where: str) -> tuple[str, str]:
     if not isinstance(message, dict):
         raise UserError(f"{where}: expected an object, not {_short(message)}")
     role, text = message.get("role", message.get("from")), message.get("content", message.get("value"))
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise UserError(f"{where}: unknown role {_short(role)}; known: {', '.join(ROLES)}")
     if not isinstance(text, str):
         raise UserError(f"{where}: content is {_short(text)}; it must be a string")
@@ -217,6 +207,7 @@ def _from_record(entry: dict[str, Any], where: str, name: str) -> dict[str, Any]
                 f"{where}, turn {number}: the speaker is {_short(turn.get('speaker'))}; speakers "
                 f"alternate, so it must be {_short(speakers[number % 2])}"
             )
+        _check_turn(turn, f"{where}, turn {number}")
     brief = entry.get("brief") or {}
     if not (isinstance(brief, dict) and all(isinstance(text, str) for text in brief.values())):
         raise UserError(f"{where}: brief must map speakers to texts, not {_short(brief)}")
@@ -224,12 +215,24 @@ def _from_record(entry: dict[str, Any], where: str, name: str) -> dict[str, Any]
     models = entry.get("models") or {speaker: speaker for speaker in speakers}
     if not (isinstance(models, dict) and all(isinstance(models.get(s), str) for s in speakers)):
         raise UserError(f"{where}: models must name the model of each speaker, not {_short(models)}")
-    record = _dialogue(entry, where, name, spoken, brief, entry.get("disagreements") or [], speakers)
+    disagreements = entry.get("disagreements") or []
+    if not (isinstance(disagreements, list) and all(isinstance(d, dict) for d in disagreements)):
+        raise UserError(f"{where}: disagreements must be objects, not {_short(disagreements)}")
+    record = _dialogue(entry, where, name, spoken, brief, disagreements, speakers)
     for turn, given in zip(record["turns"], turns, strict=True):
         turn |= {key: given.get(key) for key in ("tokens", "finish_reason")}
         if given.get("cut"):
-            turn["cut"] = str(given["cut"])
+            turn["cut"] = given["cut"]
     return record | {"models": models}
+
+
+def _check_turn(turn: dict[str, Any], where: str) -> None:
+    """Raises UserError if what a record says about a turn, beside its text, has the wrong type."""
+    tokens = turn.get("tokens")
+    if tokens is not None and not (type(tokens) is int and 0 <= tokens <= MOST_TOKENS):
+        raise UserError(f"{where}: tokens is {_short(tokens)}; it must be a number of tokens")
+    for key in ("finish_reason", "cut"):
+        _text(turn, key, where)
 
 
 def _speakers(value: Any, where: str) -> list[str]:

@@ -63,7 +63,7 @@ def _parse_value(text: str) -> Any:
             continue
     try:
         value = yaml.load(text, Loader=yaml.BaseLoader)  # builds strings, lists, dicts only
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return text
     return text if value is None else value
 

@@ -12,8 +12,8 @@ from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
 from expertchat.mixture.constants import FOLDS, ROW_NAMES, TITLES
 from expertchat.models.gguf_header import header_faults, read_header
-from expertchat.pipeline.prompt_trials import trial_faults
-from expertchat.prompts import GATE, NAMES, VALUES, template_faults
+from expertchat.pipeline.prompt_trials import chat_template_faults, is_slow, prompt_faults
+from expertchat.prompts import GATE, NAMES
 from expertchat.questions.artifact import also_in, question_path, read_questions, read_shots
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.architectures import check_architecture
@@ -24,9 +24,9 @@ from expertchat.settings.questions import FolderQuestions
 from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.topics import Topics
 from expertchat.topics.asking import possible_examples
-from expertchat.topics.files import read_topic_file
-from expertchat.topics.taxonomies import choose_taxonomy
+from expertchat.topics.taxonomies import choose_taxonomy, topics_of
 
+DEMO_LEARNS = ("topic", "speaker", "opening", "rating")  # prompts that demo models are trained on
 FEW = 500  # val questions; with fewer, the test files are read too
 
 
@@ -42,12 +42,20 @@ def input_faults(experiment: Experiment, root: Path) -> Iterator[str]:
     yield from _world_faults(experiment, root)
 
 
+def prompt_names(experiment: Experiment) -> list[str]:
+    """The names of all prompts that the experiment uses."""
+    gate = experiment.topics and experiment.topics.gate
+    asked = [GATE] if gate and gate.score == "answer" else []
+    learned = DEMO_LEARNS if any(m.source == "demo" for m in experiment.models.values()) else ()
+    return list(dict.fromkeys((*NAMES, *asked, *learned, *experiment.dialogues.roles)))
+
+
 def _topic_faults(topics: Topics, root: Path, seed: int) -> Iterator[str]:
     """Problems with the taxonomy, the user's file of topics and the folder of the encoder."""
     try:
         taxonomy = choose_taxonomy(topics, root, seed)
         if topics.examples is not None:
-            shown = read_topic_file(root / topics.examples.path)
+            shown = topics_of(root / topics.examples.path, "topics.examples.path")
             possible_examples(shown, taxonomy.held_out, topics.examples)
     except UserError as error:
         yield str(error)
@@ -61,15 +69,15 @@ def _topic_faults(topics: Topics, root: Path, seed: int) -> Iterator[str]:
 
 def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
     """Prompts, model folders, transcripts and question files that do not exist."""
-    gate = experiment.topics and experiment.topics.gate
-    asked = [GATE] if gate and gate.score == "answer" else []
-    for name in dict.fromkeys((*NAMES, *asked, *experiment.dialogues.roles)):
+    for name in prompt_names(experiment):
         path = root / experiment.prompts / f"{name}.jinja"
         if not path.is_file():
             yield f"prompts: {experiment.prompts}; there is no {name}.jinja in this folder"
             continue
-        faults = [*template_faults(path, VALUES.get(name, VALUES["opening"]))]
-        yield from (f"prompts: {fault}" for fault in faults or trial_faults(path, name))
+        faults = prompt_faults(path, name)
+        yield from (f"prompts: {fault}" for fault in faults)
+        if any(map(is_slow, faults)):  # others may take as long
+            break
     for name, model in experiment.models.items():
         if model.source == "path" and not (root / model.path / "config.json").is_file():
             yield f"models.{name}.path: {model.path}; not a model: the folder contains no config.json"
@@ -80,6 +88,7 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
         elif model.source == "gguf":
             yield from _gguf_faults(experiment, name, model, root)
         yield from _adapter_faults(experiment, name, root)
+    yield from _chat_template_faults(experiment, root)
     yield from _transcript_faults(experiment.dialogues.transcripts, root)
     if experiment.mmlu is not None:
         names = list(experiment.talkers or experiment.models)  # models that answer questions
@@ -94,7 +103,7 @@ def _architecture_faults(name: str, folder: str, root: Path) -> Iterator[str]:
     try:
         config = json.loads((root / folder / "config.json").read_text(encoding="utf-8"))
         check_architecture(config.get("model_type"), folder)
-    except (OSError, ValueError, AttributeError):  # reported by stage models
+    except (OSError, ValueError, AttributeError, RecursionError):  # reported by stage models
         return
     except UserError as error:
         yield f"models.{name}.path: {error}"
@@ -136,6 +145,24 @@ def _adapter_faults(experiment: Experiment, name: str, root: Path) -> Iterator[s
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not (root / adapter / file).is_file():
             yield f"models.{name}.adapter: {adapter}; the folder contains no {file}"
+
+
+def _chat_template_faults(experiment: Experiment, root: Path) -> Iterator[str]:
+    """Files for `load.chat_template` that cannot be read, or not be rendered."""
+    named = {name: model.load.chat_template for name, model in experiment.models.items()}
+    tried: set[str] = set()
+    for name, template in named.items():
+        if template in (None, "plain", *tried):
+            continue
+        tried.add(str(template))
+        where = f"models.{name}.load.chat_template"
+        try:
+            faults = chat_template_faults(root / str(template))
+        except UserError as error:
+            faults = [f"{error}; use plain, or the path of a Jinja file"]
+        yield from (f"{where}: {fault}" for fault in faults)
+        if any(map(is_slow, faults)):
+            break
 
 
 def _published_faults(mmlu: MMLU, names: Sequence[str], mixed: bool) -> Iterator[str]:

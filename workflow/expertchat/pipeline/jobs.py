@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from expertchat.console import label_job, silence_libraries
 from expertchat.errors import UserError
-from expertchat.foreign import shown
+from expertchat.foreign import shown, told
 from expertchat.pipeline.failures import explain
 from expertchat.pipeline.fingerprints import code_fingerprint, user_file_fingerprint
 from expertchat.pipeline.integrity import find_damage
@@ -233,7 +233,7 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
             publish(store, recipe, out)
             shutil.rmtree(work, ignore_errors=True)
     except UserError as error:
-        sys.exit(shown(f"{stage}: {error}"))
+        sys.exit(told(f"{stage}: {error}"))
     except KeyboardInterrupt:
         sys.exit(f"{stage}: {INTERRUPTED}")
     except Exception as error:

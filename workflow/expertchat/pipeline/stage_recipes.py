@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from expertchat.models.gguf_header import read_header, sample
 from expertchat.pipeline.fingerprints import folder_sample
+from expertchat.pipeline.inputs import DEMO_LEARNS, prompt_names
 from expertchat.pipeline.plan_builder import PlanBuilder
 from expertchat.pipeline.recipes import references
 from expertchat.prompts import GATE, read_prompts
@@ -53,7 +54,7 @@ class StageRecipes(PlanBuilder):
     def __init__(self, experiment: Experiment, root: Path):
         """Reads the files that the settings name. Relative paths are relative to `root`."""
         super().__init__(experiment, root)
-        self.texts = read_prompts(root / experiment.prompts)
+        self.texts = read_prompts(root / experiment.prompts, prompt_names(experiment))
         self.models: dict[str, str] = {}  # name -> reference, for models added so far
         ratings = experiment.ratings
         self.rubric = read_rubric(root / ratings.rubric, ratings.repeats)
@@ -93,8 +94,7 @@ class StageRecipes(PlanBuilder):
             folder = (self.root / model.path).resolve()
             settings |= {"path": str(folder), "sample": folder_sample(folder)}
         elif model.source == "demo":
-            learned = ("topic", "speaker", "opening", "rating")  # it is trained on these prompts
-            settings |= {"world": self._world(), "prompts": {n: self.texts[n] for n in learned}}
+            settings |= {"world": self._world(), "prompts": {n: self.texts[n] for n in DEMO_LEARNS}}
         elif model.source == "server":
             settings |= {"server": model.load.recipe_settings()["server"]}
         runtime: dict[str, Any] = {"target_modules": self._target_modules(name)}  # to be checked

@@ -8,7 +8,6 @@ uses it.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import hashlib
 import io
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expertchat.errors import UserError
+from expertchat.foreign import read_text
 from expertchat.splits import SPLITS
 
 QUESTIONS = "questions.json"  # counts, overlaps and checksums
@@ -76,30 +76,9 @@ def read_shots(folder: Path, subject: str, shots: int) -> list[MultipleChoice]:
     return questions[:shots]
 
 
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    if b"\0" in data:
-        raise UserError(
-            f"{path}, line {_line(data, data.index(0))}: a NUL byte; is this a UTF-8 text file?"
-        )
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line, byte = _line(data, error.start), data[error.start]
-        raise UserError(f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x})") from None
-
-
-def _line(data: bytes, position: int) -> int:
-    """The line, from 1, of the byte at `position`."""
-    return len((data[:position] + b"x").splitlines())
-
-
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line on which the row begins, cells) of each row."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path, same_line_ends=True), newline=""), strict=True)
     while True:
         line = reader.line_num + 1
         try:

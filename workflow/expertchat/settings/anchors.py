@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from expertchat.errors import UserError
+from expertchat.foreign import parse_json, read_text
 from expertchat.settings.messages import sentences
 from expertchat.settings.section import Section
 
@@ -52,12 +52,7 @@ def read_anchors(path: Path) -> list[Anchor]:
 
     Raises UserError with the file and the line if the file is missing or malformed.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; ratings.anchors must name a JSONL file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: the file is not UTF-8 text (byte {error.start})") from None
+    text = read_text(path, "ratings.anchors must name a JSONL file")
     if len(text) > MAX_CHARACTERS:
         raise UserError(
             f"{path}: {len(text):,} characters; all anchors together may have {MAX_CHARACTERS:,}: "
@@ -79,26 +74,9 @@ def read_anchors(path: Path) -> list[Anchor]:
 def _anchor(place: str, line: str) -> Anchor:
     """The anchor in one line. Raises UserError that begins with `place` if the line is invalid."""
     try:
-        anchor = Anchor.model_validate(json.loads(line, object_pairs_hook=_unique_keys))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place}, column {error.colno}: not valid JSON: {error.msg}") from None
-    except _DuplicateKey as error:
-        raise UserError(f"{place}: {error}: this key is given more than once") from None
+        anchor = Anchor.model_validate(parse_json(line, place))
     except ValidationError as error:
         raise UserError(f"{place}: {'; '.join(sentences(error, Anchor))}") from None
     if anchor.rated not in {turn.speaker for turn in anchor.turns}:
         raise UserError(f"{place}: rated: {anchor.rated!r} has no turn in this conversation")
     return anchor
-
-
-class _DuplicateKey(Exception):
-    """A key that a JSON object has twice."""
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object. Python's json keeps the last value of a duplicate key without a word."""
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise _DuplicateKey(key)
-    return dict(pairs)

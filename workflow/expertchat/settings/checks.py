@@ -20,8 +20,8 @@ def cross_faults(experiment: Experiment) -> Iterator[str]:
         for name in names:
             if len(name) > MAX_NAME:
                 yield (
-                    f"{key}: {name[:MAX_NAME]}...; a name is a part of file names and may have at most "
-                    f"{MAX_NAME} characters, and this has {len(name)}"
+                    f"{key}: {name[:MAX_NAME]!r}...; a name is a part of file names and may have at "
+                    f"most {MAX_NAME} characters, and this has {len(name)}"
                 )
     for role in experiment.dialogues.roles:
         if not MODEL_NAME.fullmatch(role):
@@ -33,8 +33,8 @@ def cross_faults(experiment: Experiment) -> Iterator[str]:
     for name in experiment.models:
         if not MODEL_NAME.fullmatch(name):
             yield (
-                f"models.{name}: the name must not contain slashes or begin with a dot, as it is part "
-                "of file names"
+                f"models: {name!r}; the name must not contain slashes or begin with a dot, as it is "
+                "part of file names"
             )
     if len(experiment.models) > MAX_MODELS:
         yield f"models: {len(experiment.models)} models; at most {MAX_MODELS} are supported"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from expertchat.errors import UserError
+from expertchat.foreign import told
 from expertchat.settings.yaml_files import read_yaml
 
 
@@ -38,7 +39,7 @@ def exit_on_invalid_config_files(arguments: Sequence[str]) -> None:
         try:
             check_config_file(path, hint)
         except UserError as error:
-            sys.exit(f"snakemake: {error}")
+            sys.exit(told(f"snakemake: {error}"))
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:

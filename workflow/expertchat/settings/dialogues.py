@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from expertchat.settings.decoding import Decoding
-from expertchat.settings.section import Section
+from expertchat.settings.section import FilePath, Section
 
 
 class Dialogues(Section):
@@ -32,7 +32,7 @@ class Dialogues(Section):
     """Turns, counted from 0, at which several candidate replies to the same context are generated."""
     candidates: int = Field(6, ge=2, le=256)
     """Number of candidate replies per context."""
-    transcripts: str | None = None
+    transcripts: FilePath | None = None
     """File (.txt, .json or .jsonl) or folder of existing conversations that are rated instead of
     generated ones (docs/conversations.md has the formats); null: dialogues are generated."""
     shards: int = Field(1, gt=0, le=1000)

@@ -14,7 +14,7 @@ from expertchat.settings.ppo import PPO
 from expertchat.settings.ratings import Ratings
 from expertchat.settings.replies import Replies
 from expertchat.settings.rewards import Rewards
-from expertchat.settings.section import NAME, Section
+from expertchat.settings.section import NAME, FilePath, Section
 from expertchat.settings.topics import Topics
 
 
@@ -44,7 +44,7 @@ class Experiment(Section):
     trained, so that it cannot learn from them; remaining changes are not due to the ratings."""
     threads: int = Field(1, ge=1, le=1024)
     """Number of CPU threads per model of a job."""
-    prompts: str = "config/prompts"
+    prompts: FilePath = "config/prompts"
     """Folder of the prompt templates: topic.jinja, opening.jinja, rating.jinja and one file per role."""
     models: dict[str, Model] = Field(min_length=1)
     """The models by name. The key `source` of a model says where it comes from."""

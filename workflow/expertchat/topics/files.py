@@ -4,7 +4,7 @@ object per line)."""
 from __future__ import annotations
 
 import csv
-import json
+import io
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from expertchat.errors import UserError
+from expertchat.foreign import parse_json, read_text
 from expertchat.seeds import seed_of
 from expertchat.settings.topics import TopicFile
 from expertchat.splits import HELD_OUT, TRAIN
@@ -45,13 +46,8 @@ def read_topic_file(path: Path) -> list[FileTopic]:
     readers = {".txt": _text_rows, ".csv": _csv_rows, ".jsonl": _json_rows}
     if path.suffix not in readers:
         raise UserError(f"{path}: unknown file type; topics are read from {', '.join(readers)}")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            topics = [_file_topic(line, row, path) for line, row in readers[path.suffix](file, path)]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not valid UTF-8 ({error})") from None
+    file = io.StringIO(read_text(path, same_line_ends=True), newline="")
+    topics = [_file_topic(line, row, path) for line, row in readers[path.suffix](file, path)]
     if not topics:
         raise UserError(f"{path}: the file contains no topic")
     return topics
@@ -78,10 +74,7 @@ def _json_rows(file, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for line, text in enumerate(file, 1):
         if not text.strip():
             continue
-        try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {line}: not valid JSON ({error})") from None
+        row = parse_json(text, f"{path}, line {line}")
         if not isinstance(row, dict):
             raise UserError(f'{path}, line {line}: expected an object such as {{"topic": "..."}}')
         yield line, row

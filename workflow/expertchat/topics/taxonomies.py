@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.errors import UserError
+from expertchat.foreign import one_line
 from expertchat.settings.topics import TopicFile, Topics
 from expertchat.settings.yaml_files import read_yaml
 from expertchat.splits import HELD_OUT, TRAIN
@@ -48,7 +49,7 @@ def choose_taxonomy(settings: Topics, root: Path, seed: int) -> Taxonomy:
     Raises UserError with the key, or with file and line, if something is missing or malformed.
     """
     if settings.file is not None:
-        topics = read_topic_file(root / settings.file.path)
+        topics = topics_of(root / settings.file.path, "topics.file.path")
         if settings.file.mode == "replace":
             drawn = draw_file_topics(topics, settings.file, seed)
             return file_taxonomy(drawn, settings.file, settings.held_out_subjects)
@@ -67,13 +68,23 @@ def choose_taxonomy(settings: Topics, root: Path, seed: int) -> Taxonomy:
     )
 
 
+def topics_of(path: Path, key: str) -> list[FileTopic]:
+    """The topics of a file. Raises UserError with `key`, the setting that names it."""
+    try:
+        return read_topic_file(path)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
 def _taxonomy_path(name: str, root: Path) -> Path:
     """The file of a taxonomy that is given by its name or by its path."""
     is_path = Path(name).suffix in (".yaml", ".yml")
     path = root / (name if is_path else f"{FOLDER}/{name}.yaml")
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in (root / FOLDER).glob("*.yaml")))
-        raise UserError(f"topics.subjects: {name}; no such file; known taxonomies: {known}")
+        raise UserError(
+            f"topics.subjects: {one_line(name, 300)}; no such file; known taxonomies: {known}"
+        )
     return path
 
 

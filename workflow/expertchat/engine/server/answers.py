@@ -19,7 +19,9 @@ from expertchat.engine.score.tokenized import answer_ids, exclusive_logprobs, sh
 from expertchat.engine.server.begun import continuation
 from expertchat.engine.server.client import Post, Refusal
 from expertchat.errors import UserError
+from expertchat.foreign import one_line
 
+SHOWN_CHARACTERS = 200  # of an error
 ROUNDING = 1e-3  # by which a log-probability may be above 0
 MIN_UNLISTED = 1e-6  # smallest probability assumed outside the list: rounding hides smaller ones
 UNSUPPORTED = frozenset({400, 404, 405, 422, 501})  # statuses of a server that lacks an operation
@@ -31,9 +33,10 @@ def parse(extract, response: dict[str, Any], label: str) -> Any:
     """The result of `extract(response)`; raises UserError if the response lacks what it needs."""
     try:
         return extract(response)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        words = one_line(repr(error), SHOWN_CHARACTERS)
         raise UserError(
-            f"{label} does not follow the OpenAI API: {error!r} in its response; check load.server"
+            f"{label} does not follow the OpenAI API: {words} in its response; check load.server"
         ) from None
 
 
@@ -53,12 +56,24 @@ def listed_logprobs(top_tokens: TopTokens, answers: Sequence[str], loose: bool) 
 
 def check_top_tokens(top_tokens: TopTokens, label: str) -> None:
     """Raises UserError if the list cannot be one of log-probabilities of different tokens."""
-    largest = max(logprob for _, logprob in top_tokens)
-    if not largest <= ROUNDING:
-        raise UserError(f"{label} lists a log-probability of {largest:g}; it must be at most 0")
+    check_tokens([text for text, _ in top_tokens], label)
+    check_logprobs([logprob for _, logprob in top_tokens], label)
     total = math.fsum(math.exp(logprob) for _, logprob in top_tokens)
     if total > 1 + 10 * ROUNDING:
         raise UserError(f"{label} lists tokens whose probabilities add up to {total:.3f}")
+
+
+def check_tokens(tokens: Any, label: str) -> None:
+    """Raises UserError if these are not the texts of tokens."""
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise UserError(f"{label} lists tokens that are not texts")
+
+
+def check_logprobs(logprobs: Sequence[float], label: str) -> None:
+    """Raises UserError if one of them is above 0 or is missing."""
+    for logprob in logprobs:
+        if not logprob <= ROUNDING:
+            raise UserError(f"{label} lists a log-probability of {logprob:g}; it must be at most 0")
 
 
 def upper_bound(top_tokens: TopTokens, answer: str, loose: bool) -> float:
@@ -215,7 +230,7 @@ class AnswerScorer:
             start, _ = await self._echo(post, text)
             for answer in answers:
                 tokens, logprobs = await self._echo(post, text + answer)
-                own.append(_tokens_after(start, tokens, answer))
+                own.append(self._tokens_after(start, tokens, answer))
                 sums.append(logprobs[len(start) :])
             shared = shared_start(own) if question.skip_shared else 0
             own, sums = [tokens[shared:] for tokens in own], [math.fsum(s[shared:]) for s in sums]
@@ -243,22 +258,25 @@ class AnswerScorer:
             if refusal.status not in UNSUPPORTED:
                 raise
             raise UserError(f"{self._lacks_echo()}: {refusal}") from None
-        if len(tokens) < read or len(logprobs) < read or read != (length or read):
+        if not 0 < read <= min(len(tokens), len(logprobs)) or read != (length or read):
             raise UserError(self._lacks_echo())
+        check_tokens(tokens, self.label)
+        check_logprobs(logprobs[1:read], self.label)  # nothing stands before the first
         return tokens[:read], logprobs[:read]
+
+    def _tokens_after(self, start: list[str], tokens: list[str], answer: str) -> list[str]:
+        """The tokens of the answer: those after `start`."""
+        if tokens[: len(start)] != start or len(tokens) == len(start):
+            raise UserError(
+                f"{self.label}: its tokenizer joins the answer {answer!r} with the end of its prompt"
+            )
+        return tokens[len(start) :]
 
     def _lacks_echo(self) -> str:
         return (
             f"{self.label} does not return the probabilities of a prompt's own tokens (completions "
             "with echo and logprobs), which answers of several tokens need"
         )
-
-
-def _tokens_after(start: list[str], tokens: list[str], answer: str) -> list[str]:
-    """The tokens of the answer: those after `start`."""
-    if tokens[: len(start)] != start or len(tokens) == len(start):
-        raise UserError(f"the tokenizer joins the answer {answer!r} with the end of its prompt")
-    return tokens[len(start) :]
 
 
 def _chat_top_tokens(response: dict[str, Any]) -> TopTokens:

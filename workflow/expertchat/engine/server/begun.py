@@ -12,7 +12,7 @@ from typing import Any
 
 from expertchat import chat
 from expertchat.engine.score.tokenized import answer_ids
-from expertchat.engine.server.client import Refusal
+from expertchat.engine.server.client import Refusal, prompt_tokens
 from expertchat.errors import UserError
 
 CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}  # as vLLM names them
@@ -40,7 +40,7 @@ async def check_continues(ask: Ask, label: str) -> None:
     )
     try:
         counts = [
-            ((await ask(fields)).get("usage") or {}).get("prompt_tokens")
+            prompt_tokens(await ask(fields), label)
             for fields in (
                 {"messages": [USER]},
                 {"messages": [USER, BEGUN], **CONTINUE},
@@ -57,8 +57,7 @@ async def check_continues(ask: Ask, label: str) -> None:
             f"{other}"
         )
     try:
-        usage = (await ask({"messages": [USER, BEGUN]})).get("usage") or {}
-        restarted = usage.get("prompt_tokens")
+        restarted = prompt_tokens(await ask({"messages": [USER, BEGUN]}), label)
     except Refusal:
         restarted = None
     honoured = restarted is None or begun < restarted

@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote, urlsplit
 import httpx2
 
 from expertchat.errors import UserError
-from expertchat.foreign import shown
+from expertchat.foreign import json_value, one_line, shown, whole_characters
 from expertchat.settings.models import Server
 
 Item = TypeVar("Item")
@@ -35,6 +35,8 @@ LONGEST_RETRY_AFTER = 300.0  # seconds; servers ask for a day, or for ever
 SHOWN_WAIT_SECONDS = 5.0
 SHOWN_CHARACTERS = 500  # of a server's own error message
 MOST_BYTES = 64 << 20  # of an answer
+MOST_ERROR_BYTES = 10_000  # of an answer about an error that is no JSON
+MOST_TOKENS = 10**7  # of a prompt or a reply
 KEPT_HEADERS = ("content-type", "retry-after")
 SHORTEST_SECRET = 8  # characters of a key that is replaced inside replies
 
@@ -204,12 +206,13 @@ class Client:
                 async with asyncio.timeout(self.settings.timeout_seconds):
                     response = await self._request(http, method, path, body)
                 if response.is_success:
-                    return self.secrets.scrub_reply(parse_json(response.text))
+                    return self.secrets.scrub_reply(parse_answer(response.content))
                 reason = f"status {response.status_code}: {self.error_message(response)}"
             except TimeoutError:
                 reason = f"no response within {self.settings.timeout_seconds:g} seconds"
-            except (httpx2.RequestError, ValueError) as error:  # ValueError: the response is not JSON
-                reason = self.secrets.scrub(f"{type(error).__name__}: {error}".rstrip(": "))
+            except (httpx2.HTTPError, ValueError) as error:  # ValueError: the response is not JSON
+                words = self.secrets.scrub(f"{type(error).__name__}: {error}".rstrip(": "))
+                reason = one_line(words, SHOWN_CHARACTERS)
             if response is not None and not response.is_success:
                 status = response.status_code
                 if status not in transient:
@@ -240,12 +243,12 @@ class Client:
     def error_message(self, response: httpx2.Response) -> str:
         """The server's own message about an error, without secrets."""
         try:
-            message = response.json()
+            message: Any = parse_answer(response.content)
             message = message.get("error", message)
             if not isinstance(message, str):
                 message = message.get("message") or message.get("detail") or message
         except (ValueError, AttributeError):
-            message = response.text
+            message = response.content[:MOST_ERROR_BYTES].decode("utf-8", "replace")
         message = self.secrets.scrub(" ".join(str(message).split()))
         return message[:SHOWN_CHARACTERS] or self.secrets.scrub(response.reason_phrase)
 
@@ -258,16 +261,32 @@ class Client:
         return sentence
 
 
-def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError also for NaN and infinities, which JSON lacks."""
+def parse_answer(content: bytes) -> dict[str, Any]:
+    """The JSON object in a server's answer, which is in UTF-8 whatever its headers say.
 
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is not JSON")
-
+    Raises ValueError if it is not one. Halves of characters become U+FFFD.
+    """
+    value = json_value(content.decode("utf-8-sig"))
+    if not isinstance(value, dict):
+        raise ValueError(f"the answer is not a JSON object: {one_line(json.dumps(value), 80)}")
     try:
-        return json.loads(text, parse_constant=refuse)
-    except RecursionError:
-        raise ValueError("its values are nested too deeply") from None
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return whole_characters(value)
+    return value
+
+
+def prompt_tokens(response: dict[str, Any], label: str) -> int | None:
+    """The number of prompt tokens that a response reports; None if it reports none.
+
+    Raises UserError if it is not a number of tokens.
+    """
+    usage = response.get("usage") or {}
+    count = usage.get("prompt_tokens") if isinstance(usage, dict) else usage
+    is_number = isinstance(count, int) and not isinstance(count, bool)
+    if count is None or (is_number and 0 <= count <= MOST_TOKENS):
+        return count
+    raise UserError(f"{label} says that a prompt has {one_line(json.dumps(count), 40)} tokens")
 
 
 def retry_wait(attempt: int, response: httpx2.Response | None) -> float:

@@ -32,7 +32,7 @@ from expertchat.engine.server.begun import (
     continuation,
     space_before_answers,
 )
-from expertchat.engine.server.client import Client, Post, Refusal, Secrets
+from expertchat.engine.server.client import Client, Post, Refusal, Secrets, prompt_tokens
 from expertchat.engine.server.process import ServerProcess, free_port
 from expertchat.engine.server.replies import decoding_fields, parse_reply
 from expertchat.errors import UserError
@@ -144,7 +144,7 @@ class ServerEngine:
                     try:
                         async with asyncio.timeout(self.settings.timeout_seconds):
                             response = await http.get(address)
-                    except (httpx2.RequestError, TimeoutError):
+                    except (httpx2.HTTPError, TimeoutError):
                         break
                     if response.is_success:
                         return
@@ -350,9 +350,7 @@ class ServerEngine:
             raise (refusal or UserError(f"{self.client.label} rejects a plain greeting")) from None
         if refusal is not None:
             return False
-        longer, shorter = (
-            (answer.get("usage") or {}).get("prompt_tokens") for answer in (with_system, without)
-        )
+        longer, shorter = (prompt_tokens(a, self.client.label) for a in (with_system, without))
         return longer is None or shorter is None or longer > shorter
 
 

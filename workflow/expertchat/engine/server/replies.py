@@ -7,11 +7,11 @@ from typing import Any
 
 from expertchat.engine.generate.stopping import before_stop
 from expertchat.engine.interface import FinishReason, Reply
+from expertchat.engine.server.client import MOST_TOKENS
 from expertchat.errors import UserError
 from expertchat.sentences import ends_sentence
 from expertchat.settings.decoding import Decoding
 
-MOST_TOKENS = 10**7  # of a reply
 INCOMPLETE = "\ufffd"  # stands for bytes that are not a complete character
 
 

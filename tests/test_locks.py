@@ -121,7 +121,7 @@ def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch):
     with locked(tmp_path, "topics/1") as require:
         require()
         with pytest.raises(FileExistsError):
-            locks._create(tmp_path / "lock", this_process())
+            locks.write_owner(tmp_path / "lock", this_process())
 
 
 def work_once(folder, counter):

@@ -59,12 +59,14 @@ def this_process() -> Owner:
 
 
 def start_of(process: int) -> str:
-    """When a process of this host started, in clock ticks since boot; empty if there is none."""
+    """When a process of this host started, in clock ticks since boot; empty if there is none, or only
+    its entry is left, which its parent has not read (a zombie)."""
     try:
         status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return status.rpartition(")")[2].split()[19]
+    state, *fields = status.rpartition(")")[2].split()
+    return "" if state in ("Z", "X") else fields[18]
 
 
 @contextmanager

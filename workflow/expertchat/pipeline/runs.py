@@ -27,6 +27,7 @@ from expertchat.pipeline.locks import (
 )
 from expertchat.pipeline.plan import Plan
 from expertchat.pipeline.recipes import short_hash
+from expertchat.pipeline.store import date_back
 
 RUNS = ".runs"  # in the experiment's folder
 
@@ -55,6 +56,7 @@ def begin_run(plan: Plan) -> None:
         write_owner(path, me)
         running.enter_context(beating(path, me))
         atexit.register(running.close)
+        date_back(plan.store, plan.recipes)
         plan.write_recipes()
         plan.write_view()
 

@@ -41,6 +41,22 @@ def test_publishing_again_replaces_the_artifact(tmp_path):
     assert not list((tmp_path / "topics" / artifacts.MOVING).iterdir())
 
 
+def test_a_removal_that_was_interrupted_is_ended_by_the_next(tmp_path, monkeypatch):
+    path = make(tmp_path)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "unlink", killed)
+        patched.setattr(os, "rmdir", killed)
+        artifacts.remove_artifact(tmp_path, RECIPE.reference)
+    assert not path.exists() and list((tmp_path / "topics" / artifacts.MOVING).iterdir())
+    make(tmp_path)
+    artifacts.remove_artifact(tmp_path, RECIPE.reference)
+    assert not list((tmp_path / "topics" / artifacts.MOVING).iterdir())
+
+
 @pytest.fixture
 def elsewhere(tmp_path):
     """A folder on another file system than `tmp_path`."""

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 LOADERS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "gguf")
 PACKAGES = (*LOADERS, "datasets", "pandas", "numpy")  # whose versions the manifest records
 
+SERVER_LOG = "server-{}.log"  # in the work folder: the output of a server that the job starts
 ONLINE = ("models", "questions")  # the stages that may use the network
 
 
@@ -117,7 +118,7 @@ class Job:
             load=self.load(model),
             batch_size=self.batch_size(model),
             adapter=adapter,
-            log=self.checkpoints.parent / f"server-{model}.log",
+            log=self.checkpoints.parent / SERVER_LOG.format(model),
         )
 
     def sources(
@@ -227,6 +228,8 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
                 )
                 shutil.rmtree(work, ignore_errors=True)  # others may be waiting there
                 sys.exit(0)
+            for log in work.glob(SERVER_LOG.format("*")):  # as the job's own log, of one attempt
+                log.unlink()
             out = work / "out"
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()

@@ -237,7 +237,8 @@ def _beside(path: Path, name: str) -> Path:
 def remove_artifact(store: Path, reference: str) -> None:
     """Removes an artifact. It is renamed first, so that it is never seen half deleted."""
     path = artifact_path(store, reference)
-    removed = _beside(path, f"removed-{path.name}-{os.getpid()}")
+    removed = _beside(path, f"removed-{path.name}")
+    shutil.rmtree(removed, ignore_errors=True)  # of a process that was killed
     os.rename(path, removed)
     shutil.rmtree(removed)
 

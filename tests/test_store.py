@@ -41,6 +41,21 @@ def test_publishing_again_replaces_the_artifact(tmp_path):
     assert not list((tmp_path / "topics" / artifacts.MOVING).iterdir())
 
 
+def test_every_file_is_on_the_disk_before_the_artifact_appears(tmp_path, monkeypatch):
+    synced, rename = [], os.rename
+
+    def note(path):
+        synced.append(path)
+
+    def check(old, new):
+        assert set(synced) == {*Path(old).rglob("*"), Path(old)}
+        rename(old, new)
+
+    monkeypatch.setattr(artifacts, "sync", note)
+    monkeypatch.setattr(os, "rename", check)
+    assert make(tmp_path).parent == synced[-1]
+
+
 def test_a_removal_that_was_interrupted_is_ended_by_the_next(tmp_path, monkeypatch):
     path = make(tmp_path)
 
@@ -93,8 +108,9 @@ def test_a_copy_to_another_file_system_that_fails_leaves_nothing_and_can_be_made
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         rename(old, new)
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(path):
+        if artifacts.MOVING in Path(path).parts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "rename", across)
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):

@@ -186,20 +186,29 @@ def _content(entry: Mapping[str, Any]) -> Any:
 def publish(store: Path, recipe: Recipe, folder: Path) -> Path:
     """Moves `folder`, manifest included, to the artifact's path in one step. Returns that path.
 
-    Those who share the store can read what the folder's owner can: libraries write some files for the
-    owner only (mode 0600), whatever the umask says.
+    It is on the disk before that. Those who share the store can read what the folder's owner can:
+    libraries write some files for the owner only (mode 0600), whatever the umask says.
     """
     umask = os.umask(0)
     os.umask(umask)
     for file in folder.rglob("*"):
         if file.is_file() and not file.is_symlink():
             file.chmod(file.stat().st_mode | (0o444 & ~umask))
+    _sync_all(folder)
     path = artifact_path(store, recipe.reference)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         remove_artifact(store, recipe.reference)
     _move(folder, path)
+    sync(path.parent)
     return path
+
+
+def _sync_all(folder: Path) -> None:
+    """Waits until a folder is on the disk: without that, a power failure leaves empty files."""
+    for entry in (*folder.rglob("*"), folder):
+        if not entry.is_symlink():
+            sync(entry)
 
 
 def _move(folder: Path, path: Path) -> None:
@@ -216,9 +225,7 @@ def _move(folder: Path, path: Path) -> None:
     shutil.rmtree(copy, ignore_errors=True)  # of a process that was killed
     try:
         shutil.copytree(folder, copy, symlinks=True)
-        for entry in (*copy.rglob("*"), copy):
-            if not entry.is_symlink():
-                sync(entry)
+        _sync_all(copy)
         os.rename(copy, path)
     except BaseException:
         shutil.rmtree(copy, ignore_errors=True)

@@ -11,6 +11,7 @@ from expertchat.foreign import told
 from expertchat.pipeline.experiment import read_experiment
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
+from expertchat.pipeline.runs import begin_run
 from expertchat.pipeline.store import recipe_path
 from expertchat.settings.config_files import check_config_file
 
@@ -45,8 +46,10 @@ NO_JOBS = {
 runs_jobs = not {word.split("=")[0] for word in sys.argv} & NO_JOBS
 
 if workflow.is_main_process and runs_jobs and not workflow.output_settings.dryrun:
-    plan.write_recipes()
-    plan.write_view()
+    try:
+        begin_run(plan)
+    except UserError as error:
+        raise WorkflowError(shown(str(error))) from None
 
 
 wildcard_constraints:

@@ -11,5 +11,5 @@ def test_corruptions_of_a_finished_store_are_found(finished):
 
 
 def test_a_job_that_failed_somewhere_ends_with_the_same_bytes(finished):
-    tried, faults = points.try_all(finished, 4, ["dialogues", "rewards"], workers=1)
-    assert len(tried) == 4 and faults == {}
+    tried, faults = points.try_all(finished, 6, ["dialogues", "replies", "rewards"], workers=1)
+    assert len(tried) == 6 and faults == {}

@@ -30,7 +30,7 @@ LAYERS = {
     "engine": ("engine", "engine.*"),
     "demo": ("demo", "demo.*"),
     # what later stages read of a stage: file names, columns, readers
-    "artifacts": ("*.artifact", "dialogues.contexts"),
+    "artifacts": ("*.artifact", "dialogues.contexts", "dialogues.pieces"),
     "stages": tuple(p for stage in STAGES if stage != "report" for p in (stage, f"{stage}.*")),
     "pipeline": ("pipeline", "pipeline.*"),
     "results": ("results", "tables"),

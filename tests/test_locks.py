@@ -1,5 +1,6 @@
 """One job at a time works in a folder, and the lock of a dead job holds nobody up."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -63,18 +64,19 @@ def test_a_file_that_is_no_lock_is_removed_after_a_while(tmp_path, monkeypatch, 
         pass
 
 
+@pytest.mark.parametrize("clock", [0, 2**33], ids=["behind", "ahead"])
 def test_a_silent_owner_on_another_host_is_given_up_and_a_living_one_is_not(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys, clock
 ):
     monkeypatch.setattr(locks, "SILENCE", 0.4)
     leave(tmp_path, ELSEWHERE)
     assert lock_holder(tmp_path) == "process 7 on node3"
-    os.utime(tmp_path / "lock", (0, 0))  # the clock of that host is far off
     alive = threading.Event()
 
-    def beat():
+    def beat():  # the clock of that host is far off
+        beats = itertools.count(clock)
         while not alive.wait(0.05):
-            os.utime(tmp_path / "lock")
+            os.utime(tmp_path / "lock", (clock, next(beats)))
 
     thread = threading.Thread(target=beat)
     thread.start()
@@ -105,6 +107,24 @@ def test_slurm_is_asked_about_jobs_of_other_hosts(tmp_path, monkeypatch, answer,
     assert not is_dead(ELSEWHERE)
 
 
+@pytest.mark.parametrize("clock", [0, 2**33], ids=["behind", "ahead"])
+def test_a_lock_with_a_time_that_is_far_off_does_not_hold_a_job_up(tmp_path, monkeypatch, clock):
+    monkeypatch.setattr(locks, "SILENCE", 0.3)
+    leave(tmp_path, ELSEWHERE)
+    os.utime(tmp_path / "lock", (clock, clock))
+    began = time.monotonic()
+    with locked(tmp_path, "topics/1"):
+        assert 0.3 <= time.monotonic() - began < 10
+
+
+def test_what_a_process_left_that_was_killed_while_it_took_the_lock_is_removed(tmp_path):
+    for token, owner in [("a", replace(this_process(), process=dead_process())), ("b", ELSEWHERE)]:
+        leave(tmp_path, owner)
+        (tmp_path / "lock").rename(tmp_path / f".lock.{token}")
+    with locked(tmp_path, "topics/1"):
+        assert {path.name for path in tmp_path.iterdir()} == {"lock", ".lock.b"}
+
+
 def test_who_was_given_up_does_not_publish(tmp_path):
     with locked(tmp_path, "topics/1") as require:
         leave(tmp_path, ELSEWHERE)
@@ -121,7 +141,7 @@ def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch):
     with locked(tmp_path, "topics/1") as require:
         require()
         with pytest.raises(FileExistsError):
-            locks._create(tmp_path / "lock", this_process())
+            locks.write_owner(tmp_path / "lock", this_process())
 
 
 def work_once(folder, counter):
@@ -150,3 +170,10 @@ def test_many_processes_that_find_a_dead_lock_still_work_one_at_a_time(tmp_path)
 
 def test_the_start_of_a_process_is_known():
     assert start_of(os.getpid()).isdigit() and start_of(dead_process()) == ""
+    zombie = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    zombie.stdout.read()  # it has ended, or is about to
+    end = time.monotonic() + 60
+    while start_of(zombie.pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert start_of(zombie.pid) == ""
+    zombie.wait()

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from disk_use import disk_use
 from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.engine.loading import load_model, load_tokenizer
 from expertchat.engine.training import Completion, lora_config, save_adapter
@@ -201,6 +202,37 @@ def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, t
     events = EventAccumulator(str(curves.parent)).Reload()
     assert [event.value for event in events.Scalars("ppo/kl")] == pytest.approx(steps["kl"])
     assert [event.step for event in events.Scalars("ppo/kl")] == list(steps["step"])
+
+
+def test_many_resumes_take_no_more_room_than_few(trainer, tmp_path, monkeypatch):
+    class Interrupted(Exception):
+        pass
+
+    def use_after(times):
+        for _ in range(times):
+            with pytest.raises(Interrupted):
+                train(trainer, "test", tmp_path / "checkpoints", tmp_path / "out")
+        return disk_use(tmp_path)
+
+    def interrupt(function, after):
+        calls = iter(range(after))
+
+        def call():
+            if next(calls, None) is None:
+                raise Interrupted
+            return function()
+
+        return call
+
+    step = trainer.train_step
+    monkeypatch.setattr(trainer, "train_step", interrupt(step, 2))
+    use_after(1)
+    monkeypatch.setattr(trainer, "train_step", interrupt(step, 0))
+    few = use_after(10)
+    (log,) = (tmp_path / "checkpoints/tensorboard").iterdir()
+    assert [event.step for event in EventAccumulator(str(log)).Reload().Scalars("ppo/kl")] == [0, 1]
+    files, size = use_after(490)
+    assert files == few[0] and abs(size - few[1]) < 100  # the log has the process's id in its name
 
 
 @pytest.mark.parametrize("what", ["score of a reply", "loss", "norm of the gradient"])

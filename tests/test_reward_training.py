@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import save_random_model
 from datasets import Dataset
+from disk_use import disk_use
 from expertchat import checkpoints
 from expertchat.console import progress_bar
 from expertchat.engine.loading import load_model, load_tokenizer
@@ -206,6 +207,35 @@ def test_training_that_was_killed_goes_on_from_its_checkpoint(
     assert train(resumed, contexts, settings, 0, tmp_path / "broken", Counter()) == log
     for name, parameter in resumed.model.named_parameters():
         assert torch.equal(parameter, dict(whole.model.named_parameters())[name]), name
+
+
+def test_many_resumes_take_no_more_room_than_few(llama_folder, tmp_path, monkeypatch):
+    contexts = [context for half, _ in halves() for context in half]
+    settings = SETTINGS.model_copy(update={"epochs": 4})
+    reward = reward_of(llama_folder, settings)
+
+    class Stops(Counter):
+        def __init__(self, after):
+            super().__init__()
+            self.after = after
+
+        def set_postfix_str(self, text, refresh=True):
+            self.after -= text.startswith("loss")
+            if self.after <= 0:
+                raise KeyboardInterrupt
+
+    def use_after(times, steps=1):
+        for _ in range(times):
+            with pytest.raises(KeyboardInterrupt):
+                train(reward, contexts, settings, 0, tmp_path, Stops(steps))
+        return disk_use(tmp_path)
+
+    monkeypatch.setattr(checkpoints, "INTERVAL", 0.0)  # after every step
+    use_after(1, 3)
+    monkeypatch.setattr(checkpoints, "INTERVAL", 1e9)
+    few = use_after(3)
+    assert checkpoints.Checkpoints(tmp_path / "steps").names()
+    assert use_after(9) == few  # also after 500, which takes minutes
 
 
 def test_folds_start_from_the_same_weights(llama_folder, tmp_path):

@@ -38,13 +38,15 @@ def answer(settings, response):
     return asyncio.run(ask())
 
 
+BASIC = base64.b64encode(f"anna:{PASSWORD}".encode()).decode()
 FORMS = [
-    KEY,
-    PASSWORD,
-    "hunter2%20hunter2",
-    "sk-very%2Fsecret%2Bkey",
+    *(PASSWORD, "hunter2%20hunter2", "hunter2+hunter2", BASIC),
+    *(base64.b64encode(b"x" * n + BASIC.encode()).decode() for n in range(3)),
+    *(KEY, "sk-very%2Fsecret%2Bkey", "sk-very%2fsecret%2bkey", r"sk-very\/secret+key"),
     base64.b64encode(KEY.encode()).decode(),
-    base64.b64encode(f"anna:{PASSWORD}".encode()).decode(),
+    *(base64.b64encode(b"x" * n + KEY.encode() + b"yz").decode() for n in range(3)),
+    *(KEY.encode().hex(mark) for mark in " :%"),
+    *(KEY.encode().hex(), KEY.encode().hex().upper()),
 ]
 
 
@@ -55,7 +57,18 @@ def test_a_secret_in_any_form_is_in_no_reply_and_no_message(settings, form):
     assert form not in found and "$A_" in found and "'b': 3" in found
     with pytest.raises(UserError) as caught:
         answer(settings, httpx2.Response(400, json={"error": {"message": f"bad {form}"}}))
-    assert form not in str(caught.value) and "bad $A_" in str(caught.value)
+    assert form not in str(caught.value) and "$A_" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sk-'very'-\\secret", 'sk-"very"-\\secret'])
+def test_a_secret_in_an_error_of_any_structure_is_not_shown(settings, monkeypatch, key):
+    monkeypatch.setenv("A_KEY", key)
+    monkeypatch.setenv("A_URL", "http://anna:two%20%20spaces@h/v1")
+    error = {"error": {"message": [{key: "two  spaces"}, key]}}
+    with pytest.raises(UserError) as caught:
+        answer(settings, httpx2.Response(400, json=error))
+    said = str(caught.value)
+    assert "very" not in said and "spaces" not in said and "$A_KEY" in said and "$A_URL" in said
 
 
 def test_a_secret_in_a_reason_phrase_is_not_shown(settings):
@@ -63,6 +76,14 @@ def test_a_secret_in_a_reason_phrase_is_not_shown(settings):
     with pytest.raises(UserError) as caught:
         answer(settings, reply)
     assert KEY not in str(caught.value) and "$A_KEY" in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["hö..st", "1.2.3.999", "h\x7fst"])
+def test_an_address_that_cannot_be_used_is_not_shown(monkeypatch, host):
+    monkeypatch.setenv("A_URL", f"http://anna:hunter2@{host}/v1")
+    with pytest.raises(UserError, match="variable A_URL does not contain an address") as caught:
+        Secrets(Server(url_env="A_URL"))
+    assert host not in str(caught.value)
 
 
 def test_short_keys_and_addresses_are_words_of_replies(settings, monkeypatch):

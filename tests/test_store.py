@@ -1,13 +1,17 @@
 """Artifacts are published in one step, and damage is detected and described."""
 
+import errno
 import json
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from expertchat.pipeline import store as artifacts
 from expertchat.pipeline.integrity import find_damage
 from expertchat.pipeline.recipes import Recipe
+from expertchat.pipeline.upkeep import finished_artifacts
 
 RECIPE = Recipe("topics", {"seed": 1}, "c0de")
 
@@ -34,7 +38,89 @@ def test_publishing_again_replaces_the_artifact(tmp_path):
     path = make(tmp_path, "other")
     assert (path / "sub/a.txt").read_text() == "other"
     assert find_damage(path) == []
-    assert not list((tmp_path / "work/removed").iterdir())
+    assert not list((tmp_path / "topics" / artifacts.MOVING).iterdir())
+
+
+def test_every_file_is_on_the_disk_before_the_artifact_appears(tmp_path, monkeypatch):
+    synced, rename = [], os.rename
+
+    def note(path):
+        synced.append(path)
+
+    def check(old, new):
+        assert set(synced) == {*Path(old).rglob("*"), Path(old)}
+        rename(old, new)
+
+    monkeypatch.setattr(artifacts, "sync", note)
+    monkeypatch.setattr(os, "rename", check)
+    assert make(tmp_path).parent == synced[-1]
+
+
+def test_a_removal_that_was_interrupted_is_ended_by_the_next(tmp_path, monkeypatch):
+    path = make(tmp_path)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "unlink", killed)
+        patched.setattr(os, "rmdir", killed)
+        artifacts.remove_artifact(tmp_path, RECIPE.reference)
+    assert not path.exists() and list((tmp_path / "topics" / artifacts.MOVING).iterdir())
+    make(tmp_path)
+    artifacts.remove_artifact(tmp_path, RECIPE.reference)
+    assert not list((tmp_path / "topics" / artifacts.MOVING).iterdir())
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder on another file system than `tmp_path`."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system to write to")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("far", ["work", "topics"])
+def test_work_and_artifacts_can_be_on_different_file_systems(tmp_path, elsewhere, far):
+    (tmp_path / far).symlink_to(elsewhere)
+    path = make(tmp_path)
+    assert (path / "sub/a.txt").read_text() == "hello" and find_damage(path) == []
+    path = make(tmp_path, "other")
+    (path / "manifest.json").unlink()
+    artifacts.restore_manifest(tmp_path, RECIPE.reference)
+    assert (path / "sub/a.txt").read_text() == "other" and find_damage(path) == []
+    assert finished_artifacts(tmp_path) == [RECIPE.reference]
+    files = [file for file in (*tmp_path.rglob("*"), *elsewhere.rglob("*")) if file.is_file()]
+    assert {file.resolve().parent for file in files} == {path.resolve(), path.resolve() / "sub"}
+    artifacts.remove_artifact(tmp_path, RECIPE.reference)
+    assert not any(file.is_file() for file in (*tmp_path.rglob("*"), *elsewhere.rglob("*")))
+
+
+def test_a_copy_to_another_file_system_that_fails_leaves_nothing_and_can_be_made_again(
+    tmp_path, monkeypatch
+):
+    rename = os.rename
+
+    def across(old, new):
+        if "work" in Path(old).parts:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(old, new)
+
+    def full(path):
+        if artifacts.MOVING in Path(path).parts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "rename", across)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr(artifacts, "sync", full)
+        make(tmp_path)
+    assert finished_artifacts(tmp_path) == []
+    assert not list((tmp_path / "topics" / artifacts.MOVING).iterdir())
+    shutil.rmtree(tmp_path / "work")
+    assert find_damage(make(tmp_path)) == []
+    assert not list((tmp_path / "topics" / artifacts.MOVING).iterdir())
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])

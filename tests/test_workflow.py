@@ -166,6 +166,20 @@ def test_after_a_killed_snakemake_the_same_command_goes_on(copied, killed):
         assert (after.st_ino, after.st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
 
 
+def test_an_artifact_from_the_future_does_not_fail_the_jobs_that_read_it(tmp_path):
+    """As a clock leaves it that was ahead: Snakemake would fail each job, and delete its output."""
+    (tmp_path / "mine.csv").write_text(
+        "topic,subject,split\nRye bread,baking,train\nWet clay,pottery,held_out\n", encoding="utf-8"
+    )
+    file = {"path": str(tmp_path / "mine.csv"), "mode": "replace"}
+    write_config(tmp_path, small_config(topics={"file": file, "decontaminate": True}))
+    snakemake(tmp_path, "questions")
+    (manifest,) = (tmp_path / "results/questions").glob("*/manifest.json")
+    os.utime(manifest, (2**33, 2**33))
+    snakemake(tmp_path, "topics")
+    assert list((tmp_path / "results/topics").glob("*/manifest.json"))
+
+
 def test_finished_work_is_not_made_again_because_snakemake_deleted_its_output(copied):
     place = (copied / "results/experiments/demo/topics").resolve()
     manifest, made = (place / "manifest.json").read_bytes(), (place / "topics.jsonl").stat()

@@ -60,7 +60,7 @@ class Checkpoints:
         shutil.rmtree(final, ignore_errors=True)
         os.rename(part, final)
         self._written = time.monotonic()
-        _sync(self.folder)
+        sync(self.folder)
         for old in self.names()[: -self.keep] if self.keep else []:
             shutil.rmtree(self.folder / old)
 
@@ -90,12 +90,12 @@ def _seal(folder: Path) -> None:
     """Writes the checksums of all files in `folder`, and waits until everything is on the disk."""
     checksums = {}
     for path in _files(folder):
-        _sync(path)
+        sync(path)
         checksums[path.relative_to(folder).as_posix()] = [path.stat().st_size, file_sha256(path)]
     sums = folder / CHECKSUMS
     sums.write_text(json.dumps(checksums), encoding="utf-8")
     for path in (sums, *(p for p in folder.rglob("*") if p.is_dir()), folder):
-        _sync(path)
+        sync(path)
 
 
 def _damage(folder: Path) -> str | None:
@@ -120,7 +120,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Waits until a file or the entries of a folder are on the disk."""
     number = os.open(path, os.O_RDONLY)
     try:

@@ -24,6 +24,7 @@ def main() -> None:
             settings["prompts"],
             section,
             settings["seed"],
+            job.checkpoints,
             job.out,
         )
 

@@ -34,6 +34,7 @@ from expertchat.pipeline.logs import INTERRUPTED
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import (
     artifact_path,
+    date_back,
     manifest_path,
     publish,
     restore_manifest,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 LOADERS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "gguf")
 PACKAGES = (*LOADERS, "datasets", "pandas", "numpy")  # whose versions the manifest records
 
+SERVER_LOG = "server-{}.log"  # in the work folder: the output of a server that the job starts
 ONLINE = ("models", "questions")  # the stages that may use the network
 
 
@@ -116,7 +118,7 @@ class Job:
             load=self.load(model),
             batch_size=self.batch_size(model),
             adapter=adapter,
-            log=self.checkpoints.parent / f"server-{model}.log",
+            log=self.checkpoints.parent / SERVER_LOG.format(model),
         )
 
     def sources(
@@ -169,12 +171,13 @@ def check_inputs(recipe: Recipe, store: Path) -> None:
 
 
 def describe_run(started: float) -> dict[str, Any]:
-    """For the manifest: seconds since `started`, peak memory, machine and versions of this process."""
+    """For the manifest: seconds since `started`, by the monotonic clock, peak memory, machine and
+    versions of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kibibytes on Linux
     torch: Any = sys.modules.get("torch")
     gpus = torch.cuda.device_count() if torch is not None else 0
     return {
-        "seconds": round(time.time() - started, 2),
+        "seconds": round(time.monotonic() - started, 2),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "peak_memory_bytes": peak,
         "machine": {
@@ -200,7 +203,7 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
     sentence (`failures.explain`). The work folder stays.
     """
     work: Path | None = None
-    started = time.time()
+    started = time.monotonic()
     signal.signal(signal.SIGTERM, _raise_terminated)
     silence_libraries()
     if stage not in ONLINE:
@@ -211,6 +214,7 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
         label_job(recipe.label)
         check_code(recipe)
         check_inputs(recipe, store)
+        date_back(store, recipe.references())
         work = work_path(store, recipe.reference)
         with locked(work, recipe.reference) as require_lock:
             (work / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -224,6 +228,8 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
                 )
                 shutil.rmtree(work, ignore_errors=True)  # others may be waiting there
                 sys.exit(0)
+            for log in work.glob(SERVER_LOG.format("*")):  # as the job's own log, of one attempt
+                log.unlink()
             out = work / "out"
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()

@@ -59,12 +59,14 @@ def this_process() -> Owner:
 
 
 def start_of(process: int) -> str:
-    """When a process of this host started, in clock ticks since boot; empty if there is none."""
+    """When a process of this host started, in clock ticks since boot; empty if there is none, or only
+    its entry is left, which its parent has not read (a zombie)."""
     try:
         status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return status.rpartition(")")[2].split()[19]
+    state, *fields = status.rpartition(")")[2].split()
+    return "" if state in ("Z", "X") else fields[18]
 
 
 @contextmanager
@@ -75,29 +77,38 @@ def locked(work: Path, reference: str) -> Iterator[Callable[[], None]]:
     """
     me = this_process()
     _take(work, reference, me)
-    path, ended = work / FILE, threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(BEAT):
-            with suppress(OSError):
-                if _read(path) == me:
-                    os.utime(path)
+    path = work / FILE
 
     def require() -> None:
-        if _read(path) != me:
+        if read_owner(path) != me:
             raise UserError(
                 f"{reference}: another process took over this work, as this one gave no sign of life "
                 f"for {SILENCE:g} seconds; its result is used"
             )
 
+    with beating(path, me):
+        yield require
+
+
+@contextmanager
+def beating(path: Path, me: Owner) -> Iterator[None]:
+    """Changes the time of this process's file every few seconds, and removes it at the end."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT):
+            with suppress(OSError):
+                if read_owner(path) == me:
+                    os.utime(path)
+
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
-        yield require
+        yield
     finally:
         ended.set()
         thread.join()
-        if _read(path) == me:
+        if read_owner(path) == me:
             with suppress(OSError):
                 path.unlink()
 
@@ -107,7 +118,7 @@ def lock_holder(work: Path) -> str | None:
 
     A process of another host, without a SLURM job that could be asked for, counts as living.
     """
-    owner = _read(work / FILE)
+    owner = read_owner(work / FILE)
     return None if owner is None or is_dead(owner) else str(owner)
 
 
@@ -133,7 +144,7 @@ def _slurm_state(job: str) -> str | None:
     return "" if "Invalid job id" in done.stderr else None
 
 
-def _read(path: Path) -> Owner | None:
+def read_owner(path: Path) -> Owner | None:
     """The owner in a lock file, None if there is none. A file that is no lock has an unknown owner."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -151,9 +162,9 @@ def _take(work: Path, reference: str, me: Owner) -> None:
     while True:
         work.mkdir(parents=True, exist_ok=True)
         try:
-            _create(path, me)
+            write_owner(path, me)
         except FileExistsError:
-            owner = _read(path)
+            owner = read_owner(path)
             if owner is not None and (is_dead(owner) or waits.is_silent(path, owner)):
                 _remove(path, owner)
             elif owner is not None:
@@ -162,11 +173,15 @@ def _take(work: Path, reference: str, me: Owner) -> None:
         except FileNotFoundError:  # the last owner has just removed the work folder
             continue
         else:
+            for left in work.glob(f".{FILE}.*"):  # of a process that was killed while it took the lock
+                other = read_owner(left)
+                if other is not None and is_dead(other):
+                    left.unlink(missing_ok=True)
             return
 
 
-def _create(path: Path, me: Owner) -> None:
-    """Creates the lock file with all of its content at once. Raises FileExistsError if there is one."""
+def write_owner(path: Path, me: Owner) -> None:
+    """Creates the file with all of its content at once. Raises FileExistsError if there is one."""
     temporary = path.with_name(f".{path.name}.{me.token}")
     temporary.write_text(f"{me}\n{json.dumps(asdict(me))}\n", encoding="utf-8")
     try:
@@ -188,7 +203,7 @@ def _remove(path: Path, dead: Owner) -> None:
     taken = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with suppress(OSError):
         os.rename(path, taken)  # of several jobs that wait, one succeeds
-        if _read(taken) != dead:  # another job has removed it, and this is the lock of a living one
+        if read_owner(taken) != dead:  # another job has removed it, and this is the lock of a living one
             with suppress(OSError):
                 os.link(taken, path)
         taken.unlink()

@@ -1,24 +1,30 @@
 """The store: finished artifacts in `<store>/<stage>/<id>/`, each with a manifest.
 
 A job works in `<store>/work/<stage>/<id>/`, where it can resume after an interruption. The finished
-artifact, manifest included, is moved to its final path by one atomic rename.
+artifact, manifest included, is moved to its final path by one atomic rename. If work and artifacts are
+on different file systems, it is copied to `<store>/<stage>/.moving/` first.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from expertchat.checkpoints import sync
 from expertchat.errors import UserError
 from expertchat.pipeline.recipes import Recipe, short_hash
 from expertchat.records import file_sha256
 
 MANIFEST = "manifest.json"
+MOVING = ".moving"  # in a stage's folder: what is on its way in or out
 KEPT = ".manifest.json"  # the same manifest, which Snakemake does not know and so does not delete
 
 
@@ -108,11 +114,23 @@ def restore_manifest(store: Path, reference: str) -> None:
     """
     folder = artifact_path(store, reference)
     if (folder / KEPT).exists() and not (folder / MANIFEST).exists():
-        # in the work folder: a file that is left in an artifact would be damage
-        temporary = work_path(store, reference) / MANIFEST
-        temporary.parent.mkdir(parents=True, exist_ok=True)
+        # beside the artifact: a file that is left in it would be damage
+        temporary = _beside(folder, f"{folder.name}-{MANIFEST}")
         shutil.copyfile(folder / KEPT, temporary)
         os.replace(temporary, folder / MANIFEST)
+
+
+def date_back(store: Path, references: Iterable[str]) -> None:
+    """Sets the times of manifests that are in the future to the present.
+
+    Snakemake fails a job that has an input newer than its output, and deletes the output, at each try.
+    """
+    now = time.time()
+    for reference in references:
+        with suppress(OSError):  # it does not exist, or is another user's
+            path = manifest_path(store, reference)
+            if path.stat().st_mtime > now:
+                os.utime(path, (now, now))
 
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -168,27 +186,67 @@ def _content(entry: Mapping[str, Any]) -> Any:
 def publish(store: Path, recipe: Recipe, folder: Path) -> Path:
     """Moves `folder`, manifest included, to the artifact's path in one step. Returns that path.
 
-    Those who share the store can read what the folder's owner can: libraries write some files for the
-    owner only (mode 0600), whatever the umask says.
+    It is on the disk before that. Those who share the store can read what the folder's owner can:
+    libraries write some files for the owner only (mode 0600), whatever the umask says.
     """
     umask = os.umask(0)
     os.umask(umask)
     for file in folder.rglob("*"):
         if file.is_file() and not file.is_symlink():
             file.chmod(file.stat().st_mode | (0o444 & ~umask))
+    _sync_all(folder)
     path = artifact_path(store, recipe.reference)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         remove_artifact(store, recipe.reference)
-    os.rename(folder, path)
+    _move(folder, path)
+    sync(path.parent)
     return path
+
+
+def _sync_all(folder: Path) -> None:
+    """Waits until a folder is on the disk: without that, a power failure leaves empty files."""
+    for entry in (*folder.rglob("*"), folder):
+        if not entry.is_symlink():
+            sync(entry)
+
+
+def _move(folder: Path, path: Path) -> None:
+    """Renames a folder. From another file system it is copied, and the copy is renamed once it is on the
+    disk."""
+    try:
+        os.rename(folder, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    else:
+        return
+    copy = _beside(path, path.name)
+    shutil.rmtree(copy, ignore_errors=True)  # of a process that was killed
+    try:
+        shutil.copytree(folder, copy, symlinks=True)
+        _sync_all(copy)
+        os.rename(copy, path)
+    except BaseException:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+    sync(path.parent)
+    shutil.rmtree(folder)
+
+
+def _beside(path: Path, name: str) -> Path:
+    """A path on the file system of an artifact, where no artifact is looked for."""
+    folder = path.parent / MOVING
+    folder.mkdir(exist_ok=True)
+    return folder / name
 
 
 def remove_artifact(store: Path, reference: str) -> None:
     """Removes an artifact. It is renamed first, so that it is never seen half deleted."""
-    removed = store / "work" / "removed" / f"{reference.replace('/', '-')}-{os.getpid()}"
-    removed.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(artifact_path(store, reference), removed)
+    path = artifact_path(store, reference)
+    removed = _beside(path, f"removed-{path.name}")
+    shutil.rmtree(removed, ignore_errors=True)  # of a process that was killed
+    os.rename(path, removed)
     shutil.rmtree(removed)
 
 

@@ -7,6 +7,7 @@ same result as an uninterrupted one. `expertchat.policies` has a map of a PPO st
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -289,8 +290,8 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
     """Runs PPO to its last step, from the latest checkpoint if there is one.
 
     Writes to `out` the adapter in peft's layout, value_head.safetensors, steps.parquet (one row per
-    step) and TensorBoard logs (`write_curves`). During the run TensorBoard's own logs, which also have
-    the times, are in `checkpoints`.
+    step) and TensorBoard logs (`write_curves`). During the run TensorBoard's own log, which also has the
+    times, is in `checkpoints`. A resumed run begins it anew with the rows of its checkpoint.
 
     Progress is counted in passes over replies: in a step each reply is drawn, read by policy, reference
     and reward model, and learned from in each epoch.
@@ -307,7 +308,10 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
     if checkpoint is not None:
         trainer.load_checkpoint(checkpoint / STATE)
         rows = read_records(checkpoint / ROWS)
-    writer = SummaryWriter(str(checkpoints / "tensorboard"), purge_step=trainer.state.step)
+    shutil.rmtree(checkpoints / "tensorboard", ignore_errors=True)
+    writer = SummaryWriter(str(checkpoints / "tensorboard"))
+    for row in rows:
+        _plot(writer, row)
     with writer, progress_bar(total, label, "passes over replies") as progress:
         trainer.on_pass = progress.update
         if checkpoint is not None:
@@ -317,8 +321,7 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
         while trainer.state.step < settings.steps:
             row = trainer.train_step()
             rows.append(row)
-            for name, value in row.items():
-                writer.add_scalar(f"ppo/{name}", value, row["step"])
+            _plot(writer, row)
             speed = rate(row["tokens"], row["seconds"], "tokens")
             at = f"step {trainer.state.step} of {settings.steps}"
             progress.set_postfix_str(f"{at}, score {row['score']:+.2f}, KL {row['kl']:.1f}, {speed}")
@@ -332,3 +335,9 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
     steps = pd.DataFrame(rows)[list(STEP_TYPES)]
     steps.to_parquet(out / STEPS)
     write_curves(steps, out / "tensorboard")
+
+
+def _plot(writer, row: dict[str, Any]) -> None:
+    """Adds a row of `steps.parquet` to a TensorBoard log."""
+    for name, value in row.items():
+        writer.add_scalar(f"ppo/{name}", value, row["step"])

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from expertchat.checkpoints import Checkpoints
 from expertchat.console import progress_bar, rate
-from expertchat.dialogues.contexts import Context, draw_replies
+from expertchat.dialogues.contexts import Context
+from expertchat.dialogues.pieces import draw_saved
 from expertchat.engine.interface import Engine
 from expertchat.records import write_records
 from expertchat.replies.artifact import REPLIES
@@ -26,9 +28,12 @@ def write_replies(
     texts: Mapping[str, str],
     dialogues: Dialogues,
     seed: int,
+    checkpoints: Path,
     out: Path,
 ) -> None:
     """Samples `per_context` replies to each context and writes them to replies.jsonl in `out`.
+
+    Resumes after the last saved reply.
 
     One line per reply: {context_id, topic_id, speaker, number, text, tokens, finish_reason}; `number`
     counts the replies to a context from 0.
@@ -41,7 +46,9 @@ def write_replies(
             progress.set_postfix_str(rate(tokens, seconds, "tokens"))
             progress.update(replies)
 
-        replies = draw_replies(engine, [c for c, _ in numbered], texts, dialogues, seeds, report)
+        saved = Checkpoints(checkpoints / "replies")
+        asked = [context for context, _ in numbered]
+        replies = draw_saved(engine, asked, texts, dialogues, seeds, report, saved)
     write_records(out / REPLIES, map(_record, numbered, replies))
 
 

@@ -6,21 +6,22 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import email.utils
 import json
 import logging
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 
+from expertchat.engine.server.spellings import base64_inside, spellings
 from expertchat.errors import UserError
 from expertchat.foreign import json_value, one_line, shown, whole_characters
 from expertchat.settings.models import Server
@@ -74,7 +75,8 @@ class Secrets:
             parts = urlsplit(url)
             secret = [url, url.rstrip("/"), parts.netloc, parts.hostname]
             valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-        except ValueError:
+            httpx2.URL(url)
+        except (ValueError, httpx2.InvalidURL):
             valid = False
         if not valid:
             raise UserError(
@@ -84,17 +86,18 @@ class Secrets:
         self.replacements |= {value: f"${name}" for value in secret if value}
         if parts.password:
             user = unquote(parts.username or "")
-            for value in (parts.password, unquote(parts.password), f"{user}:{unquote(parts.password)}"):
+            both = f"{user}:{unquote(parts.password)}"
+            token = base64_inside(both.encode(), 0)  # of the header, as good as the password
+            for value in (parts.password, unquote(parts.password), both, token):
                 self._add(value, f"${name}")
         return url.rstrip("/") + "/v1" if parts.path in ("", "/") else url
 
     def _add(self, value: str, name: str) -> None:
-        """Adds a key or password, also as it is spelled in addresses and headers."""
-        encoded = base64.b64encode(value.encode()).decode()
-        for form in (value, quote(value, safe=""), encoded, encoded.rstrip("=")):
-            self.replacements[form] = name
+        """Adds a key or password, in all of its spellings."""
+        for form in spellings(value):
+            self.replacements.setdefault(form, name)
             if len(form) >= SHORTEST_SECRET:
-                self.inside_replies[form] = name
+                self.inside_replies.setdefault(form, name)
 
     def scrub(self, text: str) -> str:
         """`text` with each secret replaced by the name of its environment variable."""
@@ -119,9 +122,14 @@ class Secrets:
 
 def _replaced(text: str, replacements: Mapping[str, str]) -> str:
     """`text` with the keys of `replacements` replaced by their values, the longest first."""
-    for value in sorted(replacements, key=len, reverse=True):
-        text = text.replace(value, replacements[value])
-    return text
+    return _pattern(tuple(replacements)).sub(lambda found: replacements[found[0]], text)
+
+
+@cache
+def _pattern(values: tuple[str, ...]) -> re.Pattern[str]:
+    """A pattern that finds any of the values, the longest first; none if there are none."""
+    longest_first = sorted(values, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 def read_variable(name: str | None) -> str | None:
@@ -249,7 +257,7 @@ class Client:
                 message = message.get("message") or message.get("detail") or message
         except (ValueError, AttributeError):
             message = response.content[:MOST_ERROR_BYTES].decode("utf-8", "replace")
-        message = self.secrets.scrub(" ".join(str(message).split()))
+        message = " ".join(self.secrets.scrub(str(message)).split())
         return message[:SHOWN_CHARACTERS] or self.secrets.scrub(response.reason_phrase)
 
     def _refused(self, response: httpx2.Response) -> str:

@@ -18,7 +18,7 @@ from expertchat.engine.local import LocalEngine
 from expertchat.prompts import read_prompts
 from expertchat.settings.models import Load
 from expertchat.settings.topics import Gate
-from expertchat.topics.gate import text_scores
+from expertchat.topics.gate import naturalness, text_scores
 from record import markdown_table, record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +41,11 @@ def main() -> None:
     for score in ("likelihood", "answer"):
         scores = text_scores(engines, topics, Gate(score=score), prompts, subjects)
         contrast = scores[:, 0] - scores[:, 1:].mean(1)
-        areas = [area(scores[:, 0], good), area(contrast, good), area(scores[:, 0] + contrast, good)]
+        natural = [
+            naturalness(own, text, Gate(score=score))
+            for own, (text, _) in zip(scores[:, 0], topics, strict=True)
+        ]
+        areas = [area(scores[:, 0], good), area(contrast, good), area(natural + contrast, good)]
         table.append([score, *(f"{value:.2f}" for value in areas)])
         if score == "likelihood":
             gate = 1 / (1 + np.exp(-contrast))
@@ -51,8 +55,8 @@ def main() -> None:
     body = (
         f"{len(rows)} texts by a 135M model that have the form of topics; by reading, {good.sum()} are "
         "topics of their subject. Area under the ROC curve of each score, for the text's own subject "
-        "alone, in contrast with other subjects, and the sum of both:\n\n"
-        + markdown_table(["score", "own subject", "contrast", "sum of both"], table)
+        "alone, in contrast with other subjects, and the sum by which the best of several is chosen:\n\n"
+        + markdown_table(["score", "own subject", "contrast", "sum for the best"], table)
         + "\n\nWhat the gate keeps of them with `score: likelihood`:\n\n"
         + markdown_table(["threshold", "kept", "of them topics"], kept)
     )

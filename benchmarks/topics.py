@@ -1,10 +1,14 @@
-"""Lets a model write topics of twelve subjects as stage topics does, to be checked by reading.
+"""Lets a model write topics of some subjects as stage topics does, to be checked by reading.
 
 Prints the topics that are kept with the gate's probability, the rejected ones by reason, and their
 counts. A person reads the kept ones and counts those that are topics of their subject.
 
-    python benchmarks/topics.py path/to/model
-    python benchmarks/topics.py path/to/model --not-topics 3 17    writes docs/benchmarks.md
+    python benchmarks/topics.py path/to/model --folder texts
+    python benchmarks/topics.py path/to/model --folder texts --not-topics 3 17
+
+The second call writes docs/benchmarks.md. The texts are kept in the folder, so that it does not let the
+model write them again; delete the folder after a change of the code. `--others`: ten more subjects, to
+see whether what was chosen on the first twelve holds; `--not-topics` then only counts.
 
 With the numbers of those of the first 50 that are not topics of their subject, by whoever read them
 (none: `--not-topics` alone), the result and the topics are written to docs/benchmarks.md. The model is
@@ -51,19 +55,33 @@ SUBJECTS = [
     "electrical installation",
     "hotel management",
 ]
+OTHERS = [
+    "nursing",
+    "carpentry",
+    "aviation",
+    "fishing",
+    "midwifery",
+    "web design",
+    "roofing",
+    "tax advice",
+    "pottery",
+    "dog training",
+]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", type=Path, help="folder of the model")
-    parser.add_argument("--subjects", type=int, default=len(SUBJECTS), help="the first of the twelve")
+    parser.add_argument("--folder", type=Path, help="keeps the texts; default: a temporary folder")
+    parser.add_argument("--others", action="store_true", help="the ten other subjects")
+    parser.add_argument("--subjects", type=int, help="number of subjects, the first ones; default: all")
     parser.add_argument("--per-subject", type=int, default=5)
     parser.add_argument("--tries", type=int, default=8, help="per topic")
     parser.add_argument("--taken", type=int, default=0, help="topics that a prompt lists as taken")
     parser.add_argument("--temperature", type=float, default=0.4)
     parser.add_argument("--shown", type=int, default=4, help="examples; 0: none")
     parser.add_argument("--threshold", type=float, default=Gate().threshold, help="of the gate")
-    parser.add_argument("--best-of", type=int, default=8, help="texts for each topic")
+    parser.add_argument("--best-of", type=int, default=16, help="texts for each topic")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--not-topics", type=int, nargs="*", help="numbers of kept texts; writes the result"
@@ -71,9 +89,11 @@ def main() -> None:
     arguments = parser.parse_args()
     outcomes = run(arguments)
     kept = [outcome for outcome in outcomes if outcome["reason"] is None]
-    kept.sort(key=lambda outcome: SUBJECTS.index(outcome["subject"]))
+    kept.sort(key=lambda outcome: (SUBJECTS + OTHERS).index(outcome["subject"]))
     print(f"\nKept: {len(kept)} of {len(outcomes)}")
-    if arguments.not_topics is not None:
+    if arguments.not_topics is not None and arguments.others:
+        print(f"Of the first {READ}, {READ - len(arguments.not_topics)} are topics of their subject")
+    elif arguments.not_topics is not None:
         write(kept[:READ], len(outcomes), arguments.not_topics)
     for number, topic in enumerate(kept, 1):
         print(f"{number:3d}  {topic['gate']:.2f}  {topic['subject']}: {topic['topic']}")
@@ -105,7 +125,7 @@ def write(kept: list[dict], tried: int, not_topics: list[int]) -> None:
 def run(arguments: argparse.Namespace) -> list[dict]:
     """All texts that the model wrote, with the reasons for rejecting some of them."""
     settings = Topics(
-        subjects=SUBJECTS[: arguments.subjects],
+        subjects=(OTHERS if arguments.others else SUBJECTS)[: arguments.subjects],
         per_subject=arguments.per_subject,
         tries_per_topic=arguments.tries,
         max_taken=arguments.taken,
@@ -118,7 +138,8 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     texts, pool = read_prompts(ROOT / "config/prompts"), TopicPool(settings.max_similarity)
     engines = {"model": LocalEngine(arguments.model, Load(dtype="float32"), 32)}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = arguments.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             write_topics(
                 engines,

@@ -55,10 +55,10 @@ def test_held_out_subjects_and_topics_are_never_shown():
 
 def test_examples_are_of_different_subjects_and_not_of_the_one_asked_for():
     possible = possible_examples(FILE, ["weaving"], SETTINGS)
-    shown = [draw_examples(possible, ASKED | {"try": n}, SETTINGS, 0) for n in range(20)]
+    shown = [draw_examples(possible, "law", n, SETTINGS, 0) for n in range(20)]
     assert {len({topic.subject for topic in topics}) for topics in shown} == {2}
     assert {topic.line for topics in shown for topic in topics} == {2, 3, 4}
-    assert shown[3] == draw_examples(possible, ASKED | {"try": 3}, SETTINGS, 0)
+    assert shown[3] == draw_examples(possible, "law", 3, SETTINGS, 0)
 
 
 def test_too_few_subjects_for_the_examples_are_told_with_the_key():

@@ -7,7 +7,7 @@ import pytest
 from expertchat.engine.local import LocalEngine
 from expertchat.settings.models import Load
 from expertchat.settings.topics import Gate
-from expertchat.topics.gate import gate_question, other_subjects, pass_gate
+from expertchat.topics.gate import gate_question, naturalness, other_subjects, pass_gate
 
 ASK = "{{ topic }}|{{ subject }}{% block reply %}Answer: {% endblock %}"
 TEXTS = {"topic_gate": ASK, "topic": "{{ subject }}"}
@@ -77,6 +77,21 @@ def test_models_are_averaged_in_log_odds():
 def test_merit_is_the_sum_of_score_and_contrast():
     (row,) = pass_gate({"a": Judge(2)}, [candidate("law")], ANSWER, TEXTS, ["law", "tea"])
     assert row["merit"] == pytest.approx((2 + 3) + (3 - 1))
+
+
+def test_words_that_repeat_do_not_make_a_text_natural():
+    """The likelihood counts per different word; an answer of the models counts as it is."""
+    assert naturalness(-3.0, "an art or an art of tea", LIKELIHOOD) == pytest.approx(-3.0 * 7 / 5)
+    assert naturalness(-3.0, "an art or a craft", LIKELIHOOD) == -3.0
+    assert naturalness(-3.0, "tea or tea", ANSWER) == -3.0
+
+
+def test_equal_texts_are_judged_once():
+    judge = Judge(0)
+    rows = [candidate("law"), candidate("law"), candidate("law", "zoo")]
+    first, second, other = pass_gate({"a": judge}, rows, ANSWER, TEXTS, ["law", "zoo"])
+    assert first == second and other["gate"] < first["gate"]
+    assert judge.asked == 4  # two texts with their subjects, each for two subjects
 
 
 def test_only_texts_without_a_fault_are_judged_and_those_below_the_threshold_rejected():

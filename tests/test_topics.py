@@ -287,6 +287,26 @@ def test_the_texts_for_a_topic_are_of_one_author():
     assert next_tries([*rejected, *last], settings, taxonomy, 0, ["a", "b"]) == []
 
 
+def test_the_texts_for_a_topic_share_their_examples(tmp_path):
+    """So their prompts are equal, and an engine reads them once."""
+    file = [FileTopic(n, f"Example {n}", f"field {n}") for n in range(30)]
+    settings = brief(
+        subjects=["x", "y"],
+        held_out_subjects=1,
+        per_subject=2,
+        tries_per_topic=1,
+        examples={"path": "a.csv", "shown": 2},
+        gate={"score": "answer", "best_of": 3, "threshold": 0},
+    )
+    lines = [f"{word} {number}" for number, word in enumerate(["ash", "bee", "cat", "dog"] * 3)]
+    author = Judge(lines)
+    template, gate = "{{ subject }}", "{{ topic }}|{{ subject }}"
+    write({"a": author}, settings, tmp_path, template=template, gate=gate, examples=file)
+    prompts = [str(messages) for messages in author.conversations]
+    assert [len(set(prompts[start : start + 3])) for start in range(0, 12, 3)] == [1] * 4
+    assert len(set(prompts)) == 4
+
+
 def test_copies_of_examples_are_rejected_and_file_topics_are_not(tmp_path):
     examples = [FileTopic(1, "Rye or wheat", "baking"), FileTopic(2, "Oak or ash", "wood")]
     settings = Topics(

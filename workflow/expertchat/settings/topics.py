@@ -69,7 +69,7 @@ class Gate(Section):
     All models that write topics judge all texts. What counts is the contrast between a text's own
     subject and other subjects. Its probability is 0.5 if the models see no difference.
 
-    Example: {score: likelihood, threshold: 0.6, best_of: 8}
+    Example: {score: likelihood, threshold: 0.6, best_of: 16}
     """
 
     score: Literal["likelihood", "answer"] = "likelihood"
@@ -79,8 +79,9 @@ class Gate(Section):
     threshold: float = Field(0.6, ge=0, le=1)
     """Least probability of a topic that is kept."""
     best_of: int = Field(1, gt=0, le=256)
-    """Number of texts that are written for each topic that is missing. Of those that pass all tests, the
-    one with the highest sum of score and contrast is kept. Small models need several."""
+    """Number of texts that are written for each topic that is missing, with the same examples. Of those
+    that pass all tests, the one with the highest sum of score and contrast is kept, where a likelihood
+    counts per different word. Small models need several."""
 
 
 class Topics(Section):

@@ -42,19 +42,21 @@ def possible_examples(
 
 
 def draw_examples(
-    possible: Sequence[FileTopic], attempt: Mapping[str, Any], settings: Examples | None, seed: int
+    possible: Sequence[FileTopic], subject: str, attempt: int, settings: Examples | None, seed: int
 ) -> list[FileTopic]:
-    """The examples for one try: each of another subject, none of the subject that is asked for."""
+    """The examples for an attempt: each of another subject, none of `subject`, which is asked for.
+
+    `attempt` is the attempt's number within the subject. Its texts, if it has several, share the
+    examples and so the prompt, which an engine reads only once.
+    """
     if settings is None:
         return []
     by_subject: dict[str, list[FileTopic]] = {}
     for topic in possible:
         by_subject.setdefault(topic.subject.casefold(), []).append(topic)
-    by_subject.pop(attempt["subject"].casefold(), None)
-    draw = random.Random(seed_of(seed, "examples", attempt["subject"], attempt["try"]))
-    return [
-        draw.choice(by_subject[subject]) for subject in draw.sample(list(by_subject), settings.shown)
-    ]
+    by_subject.pop(subject.casefold(), None)
+    draw = random.Random(seed_of(seed, "examples", subject, attempt))
+    return [draw.choice(by_subject[other]) for other in draw.sample(list(by_subject), settings.shown)]
 
 
 def topic_messages(

@@ -9,8 +9,8 @@ without content (Zhao et al. 2021, "Calibrate before use"). The scores are
   (Min et al. 2022, "Noisy channel language model prompting"), or
 - `answer`: log-odds of yes against no to the question in `topic_gate.jinja`.
 
-Of several texts for one topic, the best is the one with the highest sum of its score and its contrast:
-it fits the subject, and the models find it natural (best-of-n sampling).
+Of several texts for one topic, the best is the one with the highest sum of how natural it is and its
+contrast (best-of-n sampling): the models find it natural, and it fits the subject.
 """
 
 from __future__ import annotations
@@ -50,13 +50,30 @@ def pass_gate(
     if settings is None or not tested:
         return passed
     asked = [(passed[number]["topic"], passed[number]["subject"]) for number in tested]
-    scores = text_scores(engines, asked, settings, texts, subjects)
-    contrasts = scores[:, 0] - scores[:, 1:].mean(1)
-    for number, own, contrast in zip(tested, scores[:, 0], contrasts, strict=True):
+    different = list(dict.fromkeys(asked))  # small models often write the same text twice
+    scores = dict(
+        zip(different, text_scores(engines, different, settings, texts, subjects), strict=True)
+    )
+    for number, (text, subject) in zip(tested, asked, strict=True):
+        own, *others = scores[text, subject]
+        contrast = float(own - np.mean(others))
         gate = probability(contrast)
         reason = NOT_A_TOPIC if gate < settings.threshold else None
-        passed[number] |= {"gate": gate, "merit": float(own + contrast), "reason": reason}
+        merit = naturalness(own, text, settings) + contrast
+        passed[number] |= {"gate": gate, "merit": merit, "reason": reason}
     return passed
+
+
+def naturalness(own: float, text: str, settings: Gate) -> float:
+    """How natural the models find a text, from its score `own` for its own subject, in nats.
+
+    A likelihood is divided by the number of different words: a word that was there before is likely, so
+    that otherwise the best texts would be those that repeat themselves.
+    """
+    if settings.score == "answer":
+        return float(own)
+    found = words(text)
+    return float(own) * len(found) / len(set(found))
 
 
 def probability(contrast: float) -> float:

@@ -205,7 +205,7 @@ def next_tries(
     written = [outcome for outcome in outcomes if outcome["author"] != FILE]
     tries = Counter(outcome["subject"] for outcome in written)
     filled = Counter((o["subject"], o["audience"], o["kind"]) for o in written if not o["reason"])
-    texts = settings.gate.best_of if settings.gate else 1
+    texts = texts_per_attempt(settings)
     wanted = []
     for subject, slots in subject_slots(taxonomy, settings.per_subject, seed).items():
         number = tries[subject]
@@ -221,9 +221,15 @@ def next_tries(
     return wanted
 
 
+def texts_per_attempt(settings: Topics) -> int:
+    """Number of texts that are written in an attempt at one topic."""
+    return settings.gate.best_of if settings.gate else 1
+
+
 def _ask(engines, wanted, outcomes, settings: Topics, template: str, examples, seed: int):
     """(try, reply) for each of the `wanted` tries, in their order."""
     taken = taken_topics(outcomes, settings.max_taken)
+    texts = texts_per_attempt(settings)
     replies: dict[tuple[str, int], Reply] = {}
     missing = len({(attempt["subject"], attempt["place"]) for attempt in wanted})
     with progress_bar(len(wanted), f"{missing:,} missing", "texts") as progress:
@@ -235,7 +241,13 @@ def _ask(engines, wanted, outcomes, settings: Topics, template: str, examples, s
                         template,
                         attempt,
                         taken.get(attempt["subject"], []),
-                        draw_examples(examples, attempt, settings.examples, seed),
+                        draw_examples(
+                            examples,
+                            attempt["subject"],
+                            attempt["try"] // texts,
+                            settings.examples,
+                            seed,
+                        ),
                     ),
                     seed_of(seed, "topic", attempt["subject"], attempt["try"]),
                 )

@@ -149,7 +149,7 @@ class Load(Section):
     experts are quantized too."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention implementation. `auto`: sdpa if the architecture supports it, else eager."""
-    chat_template: FilePath | None = None
+    chat_template: str | None = None  # in a job: the text of the file
     """Path of a Jinja file that renders messages as text. `plain`: lines that begin with System, User or
     Assistant, for models without a template. Null: the tokenizer's own template."""
     batch_size: int = Field(64, gt=0)

@@ -82,7 +82,7 @@ def test_the_summary_has_the_mean_of_each_rater(run):
     assert judge["rating"] == pytest.approx(other["rating"])  # the same weights
     low, high = judge["rating_interval"]
     assert low <= judge["rating"] <= high
-    assert [c for c in summary["cautions"] if c.startswith("judge and other: it is a blind rater")]
+    assert [c for c in summary["cautions"] if c.startswith("judge and other, each: it is a blind rater")]
     assert summary["rows"] == summary["mmlu"] == [] and summary["topics"] is None
 
 

@@ -39,7 +39,13 @@ def cautions(results: Results) -> list[str]:
     names: dict[str, list[str]] = {}
     for name, clause in (*rater_cautions(results), *trained, *answered, *mixed):
         names.setdefault(clause, []).append(name)
-    return [f"{' and '.join(dict.fromkeys(who))}: {clause}." for clause, who in names.items()]
+    return [f"{whose(who)}: {clause}." for clause, who in names.items()]
+
+
+def whose(models: list[str]) -> str:
+    """What a clause that speaks of one model is true of: "ada", or "ada and ben, each"."""
+    different = list(dict.fromkeys(models))
+    return " and ".join(different) + (", each" if len(different) > 1 else "")
 
 
 def rater_cautions(results: Results) -> list[tuple[str, str]]:

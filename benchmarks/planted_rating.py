@@ -1,0 +1,218 @@
+"""Tunes a pretrained model on a rating whose truth is known, with the preset laptop's dialogues.
+
+python benchmarks/planted_rating.py DIR [--record]    DIR: kept by benchmarks/laptop.py --keep DIR
+
+The preset's rater of 135M parameters is blind, so its ratings show nothing about the reward model and
+PPO. Here a rule takes the place of the partner's ratings: replies that ask a question get 7, all others
+2. The rewards, PPO and replies are those of the stages, on the same weights and contexts, with the
+preset's settings except for more steps of PPO. The control's ratings are the same ones, shuffled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
+from expertchat.dialogues.contexts import contexts_of
+from expertchat.engine.interface import Source
+from expertchat.engine.opening import open_engine
+from expertchat.pipeline.experiment import read_config, read_experiment
+from expertchat.pipeline.planner import make_plan
+from expertchat.pipeline.recipes import Recipe
+from expertchat.policies.policy import make_policy
+from expertchat.ratings.artifact import RATINGS
+from expertchat.records import read_all, read_records
+from expertchat.replies.artifact import REPLIES
+from expertchat.replies.writing import write_replies
+from expertchat.rewards.reward_model import make_reward_model
+from expertchat.settings.decoding import Decoding
+from expertchat.settings.dialogues import Dialogues
+from expertchat.settings.models import Load
+from expertchat.settings.ppo import PPO
+from expertchat.settings.replies import Replies
+from expertchat.settings.rewards import Rewards
+from expertchat.splits import HELD_OUT
+from expertchat.statistics import cluster_bootstrap
+from record import markdown_table, record
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESET = ROOT / "config/presets/laptop.yaml"
+HIGH, LOW = 7.0, 2.0  # the ratings by the rule
+PER_CONTEXT = 4  # replies to each held-out context, before and after
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="folder of a finished run of the preset laptop")
+    parser.add_argument("--speaker", default="ada")
+    parser.add_argument("--steps", type=int, default=24, help="steps of PPO")
+    parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
+    arguments = parser.parse_args()
+    store = arguments.folder / "results"
+    plan = make_plan(read_experiment(read_config([PRESET], []), ROOT), ROOT)
+    reference = "round-1/{}/" + arguments.speaker
+    rewards, policies = (
+        plan.recipes[plan.views[reference.format(stage)]] for stage in ("rewards", "policies")
+    )
+    replies = plan.recipes[plan.views[f"replies/{arguments.speaker}"]]
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        ratings = plant(store, rewards, work / "ratings")
+        for kind, shuffled in (("the rule", False), ("the rule, shuffled", True)):
+            out = work / kind
+            began = time.perf_counter()
+            metrics = reward_model(store, rewards, ratings, shuffled, out / "reward")
+            row = {"ratings": kind, **described(metrics), "reward, s": f"{since(began):.0f}"}
+            if metrics["scale"] > 0:
+                row |= tuned(store, policies, replies, arguments.steps, out)
+            rows.append(row)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    batch = policies.settings["section"]["batch_size"]
+    body = (
+        f"Replies of `{arguments.speaker}` that ask a question are rated {HIGH:g}, all others "
+        f"{LOW:g}. Share of {PER_CONTEXT} replies to each held-out context that ask one, before and "
+        f"after {arguments.steps} steps of PPO of {batch} replies, with 95 % intervals by topic:\n\n"
+        + markdown_table(columns, [[row.get(key, "not tuned") for key in columns] for row in rows])
+    )
+    print(body)
+    if arguments.record:
+        record("A planted rating on a pretrained model", "benchmarks/planted_rating.py", body)
+
+
+def tuned(store: Path, policies: Recipe, replies: Recipe, steps: int, out: Path) -> dict[str, str]:
+    """Tunes on the reward model in `out`. Returns how long it took, and what it changed."""
+    began = time.perf_counter()
+    policy(store, policies, out / "reward", steps, out / "policy")
+    seconds = since(began)
+    before = questions(store, replies, None, out / "before")
+    after = questions(store, replies, out / "policy/adapter", out / "after")
+    return {
+        "PPO, s": f"{seconds:.0f}",
+        "before": interval(before["asks"], before["topic_id"]),
+        "after": interval(after["asks"], after["topic_id"]),
+        "change": interval(after["asks"] - before["asks"], after["topic_id"]),
+    }
+
+
+def asks(text: str) -> bool:
+    """The rule: whether a reply asks a question."""
+    return "?" in text
+
+
+def paths(store: Path, recipe: Recipe, name: str) -> list[Path]:
+    """The folders of an input of a recipe."""
+    value = recipe.inputs[name]
+    return [store / reference for reference in ([value] if isinstance(value, str) else value)]
+
+
+def plant(store: Path, rewards: Recipe, out: Path) -> list[Path]:
+    """Copies of the ratings of candidate replies, with the rule's scores."""
+    candidates = read_all(paths(store, rewards, "dialogues"), CANDIDATES)
+    scores = {c["candidate_id"]: HIGH if asks(c["text"]) else LOW for c in candidates}
+    folders = []
+    for number, folder in enumerate(paths(store, rewards, "ratings")):
+        table = pd.read_parquet(folder / RATINGS)
+        planted = table["item_id"].astype(str).map(scores)
+        table["score"] = planted.where(planted.notna(), table["score"])
+        folders.append(out / str(number))
+        folders[-1].mkdir(parents=True)
+        table.to_parquet(folders[-1] / RATINGS)
+    return folders
+
+
+def reward_model(store: Path, recipe: Recipe, ratings: list[Path], shuffled: bool, out: Path) -> dict:
+    """Makes a reward model from the ratings as stage rewards does. Returns its metrics."""
+    out.mkdir(parents=True)
+    settings = recipe.settings
+    return make_reward_model(
+        model_folder=paths(store, recipe, "model")[0] / "model",
+        load=Load(),
+        dialogues=paths(store, recipe, "dialogues"),
+        ratings=ratings,
+        speaker=settings["speaker"],
+        weights=settings["weights"],
+        min_valid_mass=settings["min_valid_mass"],
+        texts=settings["prompts"],
+        settings=Rewards(**settings["section"]),
+        shuffled=shuffled,
+        seed=settings["seed"],
+        checkpoints=out.parent / "reward-checkpoints",
+        out=out,
+    )
+
+
+def policy(store: Path, recipe: Recipe, reward: Path, steps: int, out: Path) -> None:
+    """Tunes an adapter on the reward model as stage policies does."""
+    out.mkdir(parents=True)
+    settings = recipe.settings
+    make_policy(
+        model_folder=paths(store, recipe, "model")[0] / "model",
+        load=Load(),
+        dialogues=paths(store, recipe, "dialogues"),
+        reward_model=reward,
+        previous=None,
+        speaker=settings["speaker"],
+        turns=settings["turns"],
+        texts=settings["prompts"],
+        settings=PPO(**settings["section"] | {"steps": steps}),
+        decoding=Decoding(**settings["decoding"]),
+        seed=settings["seed"],
+        batch_size=16,
+        label=f"policy of {settings['speaker']}",
+        checkpoints=out.parent / "policy-checkpoints",
+        out=out,
+    )
+
+
+def questions(store: Path, recipe: Recipe, adapter: Path | None, out: Path) -> pd.DataFrame:
+    """{topic_id, asks}: whether replies to the held-out contexts ask a question."""
+    out.mkdir(parents=True)
+    settings = recipe.settings
+    speaker, section = settings["speaker"], Dialogues(**settings["dialogues"])
+    folder = paths(store, recipe, "model")[0] / "model"
+    engine = open_engine(Source(speaker, folder, Load(), 16, adapter))
+    dialogues = read_all(paths(store, recipe, "dialogues"), DIALOGUES)
+    write_replies(
+        engine,
+        contexts_of(dialogues, speaker, HELD_OUT, section.candidate_turns),
+        Replies(per_context=PER_CONTEXT).per_context,
+        settings["prompts"],
+        section,
+        settings["seed"],
+        out / "checkpoints",
+        out,
+    )
+    engine.close()
+    table = pd.DataFrame(read_records(out / REPLIES))
+    return table.assign(asks=table["text"].map(asks).astype(float))[["topic_id", "asks"]]
+
+
+def described(metrics: dict[str, Any]) -> dict[str, str]:
+    """The figures of a reward model."""
+    found = {}
+    for name, key in (("cross-fitted", "cross_fitted"), ("held-out", "held_out")):
+        low, high = metrics[key]["accuracy_interval"]
+        found[f"accuracy, {name}"] = f"{metrics[key]['accuracy']:.2f} [{low:.2f}, {high:.2f}]"
+        found[f"pairs, {name}"] = str(metrics[key]["pairs"])
+    return found | {"scale": f"{metrics['scale']:.2f}"}
+
+
+def interval(values: pd.Series, topics: pd.Series) -> str:
+    """The mean of `values` with its interval by topic."""
+    mean, low, high = cluster_bootstrap(values, topics)
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def since(began: float) -> float:
+    """Seconds since `began`."""
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

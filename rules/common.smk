@@ -49,7 +49,7 @@ if workflow.is_main_process and runs_jobs and not workflow.output_settings.dryru
     try:
         begin_run(plan)
     except UserError as error:
-        raise WorkflowError(shown(str(error))) from None
+        raise WorkflowError(told(str(error))) from None
 
 
 wildcard_constraints:

@@ -109,13 +109,24 @@ def test_a_run_on_another_host_must_give_a_sign_of_life(plan_in, monkeypatch, ca
     monkeypatch.setattr(locks, "SILENCE", 0.5)
     path = leave(plan_in().folder() / RUNS, ELSEWHERE)
     os.utime(path, (clock, clock))  # the clock of that host is far off
-    beat = threading.Timer(0.1, lambda: os.utime(path, (clock + 10, clock + 10)))
-    beat.start()
-    with pytest.raises(UserError, match="process 7 on node3 runs the experiment"):
-        begin_run(plan_in())
-    beat.join()
+    plan, ended = plan_in(), threading.Event()
+
+    def beat() -> None:
+        number = 0
+        while not ended.wait(0.05):
+            number += 1
+            os.utime(path, (clock + number, clock + number))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(UserError, match="process 7 on node3 runs the experiment"):
+            begin_run(plan)
+    finally:
+        ended.set()
+        thread.join()
     began = time.monotonic()
-    begin_run(plan_in())
+    begin_run(plan)
     assert 0.5 <= time.monotonic() - began < 10 and not path.exists()
     assert "waiting for a sign of life of process 7 on node3" in capsys.readouterr().err
 

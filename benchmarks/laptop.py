@@ -38,16 +38,19 @@ def snakemake(folder: Path, *overrides: str) -> float:
     return time.perf_counter() - began
 
 
+def with_mmlu(folder: Path) -> str:
+    """The changed setting that measures MMLU with the questions in `folder`."""
+    questions = {"source": "folder", "path": str(folder.resolve())}
+    section = {"limit": 3, "shots": 0, "formulation": "cloze", "mixture": False, "questions": questions}
+    return f"mmlu={json.dumps(section)}"
+
+
 def run(folder: Path, mmlu: Path) -> None:
     """Runs the experiment and its control, and adds the seconds of each to those of earlier runs."""
-    questions = {"source": "folder", "path": str(mmlu.resolve())}
-    section = json.dumps(
-        {"limit": 3, "shots": 0, "formulation": "cloze", "mixture": False, "questions": questions}
-    )
     times = folder / TIMES
     seconds = json.loads(times.read_text()) if times.exists() else {}
     for name, control in (("laptop", "none"), ("laptop-shuffled", "shuffled")):
-        taken = snakemake(folder, f"control={control}", f"mmlu={section}")
+        taken = snakemake(folder, f"control={control}", with_mmlu(mmlu))
         seconds[name] = seconds.get(name, 0) + taken
         times.write_text(json.dumps(seconds))
 

@@ -1,6 +1,8 @@
 """Tunes a pretrained model on a rating whose truth is known, with the preset laptop's dialogues.
 
-python benchmarks/planted_rating.py DIR [--record]    DIR: kept by benchmarks/laptop.py --keep DIR
+python benchmarks/planted_rating.py DIR --mmlu FOLDER [--record]
+
+DIR is kept by `benchmarks/laptop.py --mmlu FOLDER --keep DIR`.
 
 The preset's rater of 135M parameters is blind, so its ratings show nothing about the reward model and
 PPO. Here a rule takes the place of the partner's ratings: replies that ask a question get 7, all others
@@ -38,10 +40,10 @@ from expertchat.settings.replies import Replies
 from expertchat.settings.rewards import Rewards
 from expertchat.splits import HELD_OUT
 from expertchat.statistics import cluster_bootstrap
+from laptop import PRESET, with_mmlu
 from record import markdown_table, record
 
 ROOT = Path(__file__).resolve().parents[1]
-PRESET = ROOT / "config/presets/laptop.yaml"
 HIGH, LOW = 7.0, 2.0  # the ratings by the rule
 PER_CONTEXT = 4  # replies to each held-out context, before and after
 
@@ -49,12 +51,14 @@ PER_CONTEXT = 4  # replies to each held-out context, before and after
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="folder of a finished run of the preset laptop")
+    parser.add_argument("--mmlu", type=Path, required=True, help="the questions of that run")
     parser.add_argument("--speaker", default="ada")
     parser.add_argument("--steps", type=int, default=24, help="steps of PPO")
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
     arguments = parser.parse_args()
     store = arguments.folder / "results"
-    plan = make_plan(read_experiment(read_config([PRESET], []), ROOT), ROOT)
+    config = read_config([PRESET], [with_mmlu(arguments.mmlu)])
+    plan = make_plan(read_experiment(config, ROOT), ROOT)
     reference = "round-1/{}/" + arguments.speaker
     rewards, policies = (
         plan.recipes[plan.views[reference.format(stage)]] for stage in ("rewards", "policies")

@@ -1,12 +1,13 @@
 """The plan is a pure function of the settings."""
 
 import copy
+import shutil
 import subprocess
 import sys
 
 import pytest
 from expertchat.errors import UserError
-from expertchat.pipeline.experiment import read_experiment
+from expertchat.pipeline.experiment import read_config, read_experiment
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.store import recipe_path
@@ -53,6 +54,24 @@ def test_batch_sizes_change_no_id_but_the_report(planned, default_config):
     changed = copy.deepcopy(default_config)
     changed["models"]["llama"]["load"] = {"batch_size": 3}
     assert new_stages(planned(default_config), planned(changed)) == {"report"}
+
+
+def test_the_place_of_the_users_files_changes_no_id(root, tmp_path):
+    """Two people with a clone each share what a common store has."""
+    plans = []
+    for name in ("one", "two"):
+        shutil.copytree(root / "config", tmp_path / name / "config")
+        config = read_config([tmp_path / name / "config/presets/laptop.yaml"], ["control=none"])
+        plans.append(make_plan(read_experiment(config, tmp_path / name), tmp_path / name))
+    assert ids(plans[0]) == ids(plans[1])
+    topics = {plan.recipes[plan.views["topics"]].runtime["files"]["file"] for plan in plans}
+    assert topics == {
+        str(tmp_path / name / "config/topics/working-life.jsonl") for name in ("one", "two")
+    }
+    path = tmp_path / "two/config/topics/working-life.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    changed = make_plan(read_experiment(config, tmp_path / "two"), tmp_path / "two")
+    assert {"topics", "dialogues", "ratings"} <= new_stages(plans[0], changed)
 
 
 def test_a_control_run_shares_all_that_comes_before_reward_training(planned, default_config):

@@ -1,7 +1,5 @@
 """Copy or fetch the multiple-choice questions, check them, and store them in MMLU's layout."""
 
-from pathlib import Path
-
 from expertchat.pipeline.jobs import open_job
 from expertchat.questions.artifact import QUESTIONS
 from expertchat.questions.sources import copy_questions, describe, fetch_questions
@@ -10,8 +8,9 @@ from expertchat.records import write_json
 
 def main() -> None:
     with open_job("questions", __doc__) as job:
-        if job.settings["source"] == "folder":
-            copy_questions(Path(job.settings["path"]), job.settings["subjects"], job.out)
+        folder = job.user_file("path") if job.settings["source"] == "folder" else None
+        if folder is not None:
+            copy_questions(folder, job.settings["subjects"], job.out)
         elif job.settings["source"] == "hub":
             where = (job.settings["repository"], job.settings["revision"])
             fetch_questions(*where, job.settings["subjects"], job.out)

@@ -78,13 +78,12 @@ class Job:
     def user_file(self, name: str) -> Path | None:
         """The user's file or folder under this key of the settings, None if there is none.
 
-        The settings store it as {path, sample}. Raises UserError if it changed after planning.
+        Raises UserError if it changed after planning.
         """
-        planned = self.settings.get(name)
-        if planned is None:
+        if name not in self.settings:
             return None
-        path = Path(planned["path"])
-        if user_file_fingerprint(path) != planned["sample"]:
+        path = Path(self.recipe.runtime["files"][name])
+        if user_file_fingerprint(path) != self.settings[name]:
             raise UserError(
                 f"{path} changed after {self.recipe.reference} was planned: "
                 "run the same snakemake command again to plan it again"

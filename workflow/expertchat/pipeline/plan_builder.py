@@ -34,23 +34,28 @@ class PlanBuilder:
         round: int | None = None,
         runtime: Mapping[str, Any] | None = None,
         key: str | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> str:
         """Adds a recipe and its readable path. Returns the reference "stage/id" of its artifact.
 
         `uses`: the models that the job loads. `runtime`: entries of the recipe's runtime in addition to
         those of the models. `key`: what the recipe calls the only model that it uses; None: its name.
-        Without names, the recipes of two models with the same weights can be equal. They are then one
-        job with a path for each model.
+        `files`: paths of the user's files and folders, for `Job.user_file`; what they contain is a
+        setting, and where they are is not. Without names, the recipes of two models with the same
+        weights can be equal. They are then one job with a path for each model.
         """
         loads = {key or model: self.experiment.models[model].load for model in uses}
         if loads:
             settings = {**settings, "load": {key or model: self._load(model) for model in uses}}
+        paths = {name: (self.root / path).resolve() for name, path in (files or {}).items()}
+        settings = settings | {name: user_file_fingerprint(path) for name, path in paths.items()}
+        places = {"files": {name: str(path) for name, path in paths.items()}} if paths else {}
         recipe = Recipe(
             stage=stage,
             settings=settings,
             code=code_fingerprint(stage),
             inputs={key: value for key, value in (inputs or {}).items() if value},
-            runtime={**load_runtime(loads), **(runtime or {})},
+            runtime={**load_runtime(loads), **(runtime or {}), **places},
         )
         view = [*([f"round-{round}"] if round else []), stage, *([name] if name else [])]
         self.plan.views["/".join(view)] = recipe.reference
@@ -68,8 +73,3 @@ class PlanBuilder:
             where = f"models.{model}.load.chat_template"
             load["chat_template"] = read_chat_template(self.root / template, where)
         return load
-
-    def user_file(self, path: str) -> dict[str, str]:
-        """A user's file or folder and its fingerprint, for `Job.user_file`."""
-        full = (self.root / path).resolve()
-        return {"path": str(full), "sample": user_file_fingerprint(full)}

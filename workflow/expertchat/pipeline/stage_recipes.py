@@ -88,8 +88,6 @@ class StageRecipes(PlanBuilder):
         model = self.experiment.models[name]
         settings = model.model_dump(exclude={"load", "adapter"})
         adapter = getattr(model, "adapter", None)
-        if adapter is not None:
-            settings["adapter"] = self.user_file(adapter)
         if model.source == "path":
             folder = (self.root / model.path).resolve()
             settings |= {"path": str(folder), "sample": folder_sample(folder)}
@@ -108,7 +106,8 @@ class StageRecipes(PlanBuilder):
         server = model.load.server
         if model.source in ("gguf", "package") and server is not None and server.reads_gguf:
             settings["keep_file"] = True
-        self.models[name] = self.add("models", name, settings, runtime=runtime)
+        files = {} if adapter is None else {"adapter": adapter}
+        self.models[name] = self.add("models", name, settings, runtime=runtime, files=files)
         return self.models[name]
 
     def _target_modules(self, name: str) -> dict[str, Any]:
@@ -126,13 +125,12 @@ class StageRecipes(PlanBuilder):
     def questions(self) -> str:
         """The multiple-choice questions."""
         questions = required(self.experiment.mmlu).questions
-        settings = questions.model_dump()
+        settings, files = questions.model_dump(), {}
         if questions.source == "demo":
             settings |= {"world": self._world()}
         elif isinstance(questions, FolderQuestions):
-            folder = (self.root / questions.path).resolve()
-            settings |= {"path": str(folder), "sample": folder_sample(folder)}
-        return self.add("questions", "", settings)
+            files = {"path": questions.path}
+        return self.add("questions", "", settings, files=files)
 
     def topics(self, authors: Sequence[str], questions: str | None) -> str:
         """The topics, written by the base models `authors` or taken from the user's file only."""
@@ -141,17 +139,13 @@ class StageRecipes(PlanBuilder):
         settings = self._drawing(topics) | {"models": list(authors)}
         settings["prompts"] = {name: self.texts[name] for name in asked}
         settings["taxonomy"] = asdict(choose_taxonomy(topics, self.root, self.experiment.seed))
-        if topics.file is not None:
-            settings["file"] = self.user_file(topics.file.path)
-        if topics.examples is not None:
-            settings["examples"] = self.user_file(topics.examples.path)
-        if topics.embeddings is not None:
-            settings["encoder"] = self.user_file(topics.embeddings.path)
+        named = {"file": topics.file, "examples": topics.examples, "encoder": topics.embeddings}
+        files = {name: section.path for name, section in named.items() if section is not None}
         inputs: dict[str, Any] = {"questions": questions} if topics.decontaminate else {}
         if topics.file is not None and topics.file.mode == "replace":
-            return self.add("topics", "", settings, inputs)
+            return self.add("topics", "", settings, inputs, files=files)
         inputs["models"] = [self.models[name] for name in authors]
-        return self.add("topics", "", settings, inputs, authors)
+        return self.add("topics", "", settings, inputs, authors, files=files)
 
     def dialogues(
         self,
@@ -185,11 +179,8 @@ class StageRecipes(PlanBuilder):
     def transcripts(self, place: str, shard: int) -> str:
         """One shard of the user's own conversations, converted to dialogues."""
         dialogues = self.experiment.dialogues
-        settings = {
-            "transcripts": self.user_file(required(dialogues.transcripts)),
-            "shard": [shard, dialogues.shards],
-        }
-        return self.add("dialogues", place, settings)
+        files = {"transcripts": required(dialogues.transcripts)}
+        return self.add("dialogues", place, {"shard": [shard, dialogues.shards]}, files=files)
 
     def anchors(self, rater: str, policy: str | None, round: int | None) -> str | None:
         """The anchors, rated by `rater`, base or tuned; None without anchors.

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from expertchat.errors import UserError
-from expertchat.pipeline import jobs
+from expertchat.pipeline import failures, jobs
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import artifact_path, work_path
 
@@ -75,3 +75,12 @@ def test_without_a_place_for_the_traceback_it_is_shown(fail, tmp_path, monkeypat
     monkeypatch.setattr(jobs, "work_path", lambda store, reference: 1 / 0)
     said = fail(ValueError("x"))
     assert said.startswith("topics: unexpected error, ZeroDivisionError: division by zero\nTraceback")
+
+
+def test_without_a_work_folder_only_an_unexpected_error_shows_its_traceback(tmp_path):
+    assert "Traceback" not in failures.explain(MemoryError(), tmp_path / "missing")
+    assert "Traceback" not in failures.explain(PermissionError(errno.EACCES, "no", "/x"), None)
+    try:
+        raise KeyError("x")
+    except KeyError as error:
+        assert "Traceback" in failures.explain(error, tmp_path / "missing")

@@ -18,7 +18,8 @@ def explain(error: Exception, work: Path | None) -> str:
 
     Writes the traceback to `work`, the job's work folder, if it can.
     """
-    where = _keep_traceback(error, work)
+    text = "".join(traceback.format_exception(error))
+    kept = _keep(text, work)
     if isinstance(error, OSError) and error.errno in FULL:
         where = f" at {error.filename}" if error.filename else ""
         return f"no space is left on the disk{where}: free some, {AGAIN}"
@@ -27,19 +28,18 @@ def explain(error: Exception, work: Path | None) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
             "memory is exhausted: lower load.batch_size or rewards.max_length, quantize the model "
-            f"(load.quantization), or take a larger machine, {AGAIN}{where}"
+            f"(load.quantization), or take a larger machine, {AGAIN}{kept}"
         )
     words = " ".join(str(error).split())[:MAX_CHARACTERS]
-    return f"unexpected error, {type(error).__name__}: {words}{where}"
+    return f"unexpected error, {type(error).__name__}: {words}" + (kept or f"\n{text}")
 
 
-def _keep_traceback(error: Exception, work: Path | None) -> str:
-    """Where the traceback is, as the end of a sentence."""
-    text = "".join(traceback.format_exception(error))
+def _keep(text: str, work: Path | None) -> str:
+    """Writes a traceback. Returns where it is, as the end of a sentence, or nothing if it cannot."""
     try:
         if work is None:
-            raise FileNotFoundError
+            return ""
         (work / TRACEBACK).write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError:
-        return "\n" + text
+        return ""
     return f" (traceback in {work / TRACEBACK})"

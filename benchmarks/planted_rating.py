@@ -4,6 +4,9 @@ python benchmarks/planted_rating.py DIR --mmlu FOLDER [--record]
 
 DIR is kept by `benchmarks/laptop.py --mmlu FOLDER --keep DIR`.
 
+With 16 topics the guard often finds too little support for a reward model, even a good one, and PPO is
+skipped. `--unguarded` leaves the scores as they are, to show what PPO does with them.
+
 The preset's rater of 135M parameters is blind, so its ratings show nothing about the reward model and
 PPO. Here a rule takes the place of the partner's ratings: replies that ask a question get 7, all others
 2. The rewards, PPO and replies are those of the stages, on the same weights and contexts, with the
@@ -31,7 +34,7 @@ from expertchat.ratings.artifact import RATINGS
 from expertchat.records import read_all, read_records
 from expertchat.replies.artifact import REPLIES
 from expertchat.replies.writing import write_replies
-from expertchat.rewards.reward_model import make_reward_model
+from expertchat.rewards import reward_model as stage
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.dialogues import Dialogues
 from expertchat.settings.models import Load
@@ -54,6 +57,7 @@ def main() -> None:
     parser.add_argument("--mmlu", type=Path, required=True, help="the questions of that run")
     parser.add_argument("--speaker", default="ada")
     parser.add_argument("--steps", type=int, default=24, help="steps of PPO")
+    parser.add_argument("--unguarded", action="store_true", help="a reward scale of 1 for the rule")
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
     arguments = parser.parse_args()
     store = arguments.folder / "results"
@@ -73,6 +77,10 @@ def main() -> None:
             began = time.perf_counter()
             metrics = reward_model(store, rewards, ratings, shuffled, out / "reward")
             row = {"ratings": kind, **described(metrics), "reward, s": f"{since(began):.0f}"}
+            if arguments.unguarded and not shuffled:
+                unguard(store, rewards, ratings, out / "reward")
+                row["scale"] += ", 1 used"
+                metrics["scale"] = 1.0
             if metrics["scale"] > 0:
                 row |= tuned(store, policies, replies, arguments.steps, out)
             rows.append(row)
@@ -134,7 +142,7 @@ def reward_model(store: Path, recipe: Recipe, ratings: list[Path], shuffled: boo
     """Makes a reward model from the ratings as stage rewards does. Returns its metrics."""
     out.mkdir(parents=True)
     settings = recipe.settings
-    return make_reward_model(
+    return stage.make_reward_model(
         model_folder=paths(store, recipe, "model")[0] / "model",
         load=Load(),
         dialogues=paths(store, recipe, "dialogues"),
@@ -149,6 +157,17 @@ def reward_model(store: Path, recipe: Recipe, ratings: list[Path], shuffled: boo
         checkpoints=out.parent / "reward-checkpoints",
         out=out,
     )
+
+
+def unguard(store: Path, rewards: Recipe, ratings: list[Path], out: Path) -> None:
+    """Makes the same reward model again, from the checkpoints that are left, with a scale of 1."""
+    found, guarded = stage.supported_scale, out.with_name("guarded")
+    out.rename(guarded)
+    stage.supported_scale = lambda *_: 1.0
+    try:
+        reward_model(store, rewards, ratings, False, out)
+    finally:
+        stage.supported_scale = found
 
 
 def policy(store: Path, recipe: Recipe, reward: Path, steps: int, out: Path) -> None:

@@ -22,7 +22,7 @@ from expertchat.errors import UserError
 from expertchat.mmlu.categories import CATEGORIES, HARNESS, HENDRYCKS, SUBCATEGORIES, harness_order
 from expertchat.mmlu.harness import deviations, harness_json, result_files
 from expertchat.mmlu.scores import differences, results, scores
-from expertchat.pipeline.fingerprints import SCRIPTS, code_fingerprint
+from expertchat.pipeline.fingerprints import SCRIPTS, code_fingerprint, user_file_fingerprint
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import recipe_path, write_manifest, write_recipe
 from expertchat.questions.artifact import list_subjects, question_path, read_split
@@ -403,9 +403,9 @@ def test_every_key_of_the_scores_is_documented(tmp_path, questions, root):
     assert {key for key in shape if f"`{key}`" not in page} == set()
 
 
-def run_script(stage, store, settings, inputs):
+def run_script(stage, store, settings, inputs, runtime=None):
     """Runs a stage's script as a job does; returns the artifact's reference."""
-    recipe = Recipe(stage, settings, code_fingerprint(stage), inputs)
+    recipe = Recipe(stage, settings, code_fingerprint(stage), inputs, runtime or {})
     write_recipe(store, recipe)
     file = recipe_path(store, recipe.reference)
     command = [sys.executable, SCRIPTS / f"{stage}.py", file, "--store", store]
@@ -421,8 +421,9 @@ def test_the_scripts_from_csv_files_to_results(tmp_path):
             rows = [[f"{split} {k}", "a", "b", "c", "d", "A"] for k in range(4)]
             write(question_path(tmp_path / "data", split, subject), rows)
     store = tmp_path / "store"
-    settings = {"source": "folder", "path": str(tmp_path / "data"), "subjects": []}
-    asked = run_script("questions", store, settings, {})
+    data = tmp_path / "data"
+    settings = {"source": "folder", "path": user_file_fingerprint(data), "subjects": []}
+    asked = run_script("questions", store, settings, {}, {"files": {"path": str(data)}})
     assert json.loads((store / asked / "questions.json").read_text())["questions"]["test"] == 8
     base, tuned = recipe_of("base"), recipe_of("tuned")
     for recipe, rights in ((base, "10"), (tuned, "11")):

@@ -233,6 +233,11 @@ def test_config_and_configfile_choose_the_plan(expertchat, tmp_path, root, defau
         (["--configfile", "missing.yaml"], "missing.yaml: No such file or directory"),
         (["--config", "rounds"], "--config 'rounds': write KEY=VALUE, for example rounds=2"),
         (["--config", "rounds=many"], "rounds: 'many'; must be"),
+        (["--config", "ppo.lora.rank=4"], "write 'ppo={lora: {rank: 4}}'"),
+        (
+            ["--config", "rounds=2", "--config", "seed=1"],
+            "--config is given 2 times, and only the last one would count",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "status", "show"])
@@ -247,6 +252,12 @@ def test_show_without_a_report_says_how_to_make_it(plan, expertchat):
     finish(plan.store, plan.recipes[reference(plan, "topics")])
     message, _ = expertchat("show")
     assert f"the report is not finished (1 of {len(plan.recipes)} artifacts are done)" in message
+    assert "earlier settings" not in message
+    page = plan.folder() / "report/report.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    message, _ = expertchat("show")
+    assert f"{page} is of earlier settings or code" in message
 
 
 # verify and prune

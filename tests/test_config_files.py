@@ -43,6 +43,14 @@ def test_a_target_after_configfile_is_explained(tmp_path):
     assert "topics: No such file or directory; all words after --configfile are file names" in output
 
 
+def test_an_option_that_is_given_twice_is_refused(tmp_path):
+    """Snakemake would forget the first one in silence."""
+    twice = ("--config", "rounds=0", "--config", "name=two")
+    status, output = snakemake(tmp_path, "--dry-run", *twice)
+    assert status == 1 and "Traceback" not in output
+    assert "snakemake: --config is given 2 times" in output
+
+
 @pytest.mark.parametrize("profile", [(), ("--workflow-profile", "none", "--cores", "1")])
 def test_a_duplicate_key_stops_the_run_before_any_job(profile, tmp_path):
     name = written(tmp_path, "name: first\n" + CONFIG)

@@ -65,7 +65,8 @@ CASES = {
     "key of another source": (
         "models.llama.repository",
         "a/b",
-        "models.llama.repository: unknown key for source: demo; known keys: architecture, knows, load, ",
+        "models.llama.repository: unknown key for source: demo; it belongs to source: hub, and may come "
+        "from another file of --configfile",
     ),
     "key of another level": ("turns", 3, "turns: unknown key here; did you mean dialogues.turns?"),
     "key of several other sections": (

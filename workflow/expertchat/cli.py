@@ -18,6 +18,7 @@ from expertchat.pipeline.store import artifact_path, manifest_path, remove_artif
 from expertchat.pipeline.upkeep import finished_artifacts, unused_artifacts, unused_recipes
 from expertchat.records import read_json
 from expertchat.report.terminal import answer_lines
+from expertchat.settings.config_files import check_options
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = ROOT / "config/config.yaml"
@@ -60,9 +61,11 @@ def show_command(arguments: argparse.Namespace) -> int:
     done = [reference for reference in plan.recipes if manifest_path(plan.store, reference).exists()]
     if report not in done:
         missing = f"the report is not finished ({len(done)} of {len(plan.recipes)} artifacts are done)"
+        earlier = plan.folder() / "report/report.html"
         raise UserError(
             f"{missing if done else 'nothing of this experiment has run yet'}: run snakemake --profile "
             "profiles/local with the same settings (expertchat status shows what is missing)"
+            + (f"; {earlier} is of earlier settings or code" if earlier.exists() else "")
         )
     summary = read_json(artifact_path(plan.store, report) / "summary.json")
     say(*summary["verdict"])
@@ -235,6 +238,7 @@ def main() -> None:
     """Entry point of the command."""
     arguments = make_parser().parse_args()
     try:
+        check_options(sys.argv[1:])
         sys.exit(arguments.run(arguments))
     except UserError as error:
         sys.exit(told(f"expertchat: {error}"))

@@ -18,6 +18,7 @@ from expertchat.settings.experiment import Experiment
 from expertchat.settings.messages import sentences
 from expertchat.settings.yaml_files import read_yaml
 
+NESTED = re.compile(r"(\w[\w-]*(?:\.\w[\w-]*)+)=(.*)", re.DOTALL)  # ppo.steps=16
 OVERRIDE = re.compile(r"([a-zA-Z_][\w-]*\w)=(.*)", re.DOTALL)  # the keys that snakemake accepts
 
 
@@ -33,9 +34,18 @@ def read_config(configfiles: Sequence[Path], overrides: Sequence[str] = ()) -> d
     for override in overrides:
         match = OVERRIDE.fullmatch(override)
         if match is None:
-            raise UserError(f"--config {override!r}: write KEY=VALUE, for example rounds=2")
+            raise UserError(f"--config {override!r}: write {_meant(override)}")
         _update(config, {match[1]: _parse_value(match[2].strip("'\""))})
     return config
+
+
+def _meant(override: str) -> str:
+    """What may have been meant by an override that is not KEY=VALUE."""
+    match = NESTED.fullmatch(override)
+    if match is None:
+        return "KEY=VALUE, for example rounds=2"
+    outer, *inner = match[1].split(".")
+    return f"'{outer}={''.join(f'{{{key}: ' for key in inner)}{match[2]}{'}' * len(inner)}'"
 
 
 def _update(config: Any, changes: Mapping[str, Any]) -> Any:

@@ -68,8 +68,9 @@ def answer_cautions(results: Results, row: dict[str, Any]) -> Iterator[str]:
         yield f"{percent(share)} of its answers are {letter}, whatever the question"
     if row["interval"] and row["interval"][0] <= row["always"]:
         yield (
-            f"its accuracy (95 % interval {interval(row['interval'], 1, 100)} %) is not significantly "
-            f"higher than that of always giving the best letter ({percent(row['always'], 1)})"
+            f"its accuracy on the questions (95 % interval {interval(row['interval'], 1, 100)} %) is "
+            "not significantly higher than that of always giving the best letter "
+            f"({percent(row['always'], 1)})"
         )
     if settings["formulation"] == "letter" and row["mass"] < MIN_LETTER_MASS:
         yield (

@@ -27,11 +27,16 @@ def check_config_file(path: Path, hint: str = "") -> None:
 
 
 def exit_on_invalid_config_files(arguments: Sequence[str]) -> None:
-    """Ends the program with one sentence if a file of `--configfile` is invalid.
+    """Ends the program with one sentence if a file of `--configfile` is invalid, or an option is given
+    twice.
 
     `arguments` are those of the command snakemake. Called by profiles/default, which Snakemake reads
     before the configuration files.
     """
+    try:
+        check_options(arguments)
+    except UserError as error:
+        sys.exit(told(f"snakemake: {error}"))
     for path in config_files(arguments):
         hint = "--configfile must name YAML files with the settings of an experiment"
         if not path.suffix:
@@ -40,6 +45,17 @@ def exit_on_invalid_config_files(arguments: Sequence[str]) -> None:
             check_config_file(path, hint)
         except UserError as error:
             sys.exit(told(f"snakemake: {error}"))
+
+
+def check_options(arguments: Sequence[str]) -> None:
+    """Raises UserError if an option for settings is given twice, of which only the last one counts."""
+    for names in (("--config", "-C"), ("--configfile", "--configfiles")):
+        given = [word for word in arguments if word.partition("=")[0] in names]
+        if len(given) > 1:
+            raise UserError(
+                f"{names[0]} is given {len(given)} times, and only the last one would count: put all of "
+                f"its values behind one {names[0]}"
+            )
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:

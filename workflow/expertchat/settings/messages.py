@@ -147,12 +147,26 @@ def _hint(place: Place, root: type[BaseModel]) -> str:
     if close:
         return f"; did you mean {close[0]}?"
     source = place.section and source_of(place.section)
+    others = _sources_with(key, place.section, root) if place.section and source else []
+    if others:
+        return (
+            f" for source: {source}; it belongs to source: {' or '.join(others)}, and may come from "
+            "another file of --configfile, as values are merged key by key: to change the source, "
+            "copy that file and edit the copy"
+        )
     elsewhere = [
         f"{path}.{key}" for path, cls in section_paths(root) if path and key in cls.model_fields
     ]
     if not source and 0 < len(elsewhere) <= MAX_PLACES:
         return f" here; did you mean {' or '.join(elsewhere)}?"
     return f"{f' for source: {source}' if source else ''}; known keys: {', '.join(sorted(known))}"
+
+
+def _sources_with(key: str, section: type[BaseModel], root: type[BaseModel]) -> list[str]:
+    """The other sources of the setting that `section` is one source of, if they have the key."""
+    paths = [path for path, cls in section_paths(root) if cls is section]
+    found = (cls for path, cls in section_paths(root) if path in paths and cls is not section)
+    return [str(source_of(cls)) for cls in found if key in cls.model_fields]
 
 
 def _needed(kind: str, value: Any, context: Mapping[str, Any], message: str) -> str:

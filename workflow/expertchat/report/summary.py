@@ -160,7 +160,11 @@ def verdict(rows: list[dict[str, Any]], control: str, talked: bool = True) -> li
         if row["round"] != last:
             continue
         own = [r for r in rows if r["model"] == row["model"]]
-        words = f"{row['model']}: {tuning_words(own)}{rating_words(own[0], row)}; {mmlu_words(row)}."
+        tuned = any(r["tuned"] for r in own)
+        known = mmlu_words(row)
+        if row["mmlu_change"] is not None and not tuned:
+            known = "its MMLU accuracy is the same, as the model is"
+        words = f"{row['model']}: {tuning_words(own)}{rating_words(own[0], row)}; {known}."
         if row.get("oracle_win_rate") is not None:
             words += " " + oracle_words(row)
         sentences.append(words)
@@ -179,7 +183,8 @@ def tuning_words(rows: Sequence[Mapping[str, Any]]) -> str:
     if not untuned:
         return ""
     if len(untuned) == len(rows):
-        return f"not tuned: {UNSUPPORTED}, so that all changes are chance; "
+        same = "so that all changes are chance: the model is the same before and after"
+        return f"not tuned: {UNSUPPORTED}, {same}; "
     return f"not tuned in round {' and '.join(untuned)}: {UNSUPPORTED}; "
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -27,14 +28,17 @@ SHOWN = 10  # dialogues to read
 TIMES = "seconds.json"  # wall-clock seconds of the runs, by experiment
 
 
-def snakemake(folder: Path, *overrides: str) -> float:
-    """Runs the preset in `folder` with changed settings. Returns its duration in seconds."""
+def snakemake(folder: Path, *overrides: str, targets: Sequence[str] = ()) -> float:
+    """Runs the preset in `folder` with changed settings, to its end or until the `targets` are made.
+
+    Returns its duration in seconds.
+    """
     command = [str(Path(sys.executable).parent / "snakemake"), "--directory", str(folder)]
     command += ["--snakefile", str(ROOT / "Snakefile"), "--profile", str(ROOT / "profiles/local")]
     began = time.perf_counter()
     with (folder / "snakemake.log").open("a") as log:
         arguments = ["--configfile", str(PRESET), "--config", *overrides]
-        subprocess.run([*command, *arguments], check=True, stdout=log, stderr=log)
+        subprocess.run([*command, *targets, *arguments], check=True, stdout=log, stderr=log)
     return time.perf_counter() - began
 
 

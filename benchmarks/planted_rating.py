@@ -2,7 +2,8 @@
 
 python benchmarks/planted_rating.py DIR --mmlu FOLDER [--record]
 
-DIR is kept by `benchmarks/laptop.py --mmlu FOLDER --keep DIR`.
+DIR may be that of `benchmarks/laptop.py --mmlu FOLDER --keep DIR`; dialogues and ratings that are missing
+in it are made.
 
 With 16 topics the guard often finds too little support for a reward model, even a good one, and PPO is
 skipped. `--unguarded` leaves the scores as they are, to show what PPO does with them.
@@ -29,6 +30,7 @@ from expertchat.engine.opening import open_engine
 from expertchat.pipeline.experiment import read_config, read_experiment
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.recipes import Recipe
+from expertchat.pipeline.store import MANIFEST
 from expertchat.policies.policy import make_policy
 from expertchat.ratings.artifact import RATINGS
 from expertchat.records import read_all, read_records
@@ -43,7 +45,7 @@ from expertchat.settings.replies import Replies
 from expertchat.settings.rewards import Rewards
 from expertchat.splits import HELD_OUT
 from expertchat.statistics import cluster_bootstrap
-from laptop import PRESET, with_mmlu
+from laptop import PRESET, snakemake, with_mmlu
 from record import markdown_table, record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +55,7 @@ PER_CONTEXT = 4  # replies to each held-out context, before and after
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="folder of a finished run of the preset laptop")
+    parser.add_argument("folder", type=Path, help="folder of a run of the preset laptop")
     parser.add_argument("--mmlu", type=Path, required=True, help="the questions of that run")
     parser.add_argument("--speaker", default="ada")
     parser.add_argument("--steps", type=int, default=24, help="steps of PPO")
@@ -68,6 +70,7 @@ def main() -> None:
         plan.recipes[plan.views[reference.format(stage)]] for stage in ("rewards", "policies")
     )
     replies = plan.recipes[plan.views[f"replies/{arguments.speaker}"]]
+    make_inputs(arguments.folder, arguments.mmlu, rewards)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -95,6 +98,14 @@ def main() -> None:
     print(body)
     if arguments.record:
         record("A planted rating on a pretrained model", "benchmarks/planted_rating.py", body)
+
+
+def make_inputs(folder: Path, mmlu: Path, recipe: Recipe) -> None:
+    """Runs the preset in `folder` until all inputs of a recipe are made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifests = [f"results/{reference}/{MANIFEST}" for reference in recipe.references()]
+    if not all((folder / manifest).exists() for manifest in manifests):
+        snakemake(folder, with_mmlu(mmlu), targets=manifests)
 
 
 def tuned(store: Path, policies: Recipe, replies: Recipe, steps: int, out: Path) -> dict[str, str]:

@@ -5,7 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 import yaml
+from expertchat.pipeline.recipes import Recipe
+from expertchat.pipeline.store import read_manifest, write_manifest
+from expertchat.records import read_json, write_json
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -84,3 +89,16 @@ def planned_rules(output: str) -> set[str]:
 def dry_run(folder: Path, config: dict, **kwargs) -> set[str]:
     write_config(folder, config)
     return planned_rules(snakemake(folder, "all", "--dry-run", **kwargs))
+
+
+def support(folder: Path) -> None:
+    """Makes the reward model in `folder` one that PPO follows, as if its ratings supported it."""
+    metrics, weights = folder / "metrics.json", folder / "adapter/adapter_model.safetensors"
+    write_json(metrics, read_json(metrics) | {"scale": 1.0})
+    tensors = load_file(weights)
+    for name in tensors:
+        if name.endswith("score.weight"):
+            tensors[name] = torch.linspace(-1, 1, tensors[name].numel()).reshape(tensors[name].shape)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    manifest = read_manifest(folder)
+    write_manifest(folder, Recipe.from_dict(manifest["recipe"]), manifest)

@@ -11,7 +11,7 @@ import yaml
 from expertchat.cli import COMMANDS, main
 from expertchat.errors import UserError
 from expertchat.pipeline.experiment import read_config, read_experiment
-from expertchat.pipeline.locks import Owner
+from expertchat.pipeline.locks import Owner, locked
 from expertchat.pipeline.logs import INTERRUPTED, last_error, log_path
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.recipes import Recipe
@@ -280,7 +280,7 @@ def test_verify_reports_and_removes_damaged_artifacts(plan, expertchat):
     assert artifact_path(plan.store, good.reference).exists()
 
 
-def test_prune_removes_artifacts_and_recipes_that_no_experiment_uses(plan, expertchat):
+def test_prune_removes_what_no_experiment_uses(plan, expertchat):
     used = plan.recipes[reference(plan, "topics")]
     unused = Recipe("topics", {"seed": 1}, "c0de")
     unmade = Recipe("models", {"seed": 1}, "c0de")
@@ -291,17 +291,24 @@ def test_prune_removes_artifacts_and_recipes_that_no_experiment_uses(plan, exper
     for recipe in (used, unused):
         finish(plan.store, recipe)
     recipes = [str(recipe_path(plan.store, recipe.reference)) for recipe in (unmade, unused)]
-    listed = [unused.reference, *recipes]
+    resumed = plan.recipes[reference(plan, "questions")]
+    left, waiting, held = (work_path(plan.store, r.reference) for r in (unmade, resumed, unused))
+    for folder in (left, waiting, held):
+        folder.mkdir(parents=True)
+    listed = [unused.reference, *recipes, str(left)]
     ending = "would be removed: add --yes to remove them"
-    assert expertchat("prune") == (0, [*listed, f"1 artifact and 2 recipe files {ending}"])
+    with locked(held, unused.reference):
+        counts = "1 artifact, 2 recipe files and 1 work folder"
+        assert expertchat("prune") == (0, [*listed, f"{counts} {ending}"])
     assert artifact_path(plan.store, unused.reference).exists() and Path(recipes[0]).exists()
     code, lines = expertchat("prune", "--yes")
-    assert (code, lines[-1]) == (0, "1 artifact and 2 recipe files removed")
+    assert (code, lines[-1]) == (0, "1 artifact, 2 recipe files and 2 work folders removed")
+    assert waiting.exists() and not left.exists() and not held.exists()
     assert not artifact_path(plan.store, unused.reference).exists()
     assert not any(Path(path).exists() for path in recipes)
     assert artifact_path(plan.store, used.reference).exists()
     assert all(recipe_path(plan.store, r).exists() for r in plan.recipes)
-    assert expertchat("prune")[1] == [f"0 artifacts and 0 recipe files {ending}"]
+    assert expertchat("prune")[1] == [f"0 artifacts, 0 recipe files and 0 work folders {ending}"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

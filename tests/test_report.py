@@ -201,7 +201,7 @@ def test_drawings_follow_the_theme():
 
 
 def test_a_missing_oracle_is_reported(bare, html):
-    assert "no demo world" in bare and "not measured" in bare
+    assert "no demo world" in bare and "Oracle win rate over base" not in bare
     assert "Oracle marks" in html and "Oracle marks" not in bare
 
 
@@ -339,7 +339,7 @@ def with_formulation(formulation: str) -> Results:
     [
         ({}, None),
         ({"letters": {"A": 0.95, "B": 0.05}}, "95 % of its answers are A, whatever the question"),
-        ({"interval": [0.2, 0.6]}, "higher than that of always giving the best letter (26.9 %)"),
+        ({"interval": [0.2, 0.6]}, "always choosing the same one of A to D (at best 26.9 %)"),
         ({"mass": 0.1}, "gives the letters A to D only 10.0 % of the next token"),
         ({"shortened": 20}, "20 % of the prompts exceeded its context length"),
     ],

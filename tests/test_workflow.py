@@ -11,16 +11,22 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 import yaml
 from expertchat.pipeline.plan import STAGES
-from expertchat.pipeline.recipes import Recipe
-from expertchat.pipeline.store import read_manifest, write_manifest
-from expertchat.records import read_json, read_records, write_json
+from expertchat.records import read_json, read_records
 from expertchat.tables import read_tables
 from planning import AFTER_PPO
-from safetensors.torch import load_file, save_file
-from small_workflow import BIN, ROOT, dry_run, planned_rules, small_config, snakemake, write_config
+from safetensors.torch import load_file
+from small_workflow import (
+    BIN,
+    ROOT,
+    dry_run,
+    planned_rules,
+    small_config,
+    snakemake,
+    support,
+    write_config,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -96,19 +102,6 @@ def wait_for(condition, seconds: float = 120) -> None:
     while not condition():
         assert time.time() < end, "it did not happen in time"
         time.sleep(0.05)
-
-
-def support(folder):
-    """Makes the reward model in `folder` one that PPO follows, as if its ratings supported it."""
-    metrics, weights = folder / "metrics.json", folder / "adapter/adapter_model.safetensors"
-    write_json(metrics, read_json(metrics) | {"scale": 1.0})
-    tensors = load_file(weights)
-    for name in tensors:
-        if name.endswith("score.weight"):
-            tensors[name] = torch.linspace(-1, 1, tensors[name].numel()).reshape(tensors[name].shape)
-    save_file(tensors, weights, metadata={"format": "pt"})
-    manifest = read_manifest(folder)
-    write_manifest(folder, Recipe.from_dict(manifest["recipe"]), manifest)
 
 
 def test_a_killed_ppo_job_resumes_and_ends_with_the_same_adapter(copied):

@@ -26,7 +26,8 @@ from pathlib import Path
 
 from expertchat.pipeline.integrity import find_damage
 from expertchat.pipeline.store import read_manifest, read_recipe, recipe_path, work_path
-from small_workflow import ROOT, small_config, snakemake, write_config
+from expertchat.records import read_json
+from small_workflow import ROOT, small_config, snakemake, support, write_config
 
 INJECT = Path(__file__).with_name("inject.py")
 KINDS = ("kill", "after", "full", "readonly", "memory")
@@ -122,11 +123,29 @@ def draw_points(steps: dict[str, int], count: int, seed: int = SEED) -> list[Poi
     return points
 
 
+def finish(folder: Path) -> None:
+    """Runs the small experiment in `folder` to its end.
+
+    Its ratings support no reward model, so the last one is made to look supported: its policy is tuned,
+    and PPO can be interrupted.
+    """
+    write_config(folder, small_config())
+    snakemake(folder, "rewards")
+    supported = sorted((folder / "results/rewards").iterdir())[-1]
+    if read_json(supported / "metrics.json")["scale"] == 0:
+        support(supported)
+    snakemake(folder, "all")
+
+
 def one_of_each_stage(finished: Path) -> list[str]:
-    """The reference of one artifact of each stage but the report, whose files show times."""
+    """The reference of one artifact of each stage but the report, whose files show times.
+
+    It is the first of those with the most files: of policies, one that was tuned.
+    """
     stages = sorted(path for path in (finished / "results").iterdir() if path.is_dir())
-    found = [sorted(stage.glob("*/manifest.json")) for stage in stages]
-    references = [f"{m[0].parent.parent.name}/{m[0].parent.name}" for m in found if m]
+    found = [sorted(manifest.parent for manifest in stage.glob("*/manifest.json")) for stage in stages]
+    chosen = [max(folders, key=lambda f: len(read_manifest(f)["files"])) for folders in found if folders]
+    references = [f"{folder.parent.name}/{folder.name}" for folder in chosen]
     return [reference for reference in references if not reference.startswith("report/")]
 
 
@@ -172,8 +191,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         finished = arguments.keep or Path(folder)
-        write_config(finished, small_config())
-        snakemake(finished, "all")
+        finish(finished)
         points, faults = try_all(finished, arguments.points)
     print(table(points, faults))
     if arguments.record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +16,12 @@ from expertchat.pipeline.plan import Plan
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.status import list_artifacts, plan_lines, status_lines
 from expertchat.pipeline.store import artifact_path, manifest_path, remove_artifact
-from expertchat.pipeline.upkeep import finished_artifacts, unused_artifacts, unused_recipes
+from expertchat.pipeline.upkeep import (
+    finished_artifacts,
+    unused_artifacts,
+    unused_recipes,
+    unused_work,
+)
 from expertchat.records import read_json
 from expertchat.report.terminal import answer_lines
 from expertchat.settings.config_files import check_options
@@ -100,18 +106,25 @@ def verify_command(arguments: argparse.Namespace) -> int:
 
 
 def prune_command(arguments: argparse.Namespace) -> int:
-    """List the artifacts and recipe files that no experiment in the store uses. --yes removes them."""
-    artifacts, recipes = unused_artifacts(arguments.store), unused_recipes(arguments.store)
-    for reference in artifacts:
-        print(reference)
-        if arguments.yes:
-            remove_artifact(arguments.store, reference)
-    for path in recipes:
-        print(path)
-        if arguments.yes:
+    """List the artifacts, recipe files and work folders that no experiment in the store uses. --yes
+    removes them."""
+    store = arguments.store
+    artifacts, recipes, folders = unused_artifacts(store), unused_recipes(store), unused_work(store)
+    print(*artifacts, *recipes, *folders, sep="\n", end="\n" if artifacts or recipes or folders else "")
+    if arguments.yes:
+        for reference in artifacts:
+            remove_artifact(store, reference)
+        for path in recipes:
             path.unlink()
+        for path in folders:
+            shutil.rmtree(path)
     done = "removed" if arguments.yes else "would be removed: add --yes to remove them"
-    print(f"{count(len(artifacts), 'artifact')} and {count(len(recipes), 'recipe file')} {done}")
+    numbers = (
+        count(len(artifacts), "artifact"),
+        count(len(recipes), "recipe file"),
+        count(len(folders), "work folder"),
+    )
+    print("{}, {} and {}".format(*numbers), done)
     return 0
 
 

@@ -1,10 +1,12 @@
-"""Upkeep of a store: which artifacts it contains, and which of them no experiment uses."""
+"""Upkeep of a store: which artifacts it contains, and what is in it that no experiment uses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from expertchat.pipeline.locks import lock_holder
 from expertchat.pipeline.plan import STAGES
+from expertchat.pipeline.store import manifest_path
 
 
 def finished_artifacts(store: Path) -> list[str]:
@@ -30,3 +32,16 @@ def unused_recipes(store: Path) -> list[Path]:
     linked = linked_artifacts(store)
     paths = sorted((store / "recipes").glob("*/*.json"))
     return [path for path in paths if f"{path.parent.name}/{path.stem}" not in linked]
+
+
+def unused_work(store: Path) -> list[Path]:
+    """The work folders that no job will resume, because no experiment links to their artifact, or
+    because it is finished. Those that a living process holds are left out."""
+    linked = linked_artifacts(store)
+    found = []
+    for path in sorted((store / "work").glob("*/*")):
+        reference = f"{path.parent.name}/{path.name}"
+        resumed = reference in linked and not manifest_path(store, reference).exists()
+        if path.is_dir() and not resumed and lock_holder(path) is None:
+            found.append(path)
+    return found

@@ -53,7 +53,7 @@ def panels(results: Results) -> list[Panel]:
         Panel(
             results.name(row["model"]),
             [
-                win_card(row, results.checked),
+                *([win_card(row)] if results.checked else []),  # only a demo world has an oracle
                 rating_card(results, row),
                 reward_card(row),
                 mmlu_card(row),
@@ -63,11 +63,9 @@ def panels(results: Results) -> list[Panel]:
     ]
 
 
-def win_card(row: dict[str, Any], checked: bool) -> Card:
+def win_card(row: dict[str, Any]) -> Card:
     """How often the oracle prefers the tuned reply to the base reply."""
     label = "Oracle win rate over base"
-    if not checked:
-        return Card(label, "not measured", "this experiment has no demo world, so no oracle")
     value, bounds = row["oracle_win_rate"], row["oracle_win_rate_interval"]
     detail = (
         f"95 %: {interval(bounds, 0, 100)} %; {counted(row['contexts'], 'context')}, "

@@ -69,8 +69,8 @@ def answer_cautions(results: Results, row: dict[str, Any]) -> Iterator[str]:
     if row["interval"] and row["interval"][0] <= row["always"]:
         yield (
             f"its accuracy on the questions (95 % interval {interval(row['interval'], 1, 100)} %) is "
-            "not significantly higher than that of always giving the best letter "
-            f"({percent(row['always'], 1)})"
+            "not significantly higher than that of always choosing the same one of A to D "
+            f"(at best {percent(row['always'], 1)})"
         )
     if settings["formulation"] == "letter" and row["mass"] < MIN_LETTER_MASS:
         yield (

@@ -63,8 +63,8 @@ def lead(results: Results) -> str:
     words = (
         f"{counted(row['questions'], 'question')} on {counted(row['subjects'], 'subject')}{limited}, "
         f"with {shown}. Style {mmlu['style']}: the prompts are {STYLES[mmlu['style']]}. Formulation "
-        f"{mmlu['formulation']}: {answer_rule(mmlu)}. Random guessing reaches 25 %; always giving the "
-        f"best letter reaches {percent(row['always'], 1)}."
+        f"{mmlu['formulation']}: {answer_rule(mmlu)}. Random guessing reaches 25 %; always choosing "
+        f"the same one of A to D reaches at best {percent(row['always'], 1)}."
     )
     if len(results.models) > len(COLORS):
         words += f" Colours and markers repeat after {len(COLORS)} models."

@@ -2,16 +2,16 @@
 
 python benchmarks/planted_rating.py DIR --mmlu FOLDER [--record]
 
-DIR may be that of `benchmarks/laptop.py --mmlu FOLDER --keep DIR`; dialogues and ratings that are missing
-in it are made.
+Dialogues and ratings that are missing in DIR are made; `benchmarks/laptop.py --mmlu FOLDER --keep DIR`
+makes some of them.
 
 With 16 topics the guard often finds too little support for a reward model, even a good one, and PPO is
 skipped. `--unguarded` leaves the scores as they are, to show what PPO does with them.
 
 The preset's rater of 135M parameters is blind, so its ratings show nothing about the reward model and
 PPO. Here a rule takes the place of the partner's ratings: replies that ask a question get 7, all others
-2. The rewards, PPO and replies are those of the stages, on the same weights and contexts, with the
-preset's settings except for more steps of PPO. The control's ratings are the same ones, shuffled.
+2. The rewards, PPO and replies are those of the stages, on the same weights, with the preset's settings
+except for twice as many contexts and more steps of PPO. The control's ratings are the same, shuffled.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
     arguments = parser.parse_args()
     store = arguments.folder / "results"
-    config = read_config([PRESET], [with_mmlu(arguments.mmlu)])
+    config = read_config([PRESET], overrides(arguments.mmlu))
     plan = make_plan(read_experiment(config, ROOT), ROOT)
     reference = "round-1/{}/" + arguments.speaker
     rewards, policies = (
@@ -100,12 +100,17 @@ def main() -> None:
         record("A planted rating on a pretrained model", "benchmarks/planted_rating.py", body)
 
 
+def overrides(mmlu: Path) -> list[str]:
+    """The changed settings: candidates in all turns, so that there are twice as many contexts."""
+    return [with_mmlu(mmlu), "dialogues={candidate_turns: [0, 1, 2, 3]}"]
+
+
 def make_inputs(folder: Path, mmlu: Path, recipe: Recipe) -> None:
     """Runs the preset in `folder` until all inputs of a recipe are made."""
     folder.mkdir(parents=True, exist_ok=True)
     manifests = [f"results/{reference}/{MANIFEST}" for reference in recipe.references()]
     if not all((folder / manifest).exists() for manifest in manifests):
-        snakemake(folder, with_mmlu(mmlu), targets=manifests)
+        snakemake(folder, *overrides(mmlu), targets=manifests)
 
 
 def tuned(store: Path, policies: Recipe, replies: Recipe, steps: int, out: Path) -> dict[str, str]:

@@ -1,18 +1,11 @@
-"""Lets a model write topics of some subjects as stage topics does, to be checked by reading.
+"""Lets a model write topics of some subjects as stage topics does, to be checked by readers.
+
+    python benchmarks/topics.py path/to/model --kept kept.jsonl
 
 Prints the topics that are kept with the gate's probability, the rejected ones by reason, and their
-counts. A person reads the kept ones and counts those that are topics of their subject.
-
-    python benchmarks/topics.py path/to/model --folder texts
-    python benchmarks/topics.py path/to/model --folder texts --not-topics 3 17
-
-The second call writes docs/benchmarks.md. The texts are kept in the folder, so that it does not let the
-model write them again; delete the folder after a change of the code. `--others`: ten more subjects, to
-see whether what was chosen on the first twelve holds; `--not-topics` then only counts.
-
-With the numbers of those of the first 50 that are not topics of their subject, by whoever read them
-(none: `--not-topics` alone), the result and the topics are written to docs/benchmarks.md. The model is
-a folder in the Hugging Face layout.
+counts. `--kept` writes the kept ones to a file for `topic_reading.py`. `--others`: ten more subjects, to
+see whether what was chosen on the first twelve holds. `--folder`: the texts are kept there, and are not
+written again; delete it after a change of the code. The model is a folder in the Hugging Face layout.
 """
 
 from __future__ import annotations
@@ -26,7 +19,7 @@ from expertchat.checkpoints import Checkpoints
 from expertchat.engine.local import LocalEngine
 from expertchat.errors import UserError
 from expertchat.prompts import read_prompts
-from expertchat.records import read_records
+from expertchat.records import read_records, write_records
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 from expertchat.settings.topics import Examples, Gate, Topics
@@ -36,11 +29,9 @@ from expertchat.topics.files import read_topic_file
 from expertchat.topics.pool import TopicPool
 from expertchat.topics.taxonomies import choose_taxonomy
 from expertchat.topics.writing import OUTCOMES, write_topics
-from record import markdown_table, record
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = "config/topics/examples.jsonl"
-READ = 50  # kept texts that are read by a person
 SUBJECTS = [
     "gardening",
     "criminal law",
@@ -83,18 +74,16 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=Gate().threshold, help="of the gate")
     parser.add_argument("--best-of", type=int, default=16, help="texts for each topic")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--not-topics", type=int, nargs="*", help="numbers of kept texts; writes the result"
-    )
+    parser.add_argument("--kept", type=Path, help="write the kept topics to this file")
     arguments = parser.parse_args()
     outcomes = run(arguments)
     kept = [outcome for outcome in outcomes if outcome["reason"] is None]
     kept.sort(key=lambda outcome: (SUBJECTS + OTHERS).index(outcome["subject"]))
     print(f"\nKept: {len(kept)} of {len(outcomes)}")
-    if arguments.not_topics is not None and arguments.others:
-        print(f"Of the first {READ}, {READ - len(arguments.not_topics)} are topics of their subject")
-    elif arguments.not_topics is not None:
-        write(kept[:READ], len(outcomes), arguments.not_topics)
+    if arguments.kept:
+        how = {"best_of": arguments.best_of, "temperature": arguments.temperature}
+        rows = [{"subject": topic["subject"], "topic": topic["topic"], **how} for topic in kept]
+        write_records(arguments.kept, rows)
     for number, topic in enumerate(kept, 1):
         print(f"{number:3d}  {topic['gate']:.2f}  {topic['subject']}: {topic['topic']}")
     counts = Counter(outcome["reason"] for outcome in outcomes)
@@ -105,21 +94,6 @@ def main() -> None:
             if topic["reason"] == reason:
                 gate = "    " if topic["gate"] is None else f"{topic['gate']:.2f}"
                 print(f"     {gate}  {topic['subject']}: {topic['topic']}")
-
-
-def write(kept: list[dict], tried: int, not_topics: list[int]) -> None:
-    """Writes the section of docs/benchmarks.md. `not_topics`: numbers of `kept`, from 1."""
-    right = len(kept) - len(not_topics)
-    rows = [
-        [f"{number}", topic["subject"], topic["topic"], "no" if number in not_topics else ""]
-        for number, topic in enumerate(kept, 1)
-    ]
-    body = (
-        f"Of {tried} texts, the first {len(kept)} that were kept were read one by one: {right} are "
-        "topics of their subject (target: 45 of 50).\n\n"
-        + markdown_table(["", "subject", "text", "a topic of it?"], rows)
-    )
-    record("Topics that a model of 135M parameters writes", "benchmarks/topics.py", body)
 
 
 def run(arguments: argparse.Namespace) -> list[dict]:

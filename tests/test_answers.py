@@ -25,6 +25,7 @@ from expertchat.answers.asking import (
     shard_of_subjects,
 )
 from expertchat.answers.prompts import answer_texts, prompt
+from expertchat.engine.interface import Pieces
 from expertchat.engine.local import LocalEngine
 from expertchat.errors import UserError
 from expertchat.questions.artifact import MultipleChoice, question_path
@@ -185,6 +186,8 @@ def test_finished_subjects_are_not_asked_again(engine, folder, tmp_path):
 
     class Stops:
         """The engine, which is interrupted at its second subject."""
+
+        pieces = Pieces(64, 1000)
 
         def __init__(self):
             self.asked, self.context_tokens, self.lengths = 0, engine.context_tokens, engine.lengths

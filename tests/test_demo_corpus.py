@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from expertchat import chat, prompts
-from expertchat.demo import packing
+from expertchat.checkpoints import Checkpoints
+from expertchat.demo import packing, training
 from expertchat.demo.build import build_model
 from expertchat.demo.corpus import (
     CATEGORIES,
@@ -231,7 +232,7 @@ def test_learning_rate_rises_stays_constant_and_falls():
     assert factors[75] == pytest.approx(0.5) and factors[99] == pytest.approx(0.02)
 
 
-def small(architecture: str, out: Path, seed: int = 0) -> dict:
+def small(architecture: str, out: Path, seed: int = 0, **settings) -> dict:
     return build_model(
         out,
         architecture=architecture,
@@ -246,7 +247,31 @@ def small(architecture: str, out: Path, seed: int = 0) -> dict:
         intermediate=64,
         vocabulary=600,
         tokenizer_documents=100,
+        **settings,
     )
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mixtral"])
+def test_an_interrupted_training_ends_with_the_same_bytes(architecture, tmp_path, monkeypatch):
+    expected = small(architecture, tmp_path / "whole")
+    monkeypatch.setattr(Checkpoints, "due", True)  # after each step
+    calls = iter([True, True, False])
+
+    def losses(*arguments):
+        if not next(calls, True):
+            raise KeyboardInterrupt
+        return training_losses(*arguments)
+
+    training_losses = training.losses
+    monkeypatch.setattr(training, "losses", losses)
+    checkpoints, out = tmp_path / "checkpoints", tmp_path / "resumed"
+    with pytest.raises(KeyboardInterrupt):
+        small(architecture, out, checkpoints=checkpoints)
+    found = small(architecture, out, checkpoints=checkpoints)
+    for name in ("tokens", "loss", "parameters"):
+        assert found[name] == expected[name]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "resumed")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mixtral"])

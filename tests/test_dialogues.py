@@ -5,6 +5,7 @@ from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
 from expertchat.dialogues.contexts import Context, context_messages, contexts_of
 from expertchat.dialogues.talk import create_dialogues, make_turn, run_dialogues, shard_of
+from expertchat.engine.interface import Pieces
 from expertchat.engine.local import LocalEngine
 from expertchat.records import read_records
 from expertchat.settings.decoding import Decoding
@@ -74,6 +75,8 @@ def test_an_interrupted_job_resumes_after_its_last_finished_turn(engines, tmp_pa
 
     class Dies:
         """An engine that is killed in the third turn."""
+
+        pieces = Pieces(64, 1000)
 
         def __init__(self, engine):
             self.engine, self.calls = engine, 0

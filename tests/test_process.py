@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from expertchat.dialogues.talk import create_dialogues, run_dialogues
-from expertchat.engine.interface import Question, Request, Source
+from expertchat.engine.interface import Pieces, Question, Request, Source
 from expertchat.engine.opening import arrange, open_engine, open_engines, place_copies
 from expertchat.engine.process import ProcessEngine
 from expertchat.engine.replicas import Replicas
@@ -63,6 +63,8 @@ def test_an_interrupted_job_does_not_wait_for_the_current_turn(pair, tmp_path):
     settings = Dialogues(turns=2, candidate_turns=[], decoding=Decoding(max_new_tokens=400))
 
     class Stopped:
+        pieces = Pieces(64, 1000)
+
         def __init__(self, engine):
             self.engine, self.close = engine, engine.close
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from expertchat.engine.interface import Reply, ignore
+from expertchat.engine.interface import Pieces, Reply, ignore
 from expertchat.engine.local import LocalEngine
 from expertchat.errors import UserError
 from expertchat.ratings import rating as stage
@@ -59,7 +59,7 @@ def rated(rater, folder, dialogues, anchors=None) -> pd.DataFrame:
 def test_a_long_table_within_the_scale(engine, tmp_path):
     rater = rater_on(engine, canary_share=1.0, self_rating=True)
     (tmp_path / "anchors").mkdir()
-    write_anchors(rater, ANCHORS, tmp_path / "anchors")
+    write_anchors(rater, ANCHORS, tmp_path / "checkpoints", tmp_path / "anchors")
     table = rated(rater, tmp_path, artifact(tmp_path / "said"), tmp_path / "anchors")
     assert len(table) == 6 * 4 * 2 * 2  # 2 ratees and 2 replies a dialogue, categories, copies
     assert table["score"].between(1, 10).all() and table["valid_mass"].between(0, 1).all()
@@ -76,6 +76,8 @@ def test_a_long_table_within_the_scale(engine, tmp_path):
 
 class Counting:
     """An engine that counts its groups of questions, and is interrupted after some calls."""
+
+    pieces = Pieces(64, 1000)
 
     def __init__(self, engine, calls=10**9):
         self.engine, self.calls, self.groups = engine, calls, 0
@@ -127,6 +129,8 @@ def candidates_of(*turns, copies=3) -> list[dict]:
 
 class Recording:
     """An engine that records the groups that it is asked, and answers like another."""
+
+    pieces = Pieces(64, 1000)
 
     def __init__(self, engine):
         self.engine, self.calls = engine, []
@@ -192,6 +196,8 @@ class Scripted:
     It writes `text` where it is asked for a reply.
     """
 
+    pieces = Pieces(64, 1000)
+
     def __init__(self, mass, text="The speaker"):
         self.mass, self.text, self.items, self.asked = mass, text, [], []
 
@@ -245,7 +251,7 @@ def test_what_the_rater_gave_is_said(engine, tmp_path, capsys):
 
 
 def test_what_the_anchors_show_is_said_and_written(engine, tmp_path, capsys):
-    write_anchors(rater_on(engine), ANCHORS, tmp_path)
+    write_anchors(rater_on(engine), ANCHORS, tmp_path / "checkpoints", tmp_path)
     said = capsys.readouterr().err
     assert "a: it is unknown whether it tells good from bad: 0 topics have good and bad anchors" in said
     assert "3/3 anchors" in said and "a: the scores 1 to 10 have a mean probability of" in said
@@ -254,6 +260,8 @@ def test_what_the_anchors_show_is_said_and_written(engine, tmp_path, capsys):
 
 def test_a_rater_without_scores_is_stopped_by_the_anchors_before_any_dialogue(tmp_path):
     with pytest.raises(UserError, match="6 of 6 ratings are below") as caught:
-        write_anchors(rater_on(Scripted(mass=0.3), min_valid_mass=0.5), ANCHORS, tmp_path)
+        write_anchors(
+            rater_on(Scripted(mass=0.3), min_valid_mass=0.5), ANCHORS, tmp_path / "checkpoints", tmp_path
+        )
     assert "It writes 'The speaker' instead" in str(caught.value)
     assert not list(tmp_path.iterdir())

@@ -9,10 +9,10 @@ from dataclasses import asdict, replace
 
 import pytest
 from disk_use import disk_use
-from expertchat.dialogues import pieces
 from expertchat.dialogues.contexts import Context
 from expertchat.dialogues.talk import create_dialogues, run_dialogues
-from expertchat.engine.interface import Reply
+from expertchat.engine import pieces
+from expertchat.engine.interface import Pieces, Reply
 from expertchat.errors import UserError
 from expertchat.pipeline import jobs
 from expertchat.pipeline.locks import this_process
@@ -42,6 +42,8 @@ ENDS = (
 class Interrupted:
     """An engine that replies to `calls` calls. Then it raises `error`, a class and its arguments."""
 
+    pieces = Pieces(1, 1)
+
     def __init__(self, calls: int, error: tuple):
         self.calls, self.error = calls, error
 
@@ -69,8 +71,7 @@ def attempt(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "parse_arguments", lambda stage, description: (recipe, tmp_path))
     monkeypatch.setattr(jobs, "check_code", lambda recipe: None)
     monkeypatch.setattr(os, "fsync", lambda number: None)  # takes most of the time, and no room
-    monkeypatch.setattr(pieces, "SMALLEST", 1)
-    monkeypatch.setattr(pieces, "next_size", lambda size, seconds: size)
+    monkeypatch.setattr(pieces, "next_size", lambda size, *_: size)
     before = signal.getsignal(signal.SIGTERM)
 
     def run(make, calls=1, error=ENDS[0]):

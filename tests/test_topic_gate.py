@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from expertchat.engine.interface import Pieces
 from expertchat.engine.local import LocalEngine
 from expertchat.settings.models import Load
 from expertchat.settings.topics import Gate
@@ -17,6 +18,8 @@ SUBJECTS = ["law", "tea", "art", "zoo", "sea", "sky"]
 
 class Judge:
     """A model with log-odds of yes of `bias`, and 1 more for each letter that text and subject share."""
+
+    pieces = Pieces(64, 1000)
 
     def __init__(self, bias):
         self.bias, self.asked = bias, 0

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from expertchat.checkpoints import Checkpoints, numbered
-from expertchat.engine.interface import Reply
+from expertchat.engine.interface import Pieces, Reply
 from expertchat.engine.local import LocalEngine
 from expertchat.errors import UserError
 from expertchat.questions.artifact import MultipleChoice
@@ -33,6 +33,8 @@ TEMPLATE = "Subject: {{ subject }}."
 
 class Scripted:
     """An author with scripted replies; everything else is real."""
+
+    pieces = Pieces(64, 1000)
 
     def __init__(self, lines):
         self.lines, self.asked, self.conversations = iter(lines), [], []

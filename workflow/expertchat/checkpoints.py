@@ -20,6 +20,7 @@ from expertchat.records import file_sha256
 
 CHECKSUMS = "checksums.json"  # {file: [size in bytes, SHA-256]}
 PART = ".part-"  # begins the names of unfinished checkpoints
+PIECES = ".pieces-"  # begins the names of folders for the pieces of the next checkpoint
 INTERVAL = 60.0  # seconds after which a job that can write a checkpoint does so
 
 
@@ -34,6 +35,8 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(PART + "*"):
             shutil.rmtree(left)
+        for name in self.names():
+            shutil.rmtree(folder / f"{PIECES}{name}", ignore_errors=True)
 
     @property
     def due(self) -> bool:
@@ -61,8 +64,14 @@ class Checkpoints:
         os.rename(part, final)
         self._written = time.monotonic()
         sync(self.folder)
+        for pieces in self.folder.glob(PIECES + "*"):  # of another one: made from what was dropped
+            shutil.rmtree(pieces)
         for old in self.names()[: -self.keep] if self.keep else []:
             shutil.rmtree(self.folder / old)
+
+    def pieces(self, name: str, *parts: str) -> Checkpoints:
+        """The checkpoints of a part of the work on checkpoint `name`; removed once that is written."""
+        return Checkpoints(self.folder.joinpath(f"{PIECES}{name}", *parts))
 
     def find(self, name: str) -> Path | None:
         """The folder of the checkpoint, None if there is none. A damaged one is removed."""

@@ -21,7 +21,9 @@ def main() -> None:
             settings["prompt"],
             settings["seed"],
         )
-        write_anchors(rater, [Anchor(**anchor) for anchor in settings["anchors"]], job.out)
+        write_anchors(
+            rater, [Anchor(**anchor) for anchor in settings["anchors"]], job.checkpoints, job.out
+        )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main() -> None:
         elif settings["source"] == "server":
             write_server(settings["server"], job.out)
         else:
-            make_demo_model(settings, targets, job.out)
+            make_demo_model(settings, targets, job.checkpoints, job.out)
         adapter = job.user_file("adapter")
         if adapter is not None:
             link_adapter(adapter, job.out)

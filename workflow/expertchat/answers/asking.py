@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from expertchat.answers.prompts import answer_texts, prompt, unconditional_promp
 from expertchat.checkpoints import Checkpoints
 from expertchat.console import batch_progress, progress_bar
 from expertchat.engine.interface import Engine, Lengths, OnQuestions, Question, ignore
+from expertchat.engine.pieces import answer_saved, unsaved
 from expertchat.errors import UserError
 from expertchat.questions.artifact import (
     LETTERS,
@@ -144,8 +146,9 @@ def answer_questions(
             if saved.find(subject) is None:
                 count = len(part.items)
                 on_batch = batch_progress(progress, count, count)
+                pieces = partial(saved.pieces, subject)
                 table = answer_subject(
-                    engine, subject, part.shots, part.items, asking, harness, on_batch
+                    engine, subject, part.shots, part.items, asking, harness, pieces, on_batch
                 )
                 if part.also_in_test is not None:
                     table["also_in_test"] = part.also_in_test
@@ -164,11 +167,13 @@ def answer_subject(
     items: Sequence[MultipleChoice],
     asking: Asking,
     harness: int | None = None,
+    pieces: Callable[[str], Checkpoints | None] = unsaved,
     on_batch: OnQuestions = ignore,
 ) -> pd.DataFrame:
     """The rows of one subject, in the order of `items`; columns as in `answer_questions`.
 
-    `on_batch` reports progress.
+    `pieces(name)`: checkpoints for the answers of a subject that is not finished. `on_batch` reports
+    progress.
     """
 
     def ask(i: int, shown: Shown) -> Question:
@@ -181,7 +186,8 @@ def answer_subject(
 
     shown, lengths = fit_prompts(engine, ask, len(items), len(shots), asking)
     groups = _groups_by_beginning(shown)
-    found = engine.answer_logprobs([[ask(i, shown[i]) for i in group] for group in groups], on_batch)
+    questions = [[ask(i, shown[i]) for i in group] for group in groups]
+    found = answer_saved(engine, questions, pieces("answers"), on_batch)
     logprobs = np.empty((len(items), len(LETTERS)))
     for group, results in zip(groups, found, strict=True):
         logprobs[group] = results
@@ -202,7 +208,7 @@ def answer_subject(
             table[TOKENS] = [length.answers for length in lengths]
         if asking.normalization == "unconditional":
             alone = [Question(unconditional_prompt(asking), answer_texts(x, asking)) for x in items]
-            table[UNCONDITIONAL] = np.array(engine.answer_logprobs([alone])[0])
+            table[UNCONDITIONAL] = np.array(answer_saved(engine, [alone], pieces("alone"))[0])
             _check_finite(table[UNCONDITIONAL].to_numpy(), subject)
     return table
 

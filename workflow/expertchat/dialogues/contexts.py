@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from expertchat import chat, prompts
-from expertchat.engine.interface import Engine, Request
+from expertchat.checkpoints import Checkpoints
+from expertchat.engine.interface import Engine, OnReplies, Request
+from expertchat.engine.pieces import draw_saved
 from expertchat.settings.dialogues import Dialogues
 
 
@@ -68,9 +70,10 @@ def draw_replies(
     texts: Mapping[str, str],
     settings: Dialogues,
     seeds: Sequence[int],
-    on_batch,
+    on_batch: OnReplies,
+    saved: Checkpoints,
 ) -> list[dict[str, Any]]:
-    """One reply {text, tokens, finish_reason} per context, drawn with the context's seed.
+    """One reply {text, tokens, finish_reason} per context, drawn with the context's seed and `saved`.
 
     The session of a request is the dialogue and its speaker, so that an engine can reuse the cached
     keys and values of earlier turns.
@@ -83,4 +86,5 @@ def draw_replies(
         )
         for context, seed in zip(contexts, seeds, strict=True)
     ]
-    return [asdict(reply) for reply in engine.generate(requests, settings.decoding, on_batch)]
+    replies = draw_saved(engine, requests, settings.decoding, saved, on_batch)
+    return [asdict(reply) for reply in replies]

@@ -7,10 +7,10 @@ common.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,13 @@ from typing import Any
 from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.console import progress_bar, rate
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES, TOPIC_KEYS
-from expertchat.dialogues.contexts import Context
-from expertchat.dialogues.pieces import draw_saved
+from expertchat.dialogues.contexts import Context, draw_replies
 from expertchat.dialogues.turn_flags import flags_of
 from expertchat.engine.interface import Engine, names_by_engine
 from expertchat.records import read_records, write_records
 from expertchat.seeds import seed_of
 from expertchat.sentences import trim_to_sentence
 from expertchat.settings.dialogues import Dialogues
-
-DRAWN = "drawn"  # in the checkpoints: the replies of the turn that is being taken
 
 
 def seat_names(pair: Sequence[str]) -> list[str]:
@@ -89,7 +86,6 @@ def run_dialogues(
     speakers = names_by_engine(engines)
     saved = Checkpoints(checkpoints / "turns")
     dialogues, candidates, done = _resume(dialogues, saved)
-    _remove_drawn(checkpoints, all_but=done)
     left = range(done, settings.turns)
     per_dialogue = len(left) + settings.candidates * len(
         set(settings.candidate_turns).intersection(left)
@@ -106,8 +102,8 @@ def run_dialogues(
         def speak(engine: Engine, names: Sequence[str], turn: int) -> list[dict[str, Any]]:
             contexts = [Context(d, turn) for d in dialogues if has_tokens_left(d, settings)]
             own = [context for name in names for context in contexts if context.model == name]
-            folder = checkpoints / DRAWN / numbered(turn) / "+".join(names)
-            return _take_turn(engine, own, texts, settings, seed, report, folder)
+            pieces = partial(saved.pieces, numbered(turn + 1), "+".join(names))
+            return _take_turn(engine, own, texts, settings, seed, report, pieces)
 
         for turn in left:
             if side_by_side:
@@ -119,7 +115,6 @@ def run_dialogues(
             with saved.writing(numbered(turn + 1)) as folder:
                 write_records(folder / CANDIDATES, candidates)
                 write_records(folder / DIALOGUES, dialogues)
-            _remove_drawn(checkpoints, all_but=turn + 1)
     write_records(out / DIALOGUES, dialogues)
     write_records(out / CANDIDATES, candidates)
 
@@ -146,25 +141,17 @@ def has_tokens_left(dialogue: dict[str, Any], settings: Dialogues) -> bool:
     return settings.max_tokens is None or used < settings.max_tokens
 
 
-def _remove_drawn(checkpoints: Path, all_but: int) -> None:
-    """Removes the saved replies of all turns but one: those of another turn may answer other texts."""
-    for folder in (checkpoints / DRAWN).glob("*"):
-        if folder.name != numbered(all_but):
-            shutil.rmtree(folder)
-
-
-def _take_turn(engine, contexts, texts, settings: Dialogues, seed: Any, report, folder: Path):
+def _take_turn(engine, contexts, texts, settings: Dialogues, seed: Any, report, pieces):
     """Adds a turn to the dialogue of each context. Returns the candidates drawn from these contexts.
 
-    `folder`: for the replies of a turn that is not finished.
+    `pieces(name)`: checkpoints for the replies of a turn that is not finished.
     """
     candidates = []
     if contexts and contexts[0].turn in settings.candidate_turns:
-        saved = Checkpoints(folder / "candidates")
+        saved = pieces("candidates")
         candidates = _candidates(engine, contexts, texts, settings, seed, report, saved)
     seeds = [seed_of(seed, "turn", c.id) for c in contexts]
-    saved = Checkpoints(folder / "turns")
-    replies = draw_saved(engine, contexts, texts, settings, seeds, report, saved)
+    replies = draw_replies(engine, contexts, texts, settings, seeds, report, pieces("turns"))
     for context, reply in zip(contexts, replies, strict=True):
         earlier = [turn["text"] for turn in context.dialogue["turns"]]
         turn = {"speaker": context.speaker, **make_turn(reply, settings, earlier)}
@@ -197,7 +184,7 @@ def _candidates(engine, contexts, texts, settings: Dialogues, seed: Any, report,
     """Candidate replies, `settings.candidates` per context. The dialogue's turn is drawn separately."""
     pairs = [(c, k) for c in contexts for k in range(settings.candidates)]
     seeds = [seed_of(seed, "candidate", c.id, k) for c, k in pairs]
-    replies = draw_saved(engine, [c for c, _ in pairs], texts, settings, seeds, report, saved)
+    replies = draw_replies(engine, [c for c, _ in pairs], texts, settings, seeds, report, saved)
     return [
         {
             "candidate_id": f"{context.id}/c{k}",

@@ -17,6 +17,9 @@ Result = TypeVar("Result")
 
 MAX_ROWS = 1024  # larger batches are not faster
 MAX_PASS_TOKENS = {"cpu": 2048, "cuda": 16384}  # larger passes take memory and are not faster
+MINUTE_FLOP = {"cpu": 2.5e12, "cuda": 1e15}  # what a slow device computes in about a minute
+MIN_QUESTIONS = 64
+QUESTION_TOKENS = 150  # read for an ordinary question, what it shares with others not counted
 SHARE = 0.6  # of the free memory that a plan may use; activations and the allocator need the rest
 
 processes = 1  # processes of this job that use the host's memory at the same time; set by process.serve
@@ -59,6 +62,15 @@ def planned_tokens(model) -> int:
         model.config, model.dtype.itemsize, 0
     )
     return max(1, min(most, int(SHARE * free_bytes(model)) // token))
+
+
+def questions_per_piece(model) -> int:
+    """Number of questions of ordinary length that a slow device answers in about a minute.
+
+    At least `MIN_QUESTIONS`, since fewer would read what they share too often.
+    """
+    flop = MINUTE_FLOP.get(model.device.type, MINUTE_FLOP["cpu"])
+    return max(MIN_QUESTIONS, int(flop / (2 * model.num_parameters() * QUESTION_TOKENS)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -107,6 +107,19 @@ class Lengths:
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """Into how large pieces a long call is divided, so that its results can be saved on the way.
+
+    `replies`: number of replies that are best drawn together; fewer take almost as long. `questions`:
+    number of questions of ordinary length that a slow machine answers in about a minute; it depends on
+    the model and the kind of its device, never on time.
+    """
+
+    replies: int
+    questions: int
+
+
+@dataclass(frozen=True)
 class Source:
     """What an engine needs to open a model.
 
@@ -153,6 +166,10 @@ class Engine(Protocol):
     @property
     def context_tokens(self) -> int | None:
         """Largest number of tokens that the model can read at once; None if unknown."""
+
+    @property
+    def pieces(self) -> Pieces:
+        """The pieces of calls that are saved on the way (`engine.pieces`)."""
 
     def use(self, adapter: Path | None) -> None:
         """Switches to the adapter in this folder (peft's layout), or to no adapter if None.

@@ -14,7 +14,13 @@ import torch
 
 from expertchat import chat
 from expertchat.engine.adapters import add_adapter
-from expertchat.engine.batches import Batches, free_bytes, planned_rows, planned_tokens
+from expertchat.engine.batches import (
+    Batches,
+    free_bytes,
+    planned_rows,
+    planned_tokens,
+    questions_per_piece,
+)
 from expertchat.engine.finite import require_numbers
 from expertchat.engine.generate.cache import Sessions, why_not_reusable
 from expertchat.engine.generate.contrastive import (
@@ -30,6 +36,7 @@ from expertchat.engine.interface import (
     Lengths,
     OnQuestions,
     OnReplies,
+    Pieces,
     Question,
     Reply,
     Request,
@@ -83,6 +90,7 @@ class LocalEngine:
         if reason:
             print(f"{folder}: prompts are recomputed for each call, as {reason}", file=sys.stderr)
         self.sessions = Sessions(int(SESSION_SHARE * free_bytes(self.model) / engines))
+        self.pieces = Pieces(batch_size, questions_per_piece(self.model))
         self._adapters: dict[Path, str] = {}
         self.encoder = Encoder(self.tokenizer)
         self._method: Method | None = None

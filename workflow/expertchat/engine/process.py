@@ -23,6 +23,7 @@ from expertchat.engine.interface import (
     Lengths,
     OnQuestions,
     OnReplies,
+    Pieces,
     Question,
     Reply,
     Request,
@@ -83,6 +84,11 @@ class ProcessEngine:
     def context_tokens(self) -> int | None:
         """See `Engine.context_tokens`."""
         return self._call("context_tokens", ())
+
+    @property
+    def pieces(self) -> Pieces:
+        """See `Engine.pieces`."""
+        return self._call("pieces", ())
 
     def use(self, adapter: Path | None) -> None:
         """See `Engine.use`."""

@@ -14,6 +14,7 @@ from expertchat.engine.interface import (
     Lengths,
     OnQuestions,
     OnReplies,
+    Pieces,
     Question,
     Reply,
     Request,
@@ -78,6 +79,12 @@ class Replicas:
     def context_tokens(self) -> int | None:
         """See `Engine.context_tokens`."""
         return self.engines[0].context_tokens
+
+    @property
+    def pieces(self) -> Pieces:
+        """See `Engine.pieces`. The copies work at the same time."""
+        own = [engine.pieces for engine in self.engines]
+        return Pieces(sum(p.replies for p in own), sum(p.questions for p in own))
 
     def use(self, adapter: Path | None) -> None:
         """See `Engine.use`."""

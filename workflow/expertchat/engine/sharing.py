@@ -13,6 +13,7 @@ from expertchat.engine.interface import (
     Lengths,
     OnQuestions,
     OnReplies,
+    Pieces,
     Question,
     Reply,
     Request,
@@ -88,6 +89,11 @@ class AdapterEngine:
     def context_tokens(self) -> int | None:
         """See `Engine.context_tokens`."""
         return self.engine.context_tokens
+
+    @property
+    def pieces(self) -> Pieces:
+        """See `Engine.pieces`."""
+        return self.engine.pieces
 
     def use(self, adapter: Path | None) -> None:
         """See `Engine.use`. The adapters of the others stay."""

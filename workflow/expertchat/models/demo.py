@@ -11,8 +11,10 @@ from expertchat.models.targets import TargetModules, check_targets
 from expertchat.records import write_json
 
 
-def make_demo_model(settings: Mapping[str, Any], targets: TargetModules, out: Path) -> None:
-    """Trains a demo model and writes its metrics to metrics.json."""
+def make_demo_model(
+    settings: Mapping[str, Any], targets: TargetModules, checkpoints: Path, out: Path
+) -> None:
+    """Trains a demo model and writes its metrics to metrics.json. Resumes from `checkpoints`."""
     from transformers import AutoConfig
 
     from expertchat.demo.build import build_model
@@ -27,6 +29,7 @@ def make_demo_model(settings: Mapping[str, Any], targets: TargetModules, out: Pa
         steps=settings["steps"],
         prompts=settings["prompts"],
         world_seed=settings["world"]["seed"],
+        checkpoints=checkpoints,
     )
     took, speed = metrics.pop("seconds"), metrics.pop("tokens_per_second")  # not the same in every run
     print(f"{took:.0f} s, {speed:,.0f} tokens/s", file=sys.stderr)

@@ -69,7 +69,10 @@ def _topic_faults(topics: Topics, root: Path, seed: int) -> Iterator[str]:
 
 def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
     """Prompts, model folders, transcripts and question files that do not exist."""
-    for name in prompt_names(experiment):
+    is_folder = (root / experiment.prompts).is_dir()
+    if not is_folder:
+        yield f"prompts: {experiment.prompts}; there is no such folder"
+    for name in prompt_names(experiment) if is_folder else ():
         path = root / experiment.prompts / f"{name}.jinja"
         if not path.is_file():
             yield f"prompts: {experiment.prompts}; there is no {name}.jinja in this folder"

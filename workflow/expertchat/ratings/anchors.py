@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from expertchat.checkpoints import Checkpoints
 from expertchat.console import batch_progress, progress_bar
 from expertchat.engine.interface import OnQuestions, ignore
 from expertchat.ratings.artifact import (
@@ -62,25 +63,31 @@ def anchor_presentations(rater: Rater, anchors: Sequence[Anchor]) -> list[Presen
 
 
 def rate_anchors(
-    rater: Rater, anchors: Sequence[Anchor], on_batch: OnQuestions = ignore
+    rater: Rater,
+    anchors: Sequence[Anchor],
+    saved: Checkpoints | None = None,
+    on_batch: OnQuestions = ignore,
 ) -> list[dict[str, Any]]:
-    """The rater's ratings of the anchors: one row per anchor and category."""
+    """The rater's ratings of the anchors: one row per anchor and category. Goes on from `saved`."""
     by_id = {anchor.anchor_id: anchor for anchor in anchors}
     return [
         {**row, "anchor_id": anchor.anchor_id, "topic": anchor.topic, "quality": anchor.quality or ""}
-        for row in rate_presentations(rater, anchor_presentations(rater, anchors), on_batch)
+        for row in rate_presentations(rater, anchor_presentations(rater, anchors), saved, on_batch)
         for anchor in (by_id[row["item_id"]],)
     ]
 
 
-def write_anchors(rater: Rater, anchors: Sequence[Anchor], out: Path) -> None:
+def write_anchors(rater: Rater, anchors: Sequence[Anchor], checkpoints: Path, out: Path) -> None:
     """Writes anchors.parquet and anchors.json, and says whether the rater tells good from bad.
 
-    Raises UserError if most of its ratings are unusable (`require_mass`).
+    Resumes from the answers in `checkpoints`. Raises UserError if most of its ratings are unusable
+    (`require_mass`).
     """
     asked = len(rater.rubric.categories) * len(anchors)
     with progress_bar(len(anchors), f"anchors rated by {rater.name}", "anchors") as progress:
-        rows = rate_anchors(rater, anchors, batch_progress(progress, len(anchors), asked))
+        saved = Checkpoints(checkpoints / "answers")
+        on_batch = batch_progress(progress, len(anchors), asked)
+        rows = rate_anchors(rater, anchors, saved, on_batch)
     print(f"{require_mass(rater, anchor_presentations(rater, anchors), rows)}.", file=sys.stderr)
     check = check_anchors(rows)
     print(f"{rater.name}: {anchor_sentence(check)}.", file=sys.stderr)

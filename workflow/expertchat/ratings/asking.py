@@ -16,7 +16,9 @@ import numpy as np
 
 from expertchat import prompts
 from expertchat.chat import Message
+from expertchat.checkpoints import Checkpoints
 from expertchat.engine.interface import Engine, OnQuestions, Question, ignore
+from expertchat.engine.pieces import answer_saved
 from expertchat.ratings.canaries import canary_of, with_canary
 from expertchat.ratings.items import Item, fence_of, labels_of
 from expertchat.settings.ratings import Ratings
@@ -114,14 +116,19 @@ def questions_on(presentation: Presentation, rater: Rater) -> list[Question]:
 
 
 def rate_presentations(
-    rater: Rater, presentations: Sequence[Presentation], on_batch: OnQuestions = ignore
+    rater: Rater,
+    presentations: Sequence[Presentation],
+    saved: Checkpoints | None = None,
+    on_batch: OnQuestions = ignore,
 ) -> list[dict[str, Any]]:
-    """One row per presentation, repeat and category, in that order. `on_batch` reports progress."""
+    """One row per presentation, repeat and category, in that order.
+
+    Goes on from the answers in `saved`. `on_batch` reports progress.
+    """
     questions = [questions_on(presentation, rater) for presentation in presentations]
     groups = context_groups(presentations)
-    answers = rater.engine.answer_logprobs(
-        [[q for i in group for q in questions[i]] for group in groups], on_batch
-    )
+    asked = [[q for i in group for q in questions[i]] for group in groups]
+    answers = answer_saved(rater.engine, asked, saved, on_batch)
     logprobs: dict[int, list[np.ndarray]] = {}
     for group, answer in zip(groups, answers, strict=True):
         remaining = iter(answer)

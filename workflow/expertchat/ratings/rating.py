@@ -98,7 +98,8 @@ def rate(
             high, seed = rater.rubric.high, rater.seed
             shown = [p for i in block for p in presentations_of(i, rater.settings, high, seed)]
             asked = len(rater.rubric.categories) * sum(p.repeats for p in shown)
-            rows = rate_presentations(rater, shown, batch_progress(progress, len(block), asked))
+            on_batch = batch_progress(progress, len(block), asked)
+            rows = rate_presentations(rater, shown, saved.pieces(name), on_batch)
             with saved.writing(name) as folder:
                 write_table(folder / TEXTS, text_rows(rater, block), TEXT_SCHEMA)
                 write_table(folder / RATINGS, rows, RATING_SCHEMA)

@@ -12,8 +12,7 @@ from typing import Any
 
 from expertchat.checkpoints import Checkpoints
 from expertchat.console import progress_bar, rate
-from expertchat.dialogues.contexts import Context
-from expertchat.dialogues.pieces import draw_saved
+from expertchat.dialogues.contexts import Context, draw_replies
 from expertchat.engine.interface import Engine
 from expertchat.records import write_records
 from expertchat.replies.artifact import REPLIES
@@ -48,7 +47,7 @@ def write_replies(
 
         saved = Checkpoints(checkpoints / "replies")
         asked = [context for context, _ in numbered]
-        replies = draw_saved(engine, asked, texts, dialogues, seeds, report, saved)
+        replies = draw_replies(engine, asked, texts, dialogues, seeds, report, saved)
     write_records(out / REPLIES, map(_record, numbered, replies))
 
 

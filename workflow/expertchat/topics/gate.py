@@ -15,15 +15,17 @@ contrast (best-of-n sampling): the models find it natural, and it fits the subje
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from expertchat import prompts
+from expertchat.checkpoints import Checkpoints
 from expertchat.console import batch_progress, progress_bar
 from expertchat.engine.interface import Engine, Question, names_by_engine
+from expertchat.engine.pieces import answer_saved, unsaved
 from expertchat.prompts import GATE
 from expertchat.settings.topics import Gate
 from expertchat.topics.similarity import words
@@ -38,12 +40,14 @@ def pass_gate(
     settings: Gate | None,
     texts: Mapping[str, str],
     subjects: Sequence[str],
+    pieces: Callable[[str], Checkpoints | None] = unsaved,
 ) -> list[dict[str, Any]]:
     """The candidates; those that have no reason to be rejected get a probability `gate` and a `merit`.
 
     A candidate whose probability is below the threshold gets the reason `NOT_A_TOPIC`. `merit` is the
     sum by which the best is chosen. `texts` are the prompt templates by name, `subjects` those of the
     experiment. All models judge all candidates, so that a topic is judged alike whoever wrote it.
+    `pieces(name)`: checkpoints for judgements that are not finished.
     """
     tested = [number for number, candidate in enumerate(candidates) if candidate["reason"] is None]
     passed = [dict(candidate) for candidate in candidates]
@@ -52,7 +56,7 @@ def pass_gate(
     asked = [(passed[number]["topic"], passed[number]["subject"]) for number in tested]
     different = list(dict.fromkeys(asked))  # small models often write the same text twice
     scores = dict(
-        zip(different, text_scores(engines, different, settings, texts, subjects), strict=True)
+        zip(different, text_scores(engines, different, settings, texts, subjects, pieces), strict=True)
     )
     for number, (text, subject) in zip(tested, asked, strict=True):
         own, *others = scores[text, subject]
@@ -91,6 +95,7 @@ def text_scores(
     settings: Gate,
     texts: Mapping[str, str],
     subjects: Sequence[str],
+    pieces: Callable[[str], Checkpoints | None] = unsaved,
 ) -> np.ndarray:
     """Mean scores over the models, [topics, 1 + others]: for the own subject and for other subjects."""
     asked = [
@@ -109,7 +114,8 @@ def text_scores(
     with progress_bar(len(asked) * len(served), "gate", "questions") as progress:
         for engine, names in served:
             on_batch = batch_progress(progress, len(asked), len(asked))
-            found = chain.from_iterable(engine.answer_logprobs(groups, on_batch))
+            saved = pieces("gate of " + "+".join(names))
+            found = chain.from_iterable(answer_saved(engine, groups, saved, on_batch))
             for number, answers in zip(order, found, strict=True):
                 share = len(names) / len(engines)
                 scores[number] += share * score(answers, asked[number][0], settings)

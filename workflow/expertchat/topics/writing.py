@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.console import batch_progress, progress_bar
 from expertchat.engine.interface import Engine, Reply, Request, names_by_engine
+from expertchat.engine.pieces import draw_saved
 from expertchat.errors import UserError
 from expertchat.records import read_records, write_json, write_records
 from expertchat.seeds import seed_of
@@ -78,11 +80,13 @@ def write_topics(
     _refill(pool, (o for o in outcomes if o["author"] != FILE))
     instruction = instruction_words(texts["topic"])
     while wanted := next_tries(outcomes, settings, taxonomy, seed, list(engines)):
-        asked = _ask(engines, wanted, outcomes, settings, texts["topic"], examples, seed)
+        name = numbered(len(outcomes) + len(wanted))
+        pieces = partial(saved.pieces, name)
+        asked = _ask(engines, wanted, outcomes, settings, texts["topic"], examples, seed, pieces)
         candidates = [_candidate(attempt, reply, instruction, settings) for attempt, reply in asked]
-        candidates = pass_gate(engines, candidates, settings.gate, texts, taxonomy.subjects)
+        candidates = pass_gate(engines, candidates, settings.gate, texts, taxonomy.subjects, pieces)
         outcomes += choose(candidates, pool)
-        with saved.writing(numbered(len(outcomes))) as folder:
+        with saved.writing(name) as folder:
             write_records(folder / OUTCOMES, outcomes)
     if engines:
         _check_enough(outcomes, settings, taxonomy)
@@ -226,8 +230,11 @@ def texts_per_attempt(settings: Topics) -> int:
     return settings.gate.best_of if settings.gate else 1
 
 
-def _ask(engines, wanted, outcomes, settings: Topics, template: str, examples, seed: int):
-    """(try, reply) for each of the `wanted` tries, in their order."""
+def _ask(engines, wanted, outcomes, settings: Topics, template: str, examples, seed: int, pieces):
+    """(try, reply) for each of the `wanted` tries, in their order.
+
+    `pieces(name)`: checkpoints for the replies of a round that is not finished.
+    """
     taken = taken_topics(outcomes, settings.max_taken)
     texts = texts_per_attempt(settings)
     replies: dict[tuple[str, int], Reply] = {}
@@ -253,9 +260,9 @@ def _ask(engines, wanted, outcomes, settings: Topics, template: str, examples, s
                 )
                 for attempt in own
             ]
-            drawn = engine.generate(
-                requests, settings.decoding, batch_progress(progress, len(own), len(own))
-            )
+            on_batch = batch_progress(progress, len(own), len(own))
+            saved = pieces("texts by " + "+".join(authors))
+            drawn = draw_saved(engine, requests, settings.decoding, saved, on_batch)
             for attempt, reply in zip(own, drawn, strict=True):
                 replies[attempt["subject"], attempt["try"]] = reply
     return [(attempt, replies[attempt["subject"], attempt["try"]]) for attempt in wanted]

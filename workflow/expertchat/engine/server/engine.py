@@ -19,6 +19,7 @@ from expertchat.engine.interface import (
     Lengths,
     OnQuestions,
     OnReplies,
+    Pieces,
     Question,
     Reply,
     Request,
@@ -79,6 +80,11 @@ class ServerEngine:
         """Sends requests to the server that is in use."""
         assert self._client is not None  # `use` sets it, and an engine is not used after `close`
         return self._client
+
+    @property
+    def pieces(self) -> Pieces:
+        """See `Engine.pieces`."""
+        return Pieces(self.settings.parallel, 16 * self.settings.parallel)
 
     def use(self, adapter: Path | None) -> None:
         """See `Engine.use`. A server started by this job is restarted with the adapter."""

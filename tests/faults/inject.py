@@ -6,11 +6,13 @@ The steps are the calls that create, sync, rename, link, copy or remove files. S
 1, is replaced by a fault; with 0 there is none. At the end the number of steps is printed to stderr as
 "steps: N". KIND is one of
 
-  kill      the process is killed (SIGKILL) before the step
-  after     ... after the step
-  full      the step fails as on a full disk
-  readonly  the step fails as on a file system that can only be read
-  memory    the step fails for want of memory
+  kill       the process is killed (SIGKILL) before the step
+  after      ... after the step
+  full       the step fails as on a full disk
+  readonly   the step fails as on a file system that can only be read
+  memory     the step fails for want of memory
+  snakemake  the Snakemake that started the process is killed before the step, and the process goes on
+  both       Snakemake is killed, and then the process
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 STEPS = ("rename", "replace", "fsync", "link", "unlink", "mkdir", "rmdir", "symlink")
@@ -51,18 +54,37 @@ class Faults:
                 raise MemoryError
             if self.kind == "after":
                 function(*arguments, **names)
+            if self.kind in ("snakemake", "both"):
+                os.kill(snakemake_process(), signal.SIGKILL)
+            if self.kind == "snakemake":
+                return function(*arguments, **names)
             os.kill(os.getpid(), signal.SIGKILL)
 
         return step
 
 
-def main() -> None:
-    kind, number, script, *arguments = sys.argv[1:]
-    faults = Faults(kind, int(number))
+def snakemake_process() -> int:
+    """The number of the Snakemake process that started this one. Raises LookupError without one."""
+    process = os.getppid()
+    while process > 1:
+        if b"/snakemake\0" in Path(f"/proc/{process}/cmdline").read_bytes():
+            return process
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    raise LookupError("no Snakemake has started this process")
+
+
+def install(faults: Faults) -> None:
+    """Replaces the functions that are the steps."""
     for name in STEPS:
         setattr(os, name, faults.around(getattr(os, name)))
     for name in COPIES:
         setattr(shutil, name, faults.around(getattr(shutil, name)))
+
+
+def main() -> None:
+    kind, number, script, *arguments = sys.argv[1:]
+    faults = Faults(kind, int(number))
+    install(faults)
     sys.argv = [script, *arguments]
     try:
         runpy.run_path(script, run_name="__main__")

@@ -15,6 +15,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,10 +28,13 @@ from pathlib import Path
 from expertchat.pipeline.integrity import find_damage
 from expertchat.pipeline.store import read_manifest, read_recipe, recipe_path, work_path
 from expertchat.records import read_json
-from small_workflow import ROOT, small_config, snakemake, support, write_config
+from small_workflow import BIN, ROOT, small_config, snakemake, support, write_config
 
 INJECT = Path(__file__).with_name("inject.py")
-KINDS = ("kill", "after", "full", "readonly", "memory")
+SITE = Path(__file__).with_name("site")
+OF_JOBS = ("kill", "after", "full", "readonly", "memory")
+OF_SNAKEMAKE = ("snakemake", "both")
+KINDS = (*OF_JOBS, *OF_SNAKEMAKE)
 ALL_POINTS, SEED = 200, 11
 TIME_LIMIT = 600  # seconds for one job
 
@@ -60,6 +64,26 @@ def run_job(run: Path, reference: str, kind: str = "kill", step: int = 0):
     )
 
 
+def run_snakemake(run: Path, reference: str, kind: str = "", step: int = 0):
+    """Has Snakemake make the artifact in the folder `run`. A kind: it is killed at a step of the job.
+
+    Does not wait for a job that lives on.
+    """
+    command = [str(BIN / "snakemake"), f"results/{reference}/manifest.json", "--cores", "2"]
+    command += ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(run)]
+    command += ["--configfile", str(run / "config.yaml")]
+    environment = dict(os.environ)
+    if kind:
+        environment["EXPERTCHAT_FAULT"] = f"{reference.split('/')[0]}.py:{kind}:{step}"
+        environment["PYTHONPATH"] = os.pathsep.join([str(SITE), os.environ.get("PYTHONPATH", "")])
+    log = run / "snakemake.log"
+    with log.open("w") as file:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=file, timeout=TIME_LIMIT
+        )
+    return subprocess.CompletedProcess(command, done.returncode, stderr=log.read_text())
+
+
 def threads_of(store: Path, reference: str) -> int:
     """The threads that Snakemake gives to a job of the small experiment, with one per model."""
     both = reference.split("/")[0] in ("topics", "dialogues")
@@ -70,6 +94,7 @@ def without(finished: Path, run: Path, reference: str) -> None:
     """Makes `run` a copy of the finished experiment that lacks one artifact."""
     shutil.copytree(finished / "results", run / "results", symlinks=True, copy_function=os.link)
     shutil.rmtree(run / "results" / reference)
+    shutil.copy(finished / "config.yaml", run)
 
 
 def count_steps(finished: Path, reference: str) -> int:
@@ -88,12 +113,15 @@ def try_point(finished: Path, point: Point) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         without(finished, run, point.reference)
-        first = run_job(run, point.reference, point.kind, point.step)
+        make = run_snakemake if point.kind in OF_SNAKEMAKE else run_job
+        first = make(run, point.reference, point.kind, point.step)
+        if point.kind in OF_SNAKEMAKE and first.returncode != -signal.SIGKILL:
+            return f"Snakemake was not killed: {first.stderr[-1500:]}"
         if "Traceback" in first.stderr:
             return f"the job that failed shows a traceback: {first.stderr[-1500:]}"
         if point.kind in ("full", "readonly", "memory") and first.returncode not in (0, 1):
             return f"the job that failed ended with {first.returncode}"
-        second = run_job(run, point.reference)
+        second = make(run, point.reference)
         if second.returncode != 0:
             return f"the same command fails: {second.stderr[-1500:]}"
         artifact = run / "results" / point.reference

@@ -261,7 +261,10 @@ def test_what_the_anchors_show_is_said_and_written(engine, tmp_path, capsys):
 def test_a_rater_without_scores_is_stopped_by_the_anchors_before_any_dialogue(tmp_path):
     with pytest.raises(UserError, match="6 of 6 ratings are below") as caught:
         write_anchors(
-            rater_on(Scripted(mass=0.3), min_valid_mass=0.5), ANCHORS, tmp_path / "checkpoints", tmp_path
+            rater_on(Scripted(mass=0.3), min_valid_mass=0.5),
+            ANCHORS,
+            tmp_path / "work",
+            tmp_path / "out",
         )
     assert "It writes 'The speaker' instead" in str(caught.value)
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "out").exists()

@@ -279,7 +279,7 @@ CASES = {
     ),
     # files and names outside of the settings
     "unknown role": ("dialogues.roles", ["speaker", "judge"], "prompts: |judge.jinja"),
-    "no prompts": ("prompts", "config/nowhere", "prompts: config/nowhere|topic.jinja"),
+    "no prompts": ("prompts", "config/nowhere", "prompts: config/nowhere; there is no such folder"),
     "no held-out left": ("topics.held_out_subjects", 8, "topics.held_out_subjects: 8|less than"),
     "no such subject": ("topics.subjects", ["baking", "karate"], "'karate'|pottery"),
     "no rubric": (

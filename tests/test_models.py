@@ -126,7 +126,7 @@ def test_the_output_layer_is_known_to_the_policy_and_not_to_the_reward_model(lla
 def test_a_demo_model_is_checked_before_it_is_trained(architecture, tmp_path):
     targets = TargetModules({PPO: ["wq"]})
     with pytest.raises(UserError, match=f"the demo's {architecture} has no linear layer named 'wq'"):
-        make_demo_model({"architecture": architecture}, targets, tmp_path)
+        make_demo_model({"architecture": architecture}, targets, tmp_path / "work", tmp_path)
 
 
 def test_linear_layers_of_gpt2_are_found():

@@ -1,5 +1,6 @@
 """Text that others wrote is shown with everything spelled out that cannot be seen."""
 
+import gzip
 import os
 
 import pytest
@@ -67,6 +68,33 @@ def test_a_file_that_is_no_text_is_refused(tmp_path, data, words):
     with pytest.raises(UserError) as caught:
         read_text(tmp_path / "a.txt", most_bytes=100)
     assert str(caught.value).endswith(words)
+
+
+def test_a_compressed_file_is_read_as_far_as_it_may_be(tmp_path):
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbfa\r\nb"))
+    assert read_text(path) == "a\nb"
+    path.write_bytes(gzip.compress(b"x" * 100))
+    assert read_text(path, most_bytes=100) == "x" * 100
+    path.write_bytes(gzip.compress(b"x" * 10**6, compresslevel=9))
+    assert path.stat().st_size < 2000
+    with pytest.raises(UserError, match="at most 2,000 bytes are read; it decompresses to more"):
+        read_text(path, most_bytes=2000)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"no gzip",
+        gzip.compress(b"x" * 100)[:-9],  # cut off
+        gzip.compress(b"x" * 100)[:-8] + bytes(8),  # another checksum
+        gzip.compress(b"x" * 100)[:10] + b"\xff" * 20,  # nothing that can be decompressed
+    ],
+)
+def test_a_damaged_compressed_file_is_refused(tmp_path, data):
+    (tmp_path / "a.gz").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.gz: not a valid gzip file: "):
+        read_text(tmp_path / "a.gz")
 
 
 def test_what_is_no_file_is_not_read(tmp_path):

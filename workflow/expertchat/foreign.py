@@ -4,9 +4,11 @@ terminals and on the page."""
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
 import math
 import unicodedata
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # control, format, surrogate
 def read_text(
     path: Path, hint: str = "", most_bytes: int = MOST_BYTES, same_line_ends: bool = False
 ) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
+    """The text of a file in UTF-8, with or without a byte order mark; of a .gz file decompressed.
 
     Each line ends with "\\n", or as in the file with `same_line_ends`. Raises UserError with the file
     and, if possible, the line if the file cannot be read (`hint` then says what it should be), is larger
@@ -35,7 +37,9 @@ def read_text(
         size = path.stat().st_size
         if size > most_bytes:
             raise UserError(f"{path}: {size:,} bytes; at most {most_bytes:,} are read")
-        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        data = _content(path, most_bytes).removeprefix(codecs.BOM_UTF8)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not a valid gzip file: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}{more}") from None
     except ValueError:  # a name with NUL or a lone surrogate
@@ -49,6 +53,17 @@ def read_text(
         place, byte = f"{path}, line {_line(data, error.start)}", data[error.start]
         raise UserError(f"{place}: not UTF-8 (byte 0x{byte:02x})") from None
     return text if same_line_ends else text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _content(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a file; of a .gz file decompressed, no further than `most_bytes` allows."""
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    with gzip.open(path) as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise UserError(f"{path}: at most {most_bytes:,} bytes are read; it decompresses to more")
+    return data
 
 
 def _line(data: bytes, position: int) -> int:

@@ -60,6 +60,7 @@ def made_by(producer, reader):
     """An input function: the manifests of stage `producer` that a job reads as input `reader`.
 
     `reader` is "stage.input", as in the job's recipe; the list is empty if the recipe has no such input.
+    For a model that is tuned on instructions, stage sft stands for stage models.
     The manifests are ancient(), as ids decide what must run again, and not modification times.
     """
     stage, name = reader.split(".")

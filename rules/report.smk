@@ -5,6 +5,8 @@ rule make_report:
     """The report of the experiment: report.html, with its figures in summary.json."""
     input:
         models=made_by("models", "report.models"),
+        instructions=made_by("instructions", "report.instructions"),
+        sft=made_by("sft", "report.sft"),
         questions=made_by("questions", "report.questions"),
         topics=made_by("topics", "report.topics"),
         anchors=made_by("anchors", "report.anchors"),

@@ -1,4 +1,4 @@
-# Where models and questions come from.
+# Where models, instructions and questions come from.
 
 
 rule make_models:
@@ -16,6 +16,25 @@ rule make_models:
         script=script_of("models"),
         recipe=recipe_of("models"),
         label=label_of("models"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"
+
+
+rule make_instructions:
+    """Reads instruction data sets for supervised fine-tuning, checks and splits them."""
+    output:
+        "results/instructions/{id}/manifest.json",
+    log:
+        "logs/instructions/{id}.log",
+    benchmark:
+        "logs/instructions/{id}.tsv"
+    localrule: True
+    params:
+        script=script_of("instructions"),
+        recipe=recipe_of("instructions"),
+        label=label_of("instructions"),
     message:
         "{params.label}"
     shell:

@@ -1,4 +1,28 @@
-# Training on the ratings: the reward model, then PPO.
+# Training: on instructions before the dialogues, and on the ratings after them, a reward model and then PPO.
+
+
+rule make_sft:
+    """Tunes a model on instructions; all later stages use the result in its place."""
+    input:
+        model=made_by("models", "sft.model"),
+        instructions=made_by("instructions", "sft.instructions"),
+    output:
+        "results/sft/{id}/manifest.json",
+    log:
+        "logs/sft/{id}.log",
+    benchmark:
+        "logs/sft/{id}.tsv"
+    threads: experiment.threads
+    resources:
+        machine_gpus=1,
+    params:
+        script=script_of("sft"),
+        recipe=recipe_of("sft"),
+        label=label_of("sft"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"
 
 
 rule make_rewards:

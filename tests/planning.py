@@ -4,6 +4,7 @@ AFTER_PPO = {
     *("policies", "replies", "answers", "mmlu", "fits", "mixture"),
     *("dialogues", "ratings", "reliability", "oracle", "report"),
 }
+FROM_INSTRUCTIONS = {"instructions", "sft"}  # stages of experiments with a section sft
 ASKED = {"answers", "mmlu", "fits", "mixture"}
 
 

@@ -10,6 +10,7 @@ from expertchat.chat import Turn
 from expertchat.engine.loading import load_tokenizer
 from expertchat.errors import UserError
 from expertchat.settings.models import Load
+from expertchat.sft.encoding import IGNORED, encode_conversation
 
 ROOT = Path(__file__).parent
 TURNS = [Turn("a", "Hello."), Turn("b", "Hi."), Turn("a", "How?")]
@@ -191,6 +192,20 @@ def test_bos_occurs_once_at_the_beginning_if_the_model_wants_it(family, own):
         assert (ids[0] == own.bos_token_id) == wanted
         assert ids[1] != own.bos_token_id
         assert ids.count(own.bos_token_id) <= (2 if family.template == "llama-2" else 1)
+
+
+def test_the_loss_of_fine_tuning_counts_replies_and_nothing_else(family, own):
+    said = ["Hello.", "Good."]
+    messages = [
+        {"role": role, "content": text}
+        for role, text in zip(("user", "assistant") * 2, ("open", said[0], "Hi.", said[1]), strict=True)
+    ]
+    encoded = encode_conversation(own, messages, [own.eos_token_id], "assistant")
+    counted = own.decode([label for label in encoded.labels if label != IGNORED])
+    others = own.decode([i for i, n in zip(encoded.ids, encoded.labels, strict=True) if n == IGNORED])
+    assert all(text in counted and text not in others for text in said)
+    assert all(text in others and text not in counted for text in ("open", "Hi."))
+    assert encoded.labels[-1] == own.eos_token_id or encoded.labels[-2] == own.eos_token_id
 
 
 def test_an_answer_begins_as_a_reply_does_under_the_template(family, own):

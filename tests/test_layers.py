@@ -163,11 +163,19 @@ def rules(root) -> dict[str, dict[str, str]]:
 
 
 def plans(root, default_config):
-    """Plans that use every input of every stage."""
+    """Plans that use every input of every stage. In the last one, stage sft stands for stage models."""
     ratings = {"tuned_raters": True, "anchors": "config/anchors/expert.jsonl"}
     two = default_config | {"rounds": 2, "ratings": default_config["ratings"] | ratings}
     two["topics"] = two["topics"] | {"decontaminate": True}
-    return [make_plan(read_experiment(config, root), root) for config in (default_config, two)]
+    source = {
+        "source": "hub",
+        "repository": "a/b",
+        "revision": "c",
+        "file": "d.json",
+        "format": "alpaca",
+    }
+    tuned = default_config | {"sft": {"instructions": [source]}}
+    return [make_plan(read_experiment(config, root), root) for config in (default_config, two, tuned)]
 
 
 def test_rules_name_the_inputs_that_the_planner_gives(rules, root, default_config):
@@ -177,7 +185,10 @@ def test_rules_name_the_inputs_that_the_planner_gives(rules, root, default_confi
         for recipe in plan.recipes.values():
             for name, references in recipe.inputs.items():
                 for reference in [references] if isinstance(references, str) else references:
-                    given[recipe.stage][name] = reference.split("/")[0]
+                    producer = reference.split("/")[0]
+                    if producer == "sft" and name in ("model", "models"):
+                        producer = "models"
+                    given[recipe.stage][name] = producer
     assert given == rules
 
 

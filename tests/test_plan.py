@@ -11,7 +11,7 @@ from expertchat.pipeline.experiment import read_config, read_experiment
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.store import recipe_path
-from planning import AFTER_PPO, ASKED, ids, new_stages
+from planning import AFTER_PPO, ASKED, FROM_INSTRUCTIONS, ids, new_stages
 
 
 def test_the_same_settings_give_the_same_plan(planned, default_config):
@@ -20,7 +20,10 @@ def test_the_same_settings_give_the_same_plan(planned, default_config):
 
 def test_every_stage_takes_part_and_inputs_come_first(planned, default_config):
     plan = planned(default_config)
-    assert {recipe.stage for recipe in plan.recipes.values()} == set(STAGES) - {"anchors"}
+    assert {recipe.stage for recipe in plan.recipes.values()} == set(STAGES) - {
+        "anchors",
+        *FROM_INSTRUCTIONS,
+    }
     seen = set()
     for reference, recipe in plan.recipes.items():
         assert set(recipe.references()) <= seen
@@ -38,7 +41,7 @@ def test_every_stage_takes_part_and_inputs_come_first(planned, default_config):
             "topics",
             "per_subject",
             3,
-            set(STAGES) - {"models", "questions", "anchors"} - ASKED | AFTER_PPO,
+            set(STAGES) - {"models", "questions", "anchors", *FROM_INSTRUCTIONS} - ASKED | AFTER_PPO,
         ),
     ],
 )
@@ -212,3 +215,46 @@ def test_a_large_experiments_report_job_starts(tmp_path, root, default_config):
     file = recipe_path(tmp_path, report.reference)
     done = subprocess.run([*command, file], capture_output=True, text=True)
     assert done.returncode == 1 and "the artifact is not finished" in done.stderr
+
+
+def with_sft(config, **changes):
+    """The settings with supervised fine-tuning of all models."""
+    source = {
+        "source": "hub",
+        "repository": "a/b",
+        "revision": "c",
+        "file": "d.json",
+        "format": "alpaca",
+    }
+    return copy.deepcopy(config) | {"sft": {"instructions": [source], **changes}}
+
+
+def test_a_model_tuned_on_instructions_takes_the_models_place(planned, default_config):
+    plan = planned(with_sft(default_config, models=["llama"]))
+    tuned, base = plan.views["sft/llama"], plan.views["models/llama"]
+    assert plan.recipes[tuned].inputs == {"model": base, "instructions": plan.views["instructions"]}
+    loaded = {
+        reference
+        for recipe in plan.recipes.values()
+        if recipe.stage not in ("sft", "report")
+        for reference in recipe.references()
+    }
+    assert tuned in loaded and base not in loaded
+    assert plan.views["models/mixtral"] in loaded and "sft/mixtral" not in plan.views
+    report = plan.recipes[plan.views["report"]].inputs
+    assert base in report["models"] and report["sft"] == [tuned]
+
+
+def test_a_change_of_sft_makes_no_model_and_no_instructions_again(planned, default_config):
+    before = planned(with_sft(default_config))
+    changed = new_stages(before, planned(with_sft(default_config, learning_rate=1e-3)))
+    assert changed == set(STAGES) - {"models", "instructions", "questions", "anchors"}
+    split = new_stages(before, planned(with_sft(default_config, held_out_share=0.5)))
+    assert split == changed | {"instructions"}
+
+
+def test_models_with_the_same_weights_are_tuned_once(planned, default_config):
+    config = with_sft(default_config)
+    config["models"]["mixtral"] = config["models"]["llama"]
+    plan = planned(config)
+    assert plan.views["sft/llama"] == plan.views["sft/mixtral"]

@@ -64,7 +64,7 @@ def backbone(model_folder, reward_folder):
 
 
 def new_adapter(base):
-    return lora_config(SETTINGS.lora, base, "ppo.lora", task_type="CAUSAL_LM")
+    return lora_config(SETTINGS.lora, base, "ppo.lora", "the model", task_type="CAUSAL_LM")
 
 
 @pytest.fixture

@@ -260,7 +260,7 @@ def test_adapters_on_the_last_layers_only_need_no_gradient_below(llama_folder, t
         score = candidate_scores(reward.model, [ENCODED["a0"]], reward.reader).item()
     assert score != 0
     base = load_model(llama_folder, Load())
-    policy = lora_config(lora, base, "ppo.lora", task_type="CAUSAL_LM")
+    policy = lora_config(lora, base, "ppo.lora", "the model", task_type="CAUSAL_LM")
     backbone = SharedBackbone(base, policy, tmp_path / "adapter")
     rollout = make_rollout([ENCODED["a0"][:5]], [Completion(ENCODED["a0"][5:-1], "stop")], 2, 0, "cpu")
     assert backbone.scores(rollout).item() == pytest.approx(score, abs=1e-4)

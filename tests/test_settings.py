@@ -42,6 +42,14 @@ PAIR = "must be a pair, such as [a, b]"
 SOURCES = "must be 'demo', 'path', 'hub', 'gguf', 'package' or 'server'"
 STYLES = "must be 'harness', 'hendrycks' or 'chat'"
 
+HUB_FILE = {
+    "source": "hub",
+    "repository": "a/b",
+    "revision": "c",
+    "file": "d.json",
+    "format": "alpaca",
+}
+
 # (key, value, the sentence, or its parts in order)
 CASES = {
     # unknown and misplaced keys, at every level
@@ -72,7 +80,8 @@ CASES = {
     "key of several other sections": (
         "learning_rate",
         1e-3,
-        "learning_rate: unknown key here; did you mean rewards.learning_rate or ppo.learning_rate?",
+        "learning_rate: unknown key here; did you mean sft.learning_rate or rewards.learning_rate or "
+        "ppo.learning_rate?",
     ),
     "key of the rubric": ("ratings.high", 5, "ratings.high: unknown key; known keys: anchors, "),
     # missing keys
@@ -277,6 +286,23 @@ CASES = {
         ["gpt"],
         "ratings.third_party: 'gpt' is not a model; known: llama, mixtral",
     ),
+    # supervised fine-tuning
+    "sft of an unknown model": (
+        "sft",
+        {"instructions": [HUB_FILE], "models": ["gpt"]},
+        "sft.models: 'gpt' is not a model; known: llama, mixtral",
+    ),
+    "no instructions": ("sft", {"instructions": []}, "sft.instructions: []; "),
+    "instructions of an unknown type": (
+        "sft",
+        {"instructions": [HUB_FILE | {"file": "d.parquet"}]},
+        "sft.instructions: d.parquet; unknown file type; read are .json, .jsonl, .json.gz, .jsonl.gz",
+    ),
+    "no such instructions": (
+        "sft",
+        {"instructions": [{"source": "file", "path": "nowhere.json", "format": "dolly"}]},
+        "sft.instructions: nowhere.json; no such file",
+    ),
     # files and names outside of the settings
     "unknown role": ("dialogues.roles", ["speaker", "judge"], "prompts: |judge.jinja"),
     "no prompts": ("prompts", "config/nowhere", "prompts: config/nowhere; there is no such folder"),
@@ -433,7 +459,9 @@ def test_the_links_of_the_description_lead_to_its_headings(root):
     links = re.findall(r"^- \[(.*)\]\(#([\w-]+)\)$", text, re.MULTILINE)
     assert [heading for heading, _ in links] == headings
     assert len({slug for _, slug in links}) == len(links)
-    assert {"`ppo`", "`rewards.lora`, `ppo.lora`", "Rubric file: `categories`"} <= set(headings)
+    assert {"`ppo`", "`sft.lora`, `rewards.lora`, `ppo.lora`", "Rubric file: `categories`"} <= set(
+        headings
+    )
 
 
 def test_invalid_names_of_models_and_mixtures_are_reported(default_config, root):

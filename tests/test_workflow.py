@@ -243,8 +243,12 @@ def test_every_preset_can_be_planned(preset, profile, tmp_path):
                 (tmp_path / name / file).write_text("{}", encoding="utf-8")
     write_config(tmp_path, config)
     output = snakemake(tmp_path, "all", "--profile", str(ROOT / "profiles" / profile), "--dry-run")
-    talks = {"topics", "dialogues", "ratings", "rewards", "policies"}
-    assert (talks if "pairs" in config else {"answers", "fits", "mixture"}) <= planned_rules(output)
+    expected = {
+        "pairs": {"topics", "dialogues", "ratings", "rewards", "policies"},
+        "sft": {"instructions", "sft", "report"},
+        "mmlu": {"answers", "fits", "mixture"},
+    }
+    assert expected[next(key for key in expected if key in config)] <= planned_rules(output)
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
 
 
@@ -322,3 +326,47 @@ def test_columns_and_types_are_those_of_real_files(table, finished):
             allowed = TYPES[type_name]
             right = isinstance(value, allowed) and (allowed is not int or not isinstance(value, bool))
             assert right or (value is None and null == "null"), (table.file, name, value)
+
+
+def test_a_model_tuned_on_instructions_takes_its_place_beside_the_model(tmp_path):
+    """Only models, instructions and questions: no dialogues."""
+    records = [
+        {"instruction": f"How hot is bread {n}?", "input": "", "output": f"{200 + n % 7} degrees."}
+        for n in range(60)
+    ]
+    (tmp_path / "mine.json").write_text(json.dumps([*records, {"instruction": 1}]), encoding="utf-8")
+    demo = small_config()["models"]["llama"]
+    source = {"source": "file", "path": str(tmp_path / "mine.json"), "format": "alpaca"}
+    config = {
+        **{key: small_config()[key] for key in ("seed", "prompts", "world", "mmlu")},
+        "name": "tuned",
+        "rounds": 0,
+        "models": {"base": demo, "tuned": demo},
+        "sft": {
+            "models": ["tuned"],
+            "instructions": [source],
+            "held_out_share": 0.2,
+            "method": "full",
+            "learning_rate": 1e-3,
+            "epochs": 2,
+            "batch_size": 8,
+        },
+    }
+    write_config(tmp_path, config)
+    refused = snakemake(tmp_path, "all", check=False)  # one of 61 records is more than a hundredth
+    assert "1 of 61 records (1.64%) are invalid as alpaca" in refused and "record 61" in refused
+    (tmp_path / "mine.json").write_text(json.dumps(records), encoding="utf-8")
+    snakemake(tmp_path, "all")
+    view = tmp_path / "results/experiments/tuned"
+    losses = read_json(view / "sft/tuned/losses.json")
+    assert losses["held_out"]["after"] < losses["held_out"]["before"]
+    assert (
+        losses["counts"]["train"]["conversations"] + losses["counts"]["held_out"]["conversations"] == 60
+    )
+    summary = read_json(view / "report/summary.json")
+    assert [row["model"] for row in summary["mmlu"]] == ["base", "tuned"]
+    page = (view / "report/report.html").read_text(encoding="utf-8")
+    assert "Before all other stages 1 model learned from instructions" in page
+    assert dry_run(tmp_path, config) == set()
+    changed = dry_run(tmp_path, config | {"sft": config["sft"] | {"learning_rate": 2e-3}})
+    assert "sft" in changed and not changed & {"models", "instructions", "questions"}

@@ -23,16 +23,20 @@ from expertchat.engine.generate.stopping import Completion, end_token_ids
 from expertchat.engine.loading import context_tokens, load_model, load_tokenizer
 from expertchat.engine.rotation import long_rope_limit
 from expertchat.engine.score.tokenized import common_prefix
+from expertchat.engine.sealing import Seal
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
+from expertchat.settings.target_modules import find_target_modules
 
 __all__ = [
     "Completion",
+    "Seal",
     "add_adapter",
     "check_lengths",
     "common_prefix",
     "draw_completions",
+    "end_token_ids",
     "load_model",
     "load_tokenizer",
     "lora_config",
@@ -67,10 +71,11 @@ def check_lengths(folder: Path, tokens: int) -> None:
     )
 
 
-def lora_config(lora: LoRA, model, key: str, **kwargs):
-    """peft's LoraConfig of these settings for `model`; `kwargs` are passed on.
+def lora_config(lora: LoRA, model, key: str, source: str, **kwargs):
+    """peft's LoraConfig of these settings for `model`, which is called `source`; `kwargs` are passed on.
 
-    Raises UserError, with `key` as the name of the settings, if the model has fewer layers than wanted.
+    Raises UserError, with `key` as the name of the settings, if the model does not have the layers that
+    they name, or has fewer layers than wanted.
     """
     from peft import LoraConfig
 
@@ -83,7 +88,7 @@ def lora_config(lora: LoRA, model, key: str, **kwargs):
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
+        target_modules=find_target_modules(lora.target_modules, f"{key}.target_modules", model, source),
         **kwargs,
     )
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from expertchat.errors import UserError
-from expertchat.settings.target_modules import check_target_modules
+from expertchat.settings.target_modules import Targets, find_target_modules
 
 
 @dataclass(frozen=True)
 class TargetModules:
     """The layers of a model that LoRA adapters will adapt: names to check before any other job runs."""
 
-    by_key: Mapping[str, Sequence[str]] = field(default_factory=dict)  # settings key -> names
+    by_key: Mapping[str, Targets] = field(default_factory=dict)  # settings key -> names
     quantized: bool = False  # whether the jobs that train load the model quantized
 
 
@@ -32,7 +32,7 @@ def check_targets(targets: TargetModules, config, source: str) -> None:
             without_weights = outline(config, auto_class)
         except ValueError as error:  # transformers does not have this class for the architecture
             raise UserError(f"{source}: it cannot be trained: {first_line(error)}") from None
-        check_target_modules(names, key, without_weights, source, targets.quantized)
+        find_target_modules(names, key, without_weights, source, targets.quantized)
 
 
 def outline(config, auto_class):

@@ -10,6 +10,7 @@ from expertchat.demo.corpus import CATEGORIES
 from expertchat.demo.world import build_world
 from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
+from expertchat.instructions.records import SUFFIXES
 from expertchat.mixture.constants import FOLDS, ROW_NAMES, TITLES
 from expertchat.models.gguf_header import header_faults, read_header
 from expertchat.pipeline.prompt_trials import chat_template_faults, is_slow, prompt_faults
@@ -22,6 +23,7 @@ from expertchat.settings.mmlu import MMLU
 from expertchat.settings.models import GgufModel
 from expertchat.settings.questions import FolderQuestions
 from expertchat.settings.rubrics import read_rubric
+from expertchat.settings.sft import FileInstructions
 from expertchat.settings.topics import Topics
 from expertchat.topics.asking import possible_examples
 from expertchat.topics.taxonomies import choose_taxonomy, topics_of
@@ -92,6 +94,7 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
             yield from _gguf_faults(experiment, name, model, root)
         yield from _adapter_faults(experiment, name, root)
     yield from _chat_template_faults(experiment, root)
+    yield from _instruction_faults(experiment, root)
     yield from _transcript_faults(experiment.dialogues.transcripts, root)
     if experiment.mmlu is not None:
         names = list(experiment.talkers or experiment.models)  # models that answer questions
@@ -125,6 +128,16 @@ def _gguf_faults(experiment: Experiment, name: str, model: GgufModel, root: Path
         return
     for fault in header_faults(header, experiment.needs_own_template(name)):
         yield f"{key}; {fault}"
+
+
+def _instruction_faults(experiment: Experiment, root: Path) -> Iterator[str]:
+    """Files of instructions that do not exist or have an unknown type. Stage instructions reads them."""
+    for source in experiment.sft.instructions if experiment.sft else ():
+        path = source.path if isinstance(source, FileInstructions) else source.file
+        if not path.endswith(SUFFIXES):
+            yield f"sft.instructions: {path}; unknown file type; read are {', '.join(SUFFIXES)}"
+        elif isinstance(source, FileInstructions) and not (root / path).is_file():
+            yield f"sft.instructions: {path}; no such file"
 
 
 def _transcript_faults(path: str | None, root: Path) -> Iterator[str]:

@@ -18,6 +18,8 @@ from expertchat.settings.experiment import Experiment
 
 STAGES = (
     "models",
+    "instructions",
+    "sft",
     "questions",
     "topics",
     "anchors",
@@ -36,7 +38,8 @@ STAGES = (
 )
 
 # stages with several artifacts, which the report reads as lists
-LISTED = tuple(s for s in STAGES if s not in ("models", "questions", "topics", "oracle", "report"))
+SINGLE = ("models", "instructions", "questions", "topics", "oracle", "report")
+LISTED = tuple(stage for stage in STAGES if stage not in SINGLE)
 
 
 @dataclass

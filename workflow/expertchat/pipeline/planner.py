@@ -52,6 +52,8 @@ class _Planner:
         self.experiment = experiment
         self.make = StageRecipes(experiment, root)
         self.names = experiment.talkers or list(experiment.models)
+        self.base: dict[str, str] = {}  # model -> its reference before any tuning
+        self.instructions: str | None = None
         self.questions: str | None = None
         self.base_answers: Answers = []  # to split test
         self.results: dict[str, list[str]] = {stage: [] for stage in LISTED}  # inputs of the report
@@ -82,8 +84,7 @@ class _Planner:
     def rate_transcripts(self) -> None:
         """Existing conversations, their ratings by all models, and the report."""
         shards, results = self.experiment.dialogues.shards, self.results
-        for name in self.names:
-            self.make.model(name)
+        self.add_models(self.names)
         for shard in range(shards):
             place = shard_place(shard, shards)
             talk = Talk(self.make.transcripts(place, shard), (), place)
@@ -99,9 +100,16 @@ class _Planner:
         self.report(None)
 
     def add_models(self, names: Sequence[str]) -> None:
-        """The models, and the questions if the experiment has any."""
+        """The models, tuned on instructions if the experiment has any, and its questions."""
         for name in names:
-            self.make.model(name)
+            self.base[name] = self.make.model(name)
+        tuned = [name for name in names if name in self.experiment.tuned_by_sft]
+        if tuned:
+            self.instructions = self.make.instructions()
+            for name in tuned:
+                reference = self.make.sft(name, self.instructions)
+                if reference not in self.results["sft"]:
+                    self.results["sft"].append(reference)
         if self.experiment.mmlu is not None:
             self.questions = self.make.questions()
 
@@ -190,7 +198,8 @@ class _Planner:
     def report(self, topics: str | None) -> None:
         """The report, and the comparison with the oracle if there is a demo world."""
         inputs: dict[str, str | list[str] | None] = {
-            "models": [self.make.models[name] for name in self.names],
+            "models": [self.base[name] for name in self.names],
+            "instructions": self.instructions,
             "questions": self.questions,
             "topics": topics,
             **self.results,

@@ -19,6 +19,7 @@ from expertchat.settings.mmlu import Asking
 from expertchat.settings.questions import FolderQuestions
 from expertchat.settings.rubrics import read_rubric
 from expertchat.settings.section import Section
+from expertchat.settings.sft import FileInstructions, Tuning
 from expertchat.topics.taxonomies import choose_taxonomy
 
 Tuned = Mapping[str, str | None]  # model -> reference of its policy, None for the base model
@@ -55,7 +56,7 @@ class StageRecipes(PlanBuilder):
         """Reads the files that the settings name. Relative paths are relative to `root`."""
         super().__init__(experiment, root)
         self.texts = read_prompts(root / experiment.prompts, prompt_names(experiment))
-        self.models: dict[str, str] = {}  # name -> reference, for models added so far
+        self.models: dict[str, str] = {}  # name -> what stages load: the model, tuned if `sft` says so
         ratings = experiment.ratings
         self.rubric = read_rubric(root / ratings.rubric, ratings.repeats)
         self.weights = self.rubric.weights
@@ -113,14 +114,39 @@ class StageRecipes(PlanBuilder):
     def _target_modules(self, name: str) -> dict[str, Any]:
         """The layers of a model that training will adapt, as `models.TargetModules` takes them."""
         experiment = self.experiment
-        if not experiment.rounds or name not in experiment.talkers:
+        by_key = {}
+        sft = experiment.sft
+        if sft is not None and sft.method == "lora" and name in experiment.tuned_by_sft:
+            by_key["sft.lora.target_modules"] = sft.lora.target_modules
+        if experiment.rounds and name in experiment.talkers:
+            by_key["rewards.lora.target_modules"] = experiment.rewards.lora.target_modules
+            by_key["ppo.lora.target_modules"] = experiment.ppo.lora.target_modules
+        if not by_key:
             return {}
-        by_key = {
-            "rewards.lora.target_modules": experiment.rewards.lora.target_modules,
-            "ppo.lora.target_modules": experiment.ppo.lora.target_modules,
-        }
         quantized = experiment.models[name].load.quantization != "none"
         return {"by_key": by_key, "quantized": quantized}
+
+    def instructions(self) -> str:
+        """The conversations for supervised fine-tuning."""
+        sft = required(self.experiment.sft)
+        sources, files = [], {}
+        for number, source in enumerate(sft.instructions):
+            sources.append(source.model_dump(exclude={"path"}))
+            if isinstance(source, FileInstructions):
+                files[f"file-{number}"] = source.path
+        settings = {"sources": sources, "held_out_share": sft.held_out_share}
+        return self.add("instructions", "", settings | {"seed": self.experiment.seed}, files=files)
+
+    def sft(self, name: str, instructions: str) -> str:
+        """A model after supervised fine-tuning, which takes its place in all later stages.
+
+        It does not depend on the model's name: models with the same weights share it.
+        """
+        section = required(self.experiment.sft).model_dump(include=set(Tuning.model_fields))
+        settings = {"section": section, "seed": self.experiment.seed}
+        inputs = {"model": self.models[name], "instructions": instructions}
+        self.models[name] = self.add("sft", name, settings, inputs, [name], key="model")
+        return self.models[name]
 
     def questions(self) -> str:
         """The multiple-choice questions."""

@@ -10,7 +10,7 @@ from typing import Any
 from expertchat.pipeline.store import artifact_path, manifest_path, read_manifest
 
 TALKING = ("dialogues", "ratings", "reliability")  # their first round is by the base models
-WITHOUT_ROUND = ("models", "questions", "topics", "oracle", "report")
+WITHOUT_ROUND = ("models", "instructions", "sft", "questions", "topics", "oracle", "report")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Artifact:
     @property
     def model(self) -> str:
         """The model, or the rater, that it belongs to; empty if there is no single one."""
-        owned = ("models", "anchors", "ratings", "rewards", "policies", "replies", "answers")
+        owned = ("models", "sft", "anchors", "ratings", "rewards", "policies", "replies", "answers")
         return self.name.split("/")[0] if self.stage in owned else ""
 
     @property

@@ -19,7 +19,6 @@ from expertchat.records import read_all
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 from expertchat.settings.ppo import PPO
-from expertchat.settings.target_modules import check_target_modules
 from expertchat.splits import TRAIN
 
 
@@ -55,14 +54,11 @@ def make_policy(
     reply = decoding.max_new_tokens + decoding.grace_tokens + 1  # and the end token
     check_lengths(model_folder, max(map(len, prompts), default=0) + reply)
     model = load_model(model_folder, load)
-    check_target_modules(
-        settings.lora.target_modules, "ppo.lora.target_modules", model, str(model_folder)
-    )
     adapter: Path | LoraConfig
     if previous is not None and (previous / "adapter").is_dir():
         adapter = previous / "adapter"
     else:
-        adapter = lora_config(settings.lora, model, "ppo.lora", task_type="CAUSAL_LM")
+        adapter = lora_config(settings.lora, model, "ppo.lora", str(model_folder), task_type="CAUSAL_LM")
     backbone = SharedBackbone(model, adapter, reward_model / "adapter")
     trainer = PPOTrainer(backbone, tokenizer, prompts, settings, decoding, seed, batch_size)
     train(trainer, label, checkpoints, out)

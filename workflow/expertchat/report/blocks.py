@@ -124,4 +124,4 @@ class Section:
     @property
     def title(self) -> str:
         """The name as a heading."""
-        return self.name.upper() if self.name == "mmlu" else self.name.capitalize()
+        return self.name.upper() if self.name in ("mmlu", "sft") else self.name.capitalize()

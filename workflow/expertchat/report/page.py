@@ -21,6 +21,7 @@ from expertchat.report import (
     replies,
     rewards,
     rounds,
+    sft,
     topics,
     transcripts,
 )
@@ -59,10 +60,13 @@ def subtitle(results: Results) -> str:
         return counted(results.summary["transcripts"]["dialogues"], "transcript")
     if results.run.has("dialogues"):
         return "no tuning"
+    if not results.summary["mmlu"]:
+        return "fine-tuning on instructions"
     return counted(results.summary["mmlu"][0]["questions"], "question")
 
 
 STAGES = (
+    sft,
     topics,
     dialogues,
     ratings,

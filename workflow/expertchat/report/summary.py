@@ -20,6 +20,7 @@ from expertchat.report.summary_mmlu import (
     mmlu_verdict,
     mmlu_words,
 )
+from expertchat.report.summary_sft import sft_rows, sft_verdict
 from expertchat.report.summary_transcripts import transcript_figures, transcript_verdict
 from expertchat.results import ExperimentResults
 from expertchat.rewards.artifact import METRICS
@@ -37,13 +38,15 @@ def summarise(run: ExperimentResults) -> dict[str, Any]:
     answered, mixed = mmlu_rows(run), mixture_rows(run)
     untuned_verdict = [] if rows else mmlu_verdict(answered) + mixture_verdict(mixed)
     given = transcript_figures(run) if run.transcripts else None
-    words = verdict(rows, settings["control"], talked) + untuned_verdict
+    instructed = sft_rows(run)
+    words = sft_verdict(instructed) + verdict(rows, settings["control"], talked) + untuned_verdict
     summary = {
         "schema": SCHEMA,
         "name": settings["name"],
         "control": settings["control"],
         "rounds": run.rounds,
         "models": run.models,
+        "sft": instructed,
         "topics": topic_counts(run) if run.has("topics") else None,
         "transcripts": given,
         "rows": rows,

@@ -21,20 +21,18 @@ from transformers import (
     AutoModelForSequenceClassification,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainerState,
     TrainingArguments,
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
 from expertchat.checkpoints import Checkpoints, numbered
-from expertchat.engine.training import load_model, lora_config
+from expertchat.engine.training import Seal, load_model, lora_config
 from expertchat.errors import UserError
 from expertchat.records import read_json, write_json
 from expertchat.rewards.scoring import Reader, candidate_scores, score_contexts, why_whole
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
-from expertchat.settings.target_modules import check_target_modules
 
 LOGGED = 50  # entries of a log, about
 SCORES = "scores.json"  # file of the checkpoint of a fold
@@ -105,14 +103,14 @@ def load_reward_model(
 
     torch.manual_seed(seed)
     base = load_model(model_folder, load, AutoModelForSequenceClassification, num_labels=1)
-    key = "rewards.lora"
-    check_target_modules(settings.lora.target_modules, f"{key}.target_modules", base, str(model_folder))
     base.config.pad_token_id = pad
     torch.nn.init.zeros_(base.score.weight)  # a random head's preferences stay in the scores as noise
     for module in base.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # only the adapter's dropout, which is a setting, is used
-    config = lora_config(settings.lora, base, key, task_type="SEQ_CLS", modules_to_save=["score"])
+    key, source = "rewards.lora", str(model_folder)
+    kinds = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+    config = lora_config(settings.lora, base, key, source, **kinds)
     model = get_peft_model(base, config).eval()
     initial = {}
     for name, parameter in model.named_parameters():
@@ -123,27 +121,6 @@ def load_reward_model(
     if reader.whole is not None:
         print(f"each reply is read with its complete context: {reader.whole}", file=sys.stderr)
     return RewardModel(model, reader, initial)
-
-
-class Seal(TrainerCallback):
-    """Makes each folder that the Trainer saves a checkpoint of ours.
-
-    The Trainer writes file after file into a folder with its final name, which an interruption leaves
-    incomplete.
-    """
-
-    def __init__(self, saved: Checkpoints):
-        self.saved = saved
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        # an entry of the log is a mean since the last one, and the Trainer forgets what it has of one
-        control.should_save = self.saved.due and state.global_step % args.logging_steps == 0
-
-    def on_save(self, args, state, control, **kwargs) -> None:
-        written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        with self.saved.writing(numbered(state.global_step)) as folder:
-            shutil.copytree(written, folder, dirs_exist_ok=True)
-        shutil.rmtree(written)
 
 
 class PairTrainer(Trainer):

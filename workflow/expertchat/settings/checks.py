@@ -45,11 +45,42 @@ def cross_faults(experiment: Experiment) -> Iterator[str]:
     if experiment.rounds:
         yield from _server_faults(experiment)
         yield from _adapter_faults(experiment)
+    yield from _sft_faults(experiment)
     yield from _gguf_faults(experiment)
     yield from _gate_faults(experiment)
     yield from _third_party_faults(experiment)
     if experiment.world is None:
         yield from _world_faults(experiment)
+
+
+def _sft_faults(experiment: Experiment) -> Iterator[str]:
+    """Models that cannot be tuned on instructions."""
+    sft = experiment.sft
+    if sft is None:
+        return
+    for name in sft.models:
+        if name not in experiment.models:
+            known = ", ".join(sorted(experiment.models))
+            yield f"sft.models: {name!r} is not a model; known: {known}"
+    for name in experiment.tuned_by_sft:
+        model = experiment.models.get(name)
+        if model is None:
+            continue
+        server = model.load.server
+        if model.source == "server":
+            yield f"sft.models: {name} has no weights here (source: server), so it cannot be tuned"
+        elif server is not None and server.reads_gguf:
+            yield (
+                f"sft.models: {name}; its server reads the GGUF file, which is not tuned: use "
+                f"{{folder}} in models.{name}.load.server.command, or leave it out of sft.models"
+            )
+        if getattr(model, "adapter", None) is not None:
+            yield (
+                f"sft.models: {name} has an adapter (models.{name}.adapter), to which no tuning can be "
+                "added: merge it into the model, or leave it out of sft.models"
+            )
+    if not experiment.tuned_by_sft:
+        yield "sft: no model has weights here, so none can be tuned: remove this section"
 
 
 def _job_faults(experiment: Experiment) -> Iterator[str]:
@@ -82,7 +113,8 @@ def _talk_faults(experiment: Experiment) -> Iterator[str]:
     if dialogues.transcripts is not None:
         yield from _transcript_faults(experiment)
         return
-    if not experiment.talking_pairs and experiment.topics is None and experiment.mmlu is not None:
+    others = experiment.mmlu is not None or experiment.sft is not None
+    if not experiment.talking_pairs and experiment.topics is None and others:
         if rounds:
             yield f"rounds: {rounds}; no model is tuned without pairs: set rounds to 0"
         return

@@ -15,6 +15,7 @@ from expertchat.settings.ratings import Ratings
 from expertchat.settings.replies import Replies
 from expertchat.settings.rewards import Rewards
 from expertchat.settings.section import NAME, FilePath, Section
+from expertchat.settings.sft import SFT
 from expertchat.settings.topics import Topics
 
 
@@ -55,6 +56,9 @@ class Experiment(Section):
     world: World | None = None
     """The demo world, which demo models and demo questions need. Stage oracle compares the results with
     its facts. Null: no demo world."""
+    sft: SFT | None = None
+    """Settings of stages instructions and sft: supervised fine-tuning of models before all other stages;
+    null: none."""
     topics: Topics | None = None
     """Settings of stage topics. Required if there are pairs, unless `dialogues.transcripts` is set."""
     dialogues: Dialogues = Dialogues()
@@ -72,6 +76,14 @@ class Experiment(Section):
     questions."""
 
     @property
+    def tuned_by_sft(self) -> list[str]:
+        """The names of the models that are tuned on instructions."""
+        if self.sft is None:
+            return []
+        with_weights = [name for name, model in self.models.items() if model.source != "server"]
+        return self.sft.models or with_weights
+
+    @property
     def talking_pairs(self) -> list[tuple[str, str]]:
         """The pairs of model names, with `round_robin` spelled out."""
         return list(combinations(self.models, 2)) if self.pairs == "round_robin" else list(self.pairs)
@@ -85,7 +97,7 @@ class Experiment(Section):
     def uses_chat(self) -> bool:
         """Whether the models read and write chats, for which they need a chat template."""
         talks = bool(self.talkers) or self.dialogues.transcripts is not None
-        return talks or (self.mmlu is not None and self.mmlu.style == "chat")
+        return talks or self.sft is not None or (self.mmlu is not None and self.mmlu.style == "chat")
 
     def needs_own_template(self, name: str) -> bool:
         """Whether the model needs a chat template of its own, because its `load` names none."""

@@ -1,0 +1,1 @@
+"""Stage instructions: instruction data sets become conversations, checked and split."""

@@ -1,0 +1,94 @@
+"""What stage instructions makes: the conversations of all data sets, mixed and split."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expertchat.errors import UserError
+from expertchat.instructions.artifact import COUNTS, FAULTS, HELD_OUT_FILE, TRAIN_FILE
+from expertchat.instructions.records import (
+    Conversation,
+    read_instructions,
+    split_conversations,
+)
+from expertchat.records import write_json, write_records
+from expertchat.seeds import seed_of
+
+
+def mix_instructions(
+    sources: Sequence[Mapping[str, Any]],
+    files: Sequence[Path],
+    held_out_share: float,
+    seed: int,
+    out: Path,
+) -> None:
+    """Reads the data sets `sources`, as in the settings, from their `files`, and writes to `out` the
+    conversations to train on and the held-out ones, in random order, with counts and faults.
+
+    Raises UserError if a file cannot be read, if too many of its records are invalid, or if a split is
+    empty.
+    """
+    mixed: dict[str, Conversation] = {}
+    counts, faults = [], []
+    for number, (source, path) in enumerate(zip(sources, files, strict=True)):
+        found = read_instructions(path, source["format"], source["answers"])
+        kept = _drawn(found.conversations, source["limit"], seed_of(seed, "instructions", number))
+        new = {repr(conversation): conversation for conversation in kept}
+        count = {
+            "name": source.get("file") or path.name,
+            "format": source["format"],
+            "records": found.records,
+            "conversations": len(kept),
+            "invalid": len(found.faults),
+            "duplicates": found.duplicates + len(new.keys() & mixed.keys()),
+            "unanswered": found.unanswered,
+        }
+        mixed |= new
+        counts.append(count)
+        faults += found.faults
+        print(
+            f"{count['name']}: {count['conversations']:,} conversations of {count['records']:,} "
+            f"records; {count['invalid']:,} invalid, {count['duplicates']:,} duplicates",
+            file=sys.stderr,
+        )
+    every = list(mixed.values())
+    random.Random(seed_of(seed, "mixed")).shuffle(every)
+    for name, part in zip(
+        (TRAIN_FILE, HELD_OUT_FILE), split_conversations(every, held_out_share, seed), strict=True
+    ):
+        if not part:
+            change = "raise" if name == HELD_OUT_FILE else "lower"
+            raise UserError(
+                f"sft.held_out_share: {held_out_share:g}; of {len(every):,} conversations none is in "
+                f"{name}: {change} it, or use more conversations"
+            )
+        write_records(out / name, ({"messages": conversation} for conversation in part))
+    write_json(out / COUNTS, counts)
+    (out / FAULTS).write_text("".join(f"{fault}\n" for fault in faults), encoding="utf-8")
+
+
+def _drawn(conversations: Sequence[Conversation], limit: int | None, seed: int) -> list[Conversation]:
+    """`limit` of the conversations, drawn at random, in their order; all if there is no limit."""
+    if limit is None or limit >= len(conversations):
+        return list(conversations)
+    chosen = sorted(random.Random(seed).sample(range(len(conversations)), limit))
+    return [conversations[number] for number in chosen]
+
+
+def fetch_file(repository: str, revision: str, file: str) -> Path:
+    """A file of a data set of the Hugging Face hub, in the hub's cache. Needs the network.
+
+    Raises UserError if it cannot be downloaded.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{file} of {repository} at {revision} cannot be downloaded: {reason}") from None

@@ -1,0 +1,320 @@
+"""Supervised fine-tuning of a model on conversations, by TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoConfig, PrinterCallback, Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from expertchat.checkpoints import Checkpoints
+from expertchat.console import progress_bar
+from expertchat.engine.training import (
+    Seal,
+    check_lengths,
+    end_token_ids,
+    load_model,
+    load_tokenizer,
+    lora_config,
+    save_adapter,
+)
+from expertchat.errors import UserError
+from expertchat.instructions.artifact import HELD_OUT_FILE, TRAIN_FILE
+from expertchat.records import read_records, write_json
+from expertchat.settings.models import Load
+from expertchat.settings.sft import Tuning
+from expertchat.sft.artifact import LOSSES
+from expertchat.sft.encoding import IGNORED, Encoded, encode_conversation, shortened
+from expertchat.statistics import bootstrap_sums
+
+LOGGED = 50  # entries of the log, about
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
+
+
+def tune_model(
+    *,
+    model_folder: Path,
+    load: Load,
+    instructions: Path,
+    settings: Tuning,
+    seed: int,
+    batch_size: int,
+    label: str,
+    checkpoints: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """Tunes the model in `model_folder` on an artifact of stage instructions.
+
+    `batch_size`: rows in one forward pass; it affects memory and speed only. Writes to `out` the folder
+    `model`, in the Hugging Face layout, and losses.json. Returns the content of losses.json. Raises
+    UserError if no conversation fits, or if the model lacks layers that `settings.lora` names.
+    """
+    tokenizer = load_tokenizer(model_folder, load)
+    model = load_model(model_folder, load)
+    ends = end_token_ids(model, tokenizer)
+    parts, counts = {}, {}
+    for name in (TRAIN_FILE, HELD_OUT_FILE):
+        rows = [
+            encode_conversation(tokenizer, record["messages"], ends, settings.loss_on)
+            for record in read_records(instructions / name)
+        ]
+        kept = [short for row in rows if (short := shortened(row, settings.max_length)) is not None]
+        parts[name] = kept
+        counts[name.removesuffix(".jsonl")] = {
+            "conversations": len(kept),
+            "cut": sum(len(row.ids) > settings.max_length for row in rows) - (len(rows) - len(kept)),
+            "left_out": len(rows) - len(kept),
+            "tokens": sum(len(row.ids) for row in kept),
+        }
+        if not kept:
+            raise UserError(f"sft.max_length: {settings.max_length}; no conversation of {name} fits")
+    training, held_out = parts[TRAIN_FILE], parts[HELD_OUT_FILE]
+    check_lengths(model_folder, max(len(row.ids) for row in (*training, *held_out)))
+    if settings.packing:
+        require_separate(model, training, tokenizer.pad_token_id)
+    model = prepare(model, settings, str(model_folder), seed)
+    tokens = round(settings.epochs * sum(len(row.ids) for row in training))
+    total = tokens + 2 * sum(len(row.ids) for row in held_out)
+    with progress_bar(total, label, "tokens") as progress:
+        before = losses_of(model, held_out, tokenizer.pad_token_id, batch_size, progress)
+        log = train(
+            model, tokenizer, training, settings, seed, batch_size, tokens, checkpoints, progress
+        )
+        after = losses_of(model, held_out, tokenizer.pad_token_id, batch_size, progress)
+    save_merged(model, model_folder, load, checkpoints, out / "model")
+    found = {"counts": counts, "held_out": compared(before, after, held_out), "log": log}
+    write_json(out / LOSSES, found)
+    return found
+
+
+@torch.inference_mode()
+def require_separate(model, rows: Sequence[Encoded], pad: int) -> None:
+    """Raises UserError if the model lets conversations see each other that are packed into one row.
+
+    Packed rows have no mask: a model must tell conversations apart by the positions of their tokens.
+    """
+    pair = sorted(rows, key=lambda row: len(row.ids))[:2]
+    collate = DataCollatorForLanguageModeling(pad, padding_free=True)
+    packed, *apart = (
+        collate([{"input_ids": row.ids, "labels": row.labels} for row in part])
+        for part in (pair, *([row] for row in pair))
+    )
+    try:
+        together, *alone = (
+            model(**on_device(batch, model.device), use_cache=False) for batch in (packed, *apart)
+        )
+        expected = torch.cat([output.logits for output in alone], 1)
+        same = torch.allclose(together.logits.float(), expected.float(), rtol=1e-2, atol=1e-2)
+    except TypeError:  # it does not take the arguments that packed rows have
+        same = False
+    if not same:
+        raise UserError(
+            "sft.packing: true; this model reads the conversations of a row as one text: set it to false"
+        )
+
+
+def on_device(batch: Mapping[str, Any], device) -> dict[str, Any]:
+    """The batch with its tensors on the device."""
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def prepare(model, settings: Tuning, source: str, seed: int):
+    """The model with what is to be trained: an adapter, or all of its weights in float32."""
+    if settings.method == "full":
+        return model.float().requires_grad_(True)
+    torch.manual_seed(seed)
+    config = lora_config(settings.lora, model, "sft.lora", source, task_type="CAUSAL_LM")
+    return get_peft_model(model, config)
+
+
+class ConversationTrainer(SFTTrainer):
+    """TRL's trainer, with a progress bar in tokens, and an end at the first loss that is not finite."""
+
+    def __init__(self, progress, tokens: int, **kwargs):
+        """`progress`: a progress bar in tokens, to which the run adds `tokens` in all."""
+        super().__init__(**kwargs)
+        self.progress, self.tokens_left = progress, tokens
+        self.remove_callback(PrinterCallback)  # the progress bar shows the same
+
+    def count(self, tokens: int) -> None:
+        """Adds tokens to the progress bar, but not more than the run has left."""
+        tokens = min(tokens, self.tokens_left)
+        self.tokens_left -= tokens
+        self.progress.update(tokens)
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        """One pass over a batch. Raises UserError if the loss is not finite."""
+        mask = inputs.get("attention_mask")  # packed rows have none, and no padding
+        tokens = inputs["input_ids"].numel() if mask is None else int(mask.sum())
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not bool(torch.isfinite(loss)):
+            raise UserError(
+                f"step {self.state.global_step + 1} of {self.state.max_steps}: the loss is NaN or "
+                "infinite: lower sft.learning_rate or set load.dtype to float32"
+            )
+        self.count(tokens)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Shows the loss beside the progress bar."""
+        if "loss" in logs:
+            self.progress.set_postfix_str(f"loss {float(logs['loss']):.3f}", refresh=False)
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
+
+
+def train(
+    model,
+    tokenizer,
+    rows: Sequence[Encoded],
+    settings: Tuning,
+    seed: int,
+    batch_size: int,
+    tokens: int,
+    checkpoints: Path,
+    progress,
+) -> list[dict[str, Any]]:
+    """Trains the model on the rows, from the latest checkpoint if there is one.
+
+    `progress` is a bar in tokens, to which `tokens` are added. Returns the Trainer's log.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # only the adapter's dropout, which is a setting, is used
+    gpu = torch.cuda.is_available()
+    together = largest_divisor(settings.batch_size, batch_size)
+    steps = math.ceil(math.ceil(len(rows) / settings.batch_size) * settings.epochs)
+    scratch, saved = checkpoints / "scratch", Checkpoints(checkpoints / "steps")
+    shutil.rmtree(scratch, ignore_errors=True)
+    arguments = SFTConfig(
+        output_dir=str(scratch),
+        learning_rate=settings.learning_rate,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=together,
+        gradient_accumulation_steps=settings.batch_size // together,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.03,
+        seed=seed % 2**32,
+        bf16=gpu and torch.cuda.is_bf16_supported() and model.dtype != torch.float16,
+        fp16=gpu and model.dtype == torch.float16,  # for the scaling of gradients
+        use_cpu=not gpu,
+        gradient_checkpointing=gpu,
+        max_length=settings.max_length,
+        packing=settings.packing,
+        save_strategy="no",  # `Seal` decides
+        logging_steps=max(1, steps // LOGGED),
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    data = Dataset.from_list([{"input_ids": row.ids, "labels": row.labels} for row in rows])
+    trainer = ConversationTrainer(
+        progress,
+        tokens,
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        processing_class=tokenizer,
+    )
+    trainer.add_callback(Seal(saved))
+    checkpoint = saved.latest()
+    if checkpoint is not None:
+        done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        trainer.count(tokens * done.global_step // done.max_steps)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    trainer.count(trainer.tokens_left)
+    model.eval()
+    names = ("step", "epoch", "loss", "learning_rate", "grad_norm", "mean_token_accuracy")
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return [{name: entry[name] for name in names if name in entry} for entry in entries]
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` that is at most `most`."""
+    return next(d for d in range(min(number, most), 0, -1) if number % d == 0)
+
+
+@torch.inference_mode()
+def losses_of(model, rows: Sequence[Encoded], pad: int, batch_size: int, progress) -> np.ndarray:
+    """The summed loss of each row's counted tokens, in nats [rows]."""
+    totals = np.zeros(len(rows))
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
+    for first in range(0, len(order), batch_size):
+        part = order[first : first + batch_size]
+        ids, mask, labels = _padded_rows([rows[i] for i in part], pad, model.device)
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        counted = labels[:, 1:] != IGNORED
+        targets = labels[:, 1:][counted].to(logits.device)
+        counted = counted.to(logits.device)
+        losses = torch.nn.functional.cross_entropy(logits[counted].float(), targets, reduction="none")
+        row = torch.nonzero(counted, as_tuple=True)[0]
+        sums = torch.zeros(len(part), dtype=torch.float64, device=logits.device)
+        totals[part] = sums.index_add_(0, row, losses.double()).cpu().numpy()
+        progress.update(int(mask.sum()))
+    return totals
+
+
+def _padded_rows(rows: Sequence[Encoded], pad: int, device) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, mask and labels [rows, longest], padded on the right."""
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), longest), pad)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+    for i, row in enumerate(rows):
+        length = len(row.ids)
+        ids[i, :length], mask[i, :length] = torch.tensor(row.ids), 1
+        labels[i, :length] = torch.tensor(row.labels)
+    return ids.to(device), mask.to(device), labels.to(device)
+
+
+def compared(before: np.ndarray, after: np.ndarray, rows: Sequence[Encoded]) -> dict[str, Any]:
+    """The mean loss per counted token before and after, with 95 % intervals, and its change.
+
+    `before` and `after` are sums [rows]. The intervals resample whole conversations.
+    """
+    counted = np.array([sum(label != IGNORED for label in row.labels[1:]) for row in rows], dtype=float)
+    sums = np.stack([before, after, counted], 1)  # [rows, 3]
+    names = [f"{i}" for i in range(len(rows))]
+    figures: dict[str, Any] = {"conversations": len(rows), "tokens": int(counted.sum())}
+    for name, function in (
+        ("before", lambda s: s[..., 0] / s[..., 2]),
+        ("after", lambda s: s[..., 1] / s[..., 2]),
+        ("change", lambda s: (s[..., 1] - s[..., 0]) / s[..., 2]),
+    ):
+        mean, low, high = bootstrap_sums(sums, names, function)
+        figures |= {name: mean, f"{name}_interval": [low, high]}
+    return figures
+
+
+def save_merged(model, model_folder: Path, load: Load, checkpoints: Path, out: Path) -> None:
+    """Writes the tuned model in the layout and the number format of the model in `model_folder`.
+
+    An adapter is merged into the weights. Those of a quantized base are read again for that without
+    quantization, as they are stored (the adapter was trained on the quantized ones).
+    """
+    if isinstance(model, PeftModel):
+        if load.quantization != "none":
+            adapter = checkpoints / "adapter"
+            shutil.rmtree(adapter, ignore_errors=True)
+            save_adapter(model, adapter)
+            plain = load_model(model_folder, load.model_copy(update={"quantization": "none"}))
+            model = PeftModel.from_pretrained(plain, str(adapter))
+        model = model.merge_and_unload()
+    stored = AutoConfig.from_pretrained(model_folder, local_files_only=True).dtype
+    model = model.to(stored or torch.float32)
+    model.save_pretrained(out, safe_serialization=True)
+    for path in sorted(model_folder.iterdir()):  # tokenizer, chat template and what else lies there
+        if path.is_file() and not any(path.match(pattern) for pattern in WEIGHTS):
+            shutil.copyfile(path, out / path.name)

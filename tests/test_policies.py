@@ -1,5 +1,7 @@
 """PPO on a real small model: one backbone, and a resumed run that equals an uninterrupted one."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -36,6 +38,13 @@ SETTINGS = PPO(
     no_eos_reward=-1.0,
     lora=LoRA(rank=4),
 )
+
+
+GROUPS = {  # settings of the algorithms
+    "ppo": {},
+    "rloo": {"algorithm": "rloo", "replies_per_context": 4},
+    "grpo": {"algorithm": "grpo", "replies_per_context": 4},
+}
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +151,46 @@ def test_a_reply_without_an_end_token_gets_the_fixed_score(backbone, model_folde
     assert experience.returns[:, -1].tolist() == pytest.approx([finished, unfinished], abs=1e-3)
 
 
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_replies_to_one_context_are_compared_without_values(backbone, model_folder, tmp_path, algorithm):
+    settings = SETTINGS.model_copy(update={**GROUPS[algorithm], "kl_coefficient": 0, "steps": 1})
+    scores = torch.tensor([1.0, 2.0, 3.0, 6.0, 5.0, 5.0, 5.0, 5.0])
+    calls = iter(range(99))
+
+    def score(rollout):  # two parts of four rows
+        part = next(calls) % 2
+        return scores[4 * part : 4 * part + len(rollout.ids)]
+
+    trainer = make_trainer(backbone, model_folder, settings, score=score)
+    backbone.logprobs_and_values = None  # no value is computed
+    rollout = trainer.collect_rollout(1)
+    prompts = [row[: -rollout.reply_mask.shape[1]].tolist() for row in rollout.ids]
+    assert prompts[0] == prompts[1] == prompts[2] == prompts[3] != prompts[4]
+    assert len({tuple(row) for row in rollout.replies.tolist()}) > 4  # drawn with seeds of their own
+    rollout = replace(rollout, ended=torch.ones(8, dtype=torch.bool))
+    experience, _ = trainer.make_experience(rollout)
+    first = {"rloo": [-8 / 3, -4 / 3, 0.0, 4.0], "grpo": [-0.9258, -0.4629, 0.0, 1.3887]}[algorithm]
+    expected = torch.tensor([*first, 0.0, 0.0, 0.0, 0.0])
+    mask = rollout.reply_mask.float()
+    assert torch.allclose(experience.advantages, expected[:, None] * mask, atol=1e-3)
+    (tmp_path / "out").mkdir()
+    train(trainer, "test", tmp_path / "checkpoints", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("value_head*"))
+    assert not any("value_head" in name for name in trainer.parameters)
+
+
 @pytest.mark.slow
-def test_ppo_learns_what_is_rewarded(backbone, model_folder, tokenizer):
-    """The share of tokens from the vocabulary's lower half is rewarded, and so is ending in time."""
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo"])
+def test_policies_learn_what_is_rewarded(backbone, model_folder, tokenizer, algorithm):
+    """The share of tokens from the vocabulary's lower half is rewarded, and so is ending in time.
+
+    Without values it takes longer to learn which tokens of a reply were good.
+    """
+    count = 20 if algorithm == "ppo" else 50
     settings = SETTINGS.model_copy(
         update={
-            "steps": 50,
+            **GROUPS[algorithm],
+            "steps": 50 if algorithm == "ppo" else 100,
             "learning_rate": 3e-2,
             "batch_size": 32,
             "minibatch_size": 16,
@@ -160,7 +203,7 @@ def test_ppo_learns_what_is_rewarded(backbone, model_folder, tokenizer):
         return low.sum(1) / rollout.reply_mask.sum(1)
 
     trainer = make_trainer(backbone, model_folder, settings, 16, 32, share_of_low_tokens)
-    steps = pd.DataFrame([trainer.train_step() for _ in range(20)])
+    steps = pd.DataFrame([trainer.train_step() for _ in range(count)])
     before, after = steps.head(4).mean(), steps.tail(4).mean()
     assert before["raw_score"] < 0.7 and after["raw_score"] > before["raw_score"] + 0.2
     assert before["ended"] < 0.3 and after["ended"] > 0.9
@@ -168,12 +211,13 @@ def test_ppo_learns_what_is_rewarded(backbone, model_folder, tokenizer):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, tmp_path):
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, tmp_path, algorithm):
     def run(folder, stop_after=None):
         torch.manual_seed(0)
         base = load_model(model_folder, Load())
         backbone = SharedBackbone(base, new_adapter(base), reward_folder[0])
-        trainer = make_trainer(backbone, model_folder)
+        trainer = make_trainer(backbone, model_folder, SETTINGS.model_copy(update=GROUPS[algorithm]))
         out = folder / "out"
         out.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoints").mkdir(exist_ok=True)

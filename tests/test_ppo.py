@@ -79,3 +79,12 @@ def test_kl_coefficient_moves_towards_its_target_by_a_bounded_step():
         0.098
     )
     assert ppo.next_kl_coefficient(0.1, kl=6, target=6, horizon=1000, replies=100) == pytest.approx(0.1)
+
+
+def test_advantages_within_a_group_by_hand():
+    returns = torch.tensor([1.0, 2.0, 6.0, 4.0, 4.0, 4.0])
+    # 1 - (2 + 6) / 2, 2 - (1 + 6) / 2, 6 - (1 + 2) / 2
+    assert ppo.rloo_advantages(returns, 3).tolist() == [-3.0, -1.5, 4.5, 0.0, 0.0, 0.0]
+    deviation = 7**0.5  # of 1, 2 and 6 around 3: (4 + 1 + 9) / 2
+    expected = [-2 / deviation, -1 / deviation, 3 / deviation, 0, 0, 0]
+    assert ppo.grpo_advantages(returns, 3).tolist() == pytest.approx(expected, abs=1e-3)

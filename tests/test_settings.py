@@ -286,6 +286,22 @@ CASES = {
         ["gpt"],
         "ratings.third_party: 'gpt' is not a model; known: llama, mixtral",
     ),
+    # algorithms of policy optimization
+    "a group of one": (
+        "ppo.algorithm",
+        "rloo",
+        "ppo.replies_per_context: 1; rloo compares the replies to one context: give at least 2",
+    ),
+    "groups that do not fill a step": (
+        "ppo.replies_per_context",
+        7,
+        "ppo.replies_per_context: 7; must divide batch_size, which is 48",
+    ),
+    "unknown algorithm": (
+        "ppo.algorithm",
+        "dpo",
+        "ppo.algorithm: 'dpo'; must be 'ppo', 'rloo' or 'grpo'",
+    ),
     # supervised fine-tuning
     "sft of an unknown model": (
         "sft",

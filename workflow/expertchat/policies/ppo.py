@@ -1,8 +1,9 @@
-"""The formulas of PPO as pure functions of tensors: scores, KL penalty, advantages, losses.
+"""The formulas of PPO and its kin as pure functions of tensors: scores, KL penalty, advantages, losses.
 
 Shapes: B replies of at most T tokens. Sources: Schulman et al. 2017 (PPO), Schulman et al. 2016
-(GAE), Ziegler et al. 2019 (KL penalty and its control), and the details that Huang et al. 2024 found
-to matter ("The N+ implementation details of RLHF with PPO").
+(GAE), Ziegler et al. 2019 (KL penalty and its control), the details that Huang et al. 2024 found
+to matter ("The N+ implementation details of RLHF with PPO"), Ahmadian et al. 2024 (RLOO) and Shao et
+al. 2024 (GRPO).
 """
 
 from __future__ import annotations
@@ -70,6 +71,28 @@ def advantages_and_returns(
         running = (delta + gamma * lam * running) * mask[:, t]
         advantages[:, t] = running
     return advantages, advantages + values
+
+
+def rloo_advantages(returns: Tensor, group: int) -> Tensor:
+    """Advantages [B] of replies whose returns are `returns` [B]; each `group` replies share a context.
+
+    The baseline of a reply is the mean return of the others of its group, so that it is unbiased (Kool
+    et al. 2019; Ahmadian et al. 2024, eq. 8).
+    """
+    grouped = returns.view(-1, group)
+    others = (grouped.sum(1, keepdim=True) - grouped) / (group - 1)
+    return (grouped - others).flatten()
+
+
+def grpo_advantages(returns: Tensor, group: int) -> Tensor:
+    """Advantages [B] of replies whose returns are `returns` [B]; each `group` replies share a context.
+
+    A return is normalised within its group (Shao et al. 2024, section 4.1.2); in a group of equal
+    returns all advantages are 0.
+    """
+    grouped = returns.view(-1, group)
+    centred = grouped - grouped.mean(1, keepdim=True)
+    return (centred / (grouped.std(1, keepdim=True) + 1e-4)).flatten()
 
 
 def policy_loss(

@@ -73,9 +73,12 @@ class SharedBackbone:
         """The device of the model's inputs."""
         return self.model.device
 
-    def trainable(self) -> dict[str, torch.nn.Parameter]:
-        """The parameters that PPO trains, by name: the policy adapter's and the value head's."""
+    def trainable(self, values: bool = True) -> dict[str, torch.nn.Parameter]:
+        """The parameters that are trained, by name: the policy adapter's and, with `values`, the value
+        head's."""
         adapter = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if not values:
+            return adapter
         return adapter | {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
 
     @contextmanager
@@ -120,6 +123,10 @@ class SharedBackbone:
         states = self._predicting_states(rollout)
         logprobs = self._logprobs(states, rollout, temperature)
         return logprobs, self.value_head(states.float()).squeeze(-1)
+
+    def policy_logprobs(self, rollout: Rollout, temperature: float) -> Tensor:
+        """Log-probabilities [B, T] of the reply tokens under the policy."""
+        return self._logprobs(self._predicting_states(rollout), rollout, temperature)
 
     @torch.no_grad()
     def reference_logprobs(self, rollout: Rollout, temperature: float) -> Tensor:

@@ -47,7 +47,7 @@ class Experience:
     rollout: Rollout
     logprobs: Tensor  # of the policy that sampled the replies
     values: Tensor
-    advantages: Tensor  # whitened over the rollout
+    advantages: Tensor  # of PPO whitened over the rollout
     returns: Tensor
 
 
@@ -62,7 +62,7 @@ class TrainerState:
 
 
 class PPOTrainer:
-    """Trains the policy adapter and the value head of a shared backbone by PPO."""
+    """Trains the policy adapter of a shared backbone by PPO or its kin, with PPO also the value head."""
 
     def __init__(
         self,
@@ -83,7 +83,8 @@ class PPOTrainer:
         self.batch_size = batch_size
         self.score = score or backbone.scores
         self.on_pass: Callable[[int], None] = lambda replies: None  # told of each pass over replies
-        self.parameters = backbone.trainable()
+        self.has_values = settings.algorithm == "ppo"
+        self.parameters = backbone.trainable(self.has_values)
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=settings.learning_rate, eps=1e-5)
         self.state = TrainerState(kl_coefficient=settings.kl_coefficient)
 
@@ -105,16 +106,19 @@ class PPOTrainer:
         self.state.reward_mean, self.state.reward_std = scores.mean().item(), scores.std().item()
 
     def collect_rollout(self, number: int, *, reference: bool = False) -> Rollout:
-        """Samples a reply to each prompt of rollout `number`, by the policy or the reference model.
+        """Samples `replies_per_context` replies to each prompt of rollout `number`, one after the other,
+        by the policy or the reference model.
 
         Each pass over the prompts uses them in a new random order.
         """
-        passes = number // max(1, len(self.prompts) // self.settings.batch_size)
+        group = self.settings.replies_per_context
+        contexts = self.settings.batch_size // group
+        passes = number // max(1, len(self.prompts) // contexts)
         order = np.random.default_rng(seed_of(self.seed, "order", passes))
         shuffled = order.permutation(len(self.prompts))
-        first = number * self.settings.batch_size
-        chosen = [shuffled[(first + i) % len(shuffled)] for i in range(self.settings.batch_size)]
+        chosen = [shuffled[(number * contexts + i) % len(shuffled)] for i in range(contexts)]
         prompts = sorted((self.prompts[i] for i in chosen), key=len)  # batches need less padding
+        prompts = [prompt for prompt in prompts for _ in range(group)]
         seeds = [seed_of(self.seed, "reply", reference, number, i) for i in range(len(prompts))]
         with self.backbone.model.disable_adapter() if reference else nullcontext():
             completions = draw_completions(
@@ -152,7 +156,7 @@ class PPOTrainer:
         settings, state, temperature = self.settings, self.state, self.decoding.temperature
         logprobs, values = self._in_batches(
             rollout,
-            lambda part: torch.stack(self.backbone.logprobs_and_values(part, temperature), 1),
+            lambda part: torch.stack(self._logprobs_and_values(part), 1),
         ).unbind(1)
         reference_logprobs = self._in_batches(
             rollout, lambda part: self.backbone.reference_logprobs(part, temperature)
@@ -173,9 +177,7 @@ class PPOTrainer:
         mask = rollout.reply_mask.float()
         kl = (logprobs - reference_logprobs) * mask
         rewards = ppo.token_rewards(scores, kl, mask, state.kl_coefficient)
-        advantages, returns = ppo.advantages_and_returns(
-            rewards, values, mask, settings.gamma, settings.lam
-        )
+        advantages, returns = self._advantages(rewards, values, mask)
         figures = {
             "score": scores.mean().item(),
             "raw_score": raw.mean().item(),
@@ -184,8 +186,27 @@ class PPOTrainer:
             "ended": rollout.ended.float().mean().item(),
             "reply_tokens": mask.sum(1).mean().item(),
         }
-        advantages = ppo.whiten(advantages, mask)
         return Experience(rollout, logprobs, values, advantages, returns), figures
+
+    def _logprobs_and_values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the reply tokens and values, both [B, T]; without a value model 0."""
+        if self.has_values:
+            return self.backbone.logprobs_and_values(rollout, self.decoding.temperature)
+        logprobs = self.backbone.policy_logprobs(rollout, self.decoding.temperature)
+        return logprobs, torch.zeros_like(logprobs)
+
+    def _advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages and returns, both [B, T]; without a value model the same for all tokens."""
+        settings = self.settings
+        if settings.algorithm == "ppo":
+            advantages, returns = ppo.advantages_and_returns(
+                rewards, values, mask, settings.gamma, settings.lam
+            )
+            return ppo.whiten(advantages, mask), returns
+        estimate = ppo.rloo_advantages if settings.algorithm == "rloo" else ppo.grpo_advantages
+        total = rewards.sum(1)
+        advantages = estimate(total, settings.replies_per_context)
+        return advantages[:, None] * mask, total[:, None] * mask
 
     def update(self, experience: Experience, step: int) -> dict[str, float]:
         """Trains on the experience for `epochs` passes over its minibatches.
@@ -228,9 +249,11 @@ class PPOTrainer:
                     experience.returns,
                 )
             )
-            logprobs, values = self.backbone.logprobs_and_values(rollout, self.decoding.temperature)
+            logprobs, values = self._logprobs_and_values(rollout)
             policy, clipped = ppo.policy_loss(logprobs, old_logprobs, advantages, settings.clip_range)
-            value = ppo.value_loss(values, old_values, returns, settings.value_clip_range)
+            value = torch.zeros_like(policy)
+            if self.has_values:
+                value = ppo.value_loss(values, old_values, returns, settings.value_clip_range)
             loss = ((policy + settings.value_coefficient * value) * mask).sum() / tokens
             self._require_finite("loss", loss)
             loss.backward()
@@ -330,8 +353,9 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
                     write_records(folder / ROWS, rows)
                     trainer.save_checkpoint(folder / STATE)
     save_adapter(trainer.backbone.model, out / "adapter")
-    value_head = {n: p.detach() for n, p in trainer.backbone.value_head.named_parameters()}
-    save_file(value_head, out / VALUE_HEAD)
+    if trainer.has_values:
+        value_head = {n: p.detach() for n, p in trainer.backbone.value_head.named_parameters()}
+        save_file(value_head, out / VALUE_HEAD)
     steps = pd.DataFrame(rows)[list(STEP_TYPES)]
     steps.to_parquet(out / STEPS)
     write_curves(steps, out / "tensorboard")

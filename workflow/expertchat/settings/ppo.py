@@ -11,12 +11,20 @@ from expertchat.settings.section import Section
 
 
 class PPO(Section):
-    """Proximal policy optimization (PPO, Schulman et al. 2017) of a model's adapter, in stage
-    `policies`.
+    """Policy optimization of a model's adapter in stage `policies`: by proximal policy optimization
+    (PPO, Schulman et al. 2017), or by its kin without a value model.
 
     Example: {steps: 200, learning_rate: 2.0e-5, kl_coefficient: 0.05, kl_target: 6}
     """
 
+    algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
+    """How much better a reply is than expected (its advantage). `ppo`: by a value model and generalized
+    advantage estimation (Schulman et al. 2016). `rloo`: its return minus the mean return of the other
+    replies to the same context (Kool et al. 2019, Ahmadian et al. 2024). `grpo`: its return minus the
+    mean of all replies to the same context, divided by their standard deviation (Shao et al. 2024)."""
+    replies_per_context: int = Field(1, gt=0, le=1024)
+    """Number of replies to each context of a step; must divide batch_size. `rloo` and `grpo` need at
+    least 2."""
     steps: int = Field(40, gt=0, le=1_000_000)
     """Number of PPO steps; each generates replies and learns from them."""
     batch_size: int = Field(64, gt=0, le=100_000)
@@ -33,7 +41,7 @@ class PPO(Section):
     value_clip_range: float = Field(0.2, gt=0)
     """Clip range of the value loss: how far a value estimate may move from the old one."""
     value_coefficient: float = Field(0.1, ge=0)
-    """Weight of the value loss."""
+    """Weight of the value loss, of `ppo`."""
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount factor per token."""
     lam: float = Field(0.95, ge=0, le=1)
@@ -55,6 +63,20 @@ class PPO(Section):
     """Number of steps between checkpoints. An interrupted job resumes from the last one."""
     lora: LoRA = LoRA()
     """The policy's adapter."""
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> PPO:
+        if self.batch_size % self.replies_per_context:
+            raise ValueError(
+                f"replies_per_context: {self.replies_per_context}; must divide batch_size, which is "
+                f"{self.batch_size}"
+            )
+        if self.algorithm != "ppo" and self.replies_per_context < 2:
+            raise ValueError(
+                f"replies_per_context: {self.replies_per_context}; {self.algorithm} compares the "
+                "replies to one context: give at least 2"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_minibatches(self) -> PPO:

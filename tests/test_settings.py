@@ -480,6 +480,15 @@ def test_the_links_of_the_description_lead_to_its_headings(root):
     )
 
 
+def test_all_weights_of_a_quantized_model_cannot_be_tuned(default_config, root):
+    hub = {"source": "hub", "repository": "a/b", "revision": "c", "load": {"quantization": "nf4"}}
+    default_config["models"]["llama"] = hub
+    default_config["sft"] = {"instructions": [HUB_FILE], "method": "full", "models": ["llama"]}
+    assert "sft.method: full; the weights of llama are quantized" in fault_of(default_config, root)
+    default_config["sft"]["method"] = "lora"
+    read_experiment(default_config, root)
+
+
 def test_invalid_names_of_models_and_mixtures_are_reported(default_config, root):
     default_config["models"]["a/b"] = default_config["models"]["llama"]
     default_config["mmlu"]["published"] = {"llama": 60, "uniform": 70, "unifrom": 80}

@@ -74,6 +74,11 @@ def _sft_faults(experiment: Experiment) -> Iterator[str]:
                 f"sft.models: {name}; its server reads the GGUF file, which is not tuned: use "
                 f"{{folder}} in models.{name}.load.server.command, or leave it out of sft.models"
             )
+        if sft.method == "full" and model.load.quantization != "none":
+            yield (
+                f"sft.method: full; the weights of {name} are quantized (load.quantization), and only "
+                "an adapter can be trained on these: set method to lora"
+            )
         if getattr(model, "adapter", None) is not None:
             yield (
                 f"sft.models: {name} has an adapter (models.{name}.adapter), to which no tuning can be "

@@ -63,23 +63,13 @@ def tune_model(
     tokenizer = load_tokenizer(model_folder, load)
     model = load_model(model_folder, load)
     ends = end_token_ids(model, tokenizer)
-    parts, counts = {}, {}
-    for name in (TRAIN_FILE, HELD_OUT_FILE):
-        rows = [
-            encode_conversation(tokenizer, record["messages"], ends, settings.loss_on)
-            for record in read_records(instructions / name)
-        ]
-        kept = [short for row in rows if (short := shortened(row, settings.max_length)) is not None]
-        parts[name] = kept
-        counts[name.removesuffix(".jsonl")] = {
-            "conversations": len(kept),
-            "cut": sum(len(row.ids) > settings.max_length for row in rows) - (len(rows) - len(kept)),
-            "left_out": len(rows) - len(kept),
-            "tokens": sum(len(row.ids) for row in kept),
-        }
-        if not kept:
-            raise UserError(f"sft.max_length: {settings.max_length}; no conversation of {name} fits")
-    training, held_out = parts[TRAIN_FILE], parts[HELD_OUT_FILE]
+    (training, held_out), counts = zip(
+        *(
+            read_rows(instructions / name, tokenizer, ends, settings)
+            for name in (TRAIN_FILE, HELD_OUT_FILE)
+        ),
+        strict=True,
+    )
     check_lengths(model_folder, max(len(row.ids) for row in (*training, *held_out)))
     if settings.packing:
         require_separate(model, training, tokenizer.pad_token_id)
@@ -93,9 +83,36 @@ def tune_model(
         )
         after = losses_of(model, held_out, tokenizer.pad_token_id, batch_size, progress)
     save_merged(model, model_folder, load, checkpoints, out / "model")
-    found = {"counts": counts, "held_out": compared(before, after, held_out), "log": log}
+    found = {
+        "counts": dict(zip(("train", "held_out"), counts, strict=True)),
+        "held_out": compared(before, after, held_out),
+        "log": log,
+    }
     write_json(out / LOSSES, found)
     return found
+
+
+def read_rows(
+    path: Path, tokenizer, ends: Sequence[int], settings: Tuning
+) -> tuple[list[Encoded], dict[str, int]]:
+    """The conversations of a file as rows of at most `settings.max_length` tokens, and their counts.
+
+    Raises UserError if there are none.
+    """
+    rows = [
+        encode_conversation(tokenizer, record["messages"], ends, settings.loss_on)
+        for record in read_records(path)
+    ]
+    kept = [short for row in rows if (short := shortened(row, settings.max_length)) is not None]
+    if not kept:
+        raise UserError(f"sft.max_length: {settings.max_length}; no conversation of {path.name} fits")
+    left_out, long = len(rows) - len(kept), sum(len(row.ids) > settings.max_length for row in rows)
+    return kept, {
+        "conversations": len(kept),
+        "cut": long - left_out,
+        "left_out": left_out,
+        "tokens": sum(len(row.ids) for row in kept),
+    }
 
 
 @torch.inference_mode()

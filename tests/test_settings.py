@@ -286,6 +286,11 @@ CASES = {
         ["gpt"],
         "ratings.third_party: 'gpt' is not a model; known: llama, mixtral",
     ),
+    "null of --config": (
+        "world",
+        "null",
+        "world: 'null'; must be a mapping; null is a word here: set it in a file of --configfile",
+    ),
     # algorithms of policy optimization
     "a group of one": (
         "ppo.algorithm",

@@ -137,7 +137,10 @@ def _sentence(place: Place, fault: Mapping[str, Any], root: type[BaseModel]) -> 
         sources = [repr(source_of(cls)) for cls in section_classes(place.annotation)]
         return f"{place}.source: {given}", f"must be {', '.join(sources[:-1])} or {sources[-1]}"
     secret = str(place.keys[-1]).endswith("_env") if place.keys else False
-    return before + ("" if secret else _shown(value)), _needed(kind, value, context, fault["msg"])
+    needed = _needed(kind, value, context, fault["msg"])
+    if value == "null":  # Snakemake's --config gives words
+        needed += "; null is a word here: set it in a file of --configfile, as --config has no null"
+    return before + ("" if secret else _shown(value)), needed
 
 
 def _hint(place: Place, root: type[BaseModel]) -> str:

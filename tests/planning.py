@@ -1,4 +1,10 @@
-"""What tests of plans share: ids by stage, and what a change of settings makes again."""
+"""What tests of settings and plans share: faults, ids by stage, and what a change makes again."""
+
+import copy
+
+import pytest
+from expertchat.errors import UserError
+from expertchat.pipeline.experiment import read_experiment
 
 AFTER_PPO = {
     *("policies", "replies", "answers", "mmlu", "fits", "mixture"),
@@ -6,6 +12,35 @@ AFTER_PPO = {
 }
 FROM_INSTRUCTIONS = {"instructions", "sft"}  # stages of experiments with a section sft
 ASKED = {"answers", "mmlu", "fits", "mixture"}
+
+
+HUB_FILE = {
+    "source": "hub",
+    "repository": "a/b",
+    "revision": "c",
+    "file": "d.json",
+    "format": "alpaca",
+}
+
+
+def fault_of(config, root) -> str:
+    with pytest.raises(UserError) as caught:
+        read_experiment(config, root)
+    return str(caught.value)
+
+
+def changed(config, path, value):
+    *parents, last = path.split(".")
+    place = config
+    for part in parents:
+        place = place.setdefault(part, {})
+    place[last] = value
+    return config
+
+
+def with_sft(config, **changes):
+    """The settings with supervised fine-tuning of all models."""
+    return copy.deepcopy(config) | {"sft": {"instructions": [HUB_FILE], **changes}}
 
 
 def ids(plan, *stages):

@@ -16,6 +16,7 @@ from expertchat.pipeline.fingerprints import NEUTRAL, PACKAGE, SCRIPTS, code_fil
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
 from packaging.requirements import Requirement
+from planning import with_sft
 
 # From the bottom to the top: a module imports from its own layer or from layers below it.
 # Within layer "stages" it imports from its own package only.
@@ -167,14 +168,7 @@ def plans(root, default_config):
     ratings = {"tuned_raters": True, "anchors": "config/anchors/expert.jsonl"}
     two = default_config | {"rounds": 2, "ratings": default_config["ratings"] | ratings}
     two["topics"] = two["topics"] | {"decontaminate": True}
-    source = {
-        "source": "hub",
-        "repository": "a/b",
-        "revision": "c",
-        "file": "d.json",
-        "format": "alpaca",
-    }
-    tuned = default_config | {"sft": {"instructions": [source]}}
+    tuned = with_sft(default_config)
     return [make_plan(read_experiment(config, root), root) for config in (default_config, two, tuned)]
 
 

@@ -11,7 +11,7 @@ from expertchat.pipeline.experiment import read_config, read_experiment
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.store import recipe_path
-from planning import AFTER_PPO, ASKED, FROM_INSTRUCTIONS, ids, new_stages
+from planning import AFTER_PPO, ASKED, FROM_INSTRUCTIONS, ids, new_stages, with_sft
 
 
 def test_the_same_settings_give_the_same_plan(planned, default_config):
@@ -215,18 +215,6 @@ def test_a_large_experiments_report_job_starts(tmp_path, root, default_config):
     file = recipe_path(tmp_path, report.reference)
     done = subprocess.run([*command, file], capture_output=True, text=True)
     assert done.returncode == 1 and "the artifact is not finished" in done.stderr
-
-
-def with_sft(config, **changes):
-    """The settings with supervised fine-tuning of all models."""
-    source = {
-        "source": "hub",
-        "repository": "a/b",
-        "revision": "c",
-        "file": "d.json",
-        "format": "alpaca",
-    }
-    return copy.deepcopy(config) | {"sft": {"instructions": [source], **changes}}
 
 
 def test_a_model_tuned_on_instructions_takes_the_models_place(planned, default_config):

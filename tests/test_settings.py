@@ -3,23 +3,11 @@
 import re
 from copy import deepcopy
 from datetime import date
-from pathlib import Path
 
 import pytest
-import yaml
 from expertchat.errors import UserError
 from expertchat.pipeline.experiment import read_experiment
-from expertchat.settings.anchors import Anchor
-from expertchat.settings.describe import describe_settings, description_and_example
-from expertchat.settings.experiment import Experiment
-from expertchat.settings.rubrics import Rubric
-from expertchat.settings.section import section_paths
-
-
-def fault_of(config, root) -> str:
-    with pytest.raises(UserError) as caught:
-        read_experiment(config, root)
-    return str(caught.value)
+from planning import HUB_FILE, changed, fault_of
 
 
 def test_the_default_is_valid(default_config, root):
@@ -28,27 +16,10 @@ def test_the_default_is_valid(default_config, root):
     assert experiment.rounds == 1
 
 
-def changed(config, path, value):
-    *parents, last = path.split(".")
-    place = config
-    for part in parents:
-        place = place.setdefault(part, {})
-    place[last] = value
-    return config
-
-
 SERVER = "models.llama.load.server"
 PAIR = "must be a pair, such as [a, b]"
 SOURCES = "must be 'demo', 'path', 'hub', 'gguf', 'package' or 'server'"
 STYLES = "must be 'harness', 'hendrycks' or 'chat'"
-
-HUB_FILE = {
-    "source": "hub",
-    "repository": "a/b",
-    "revision": "c",
-    "file": "d.json",
-    "format": "alpaca",
-}
 
 # (key, value, the sentence, or its parts in order)
 CASES = {
@@ -397,52 +368,6 @@ def test_long_values_are_cut_off(default_config, root):
     assert "..." in message and len(message) < 200
 
 
-def test_a_folder_without_a_dev_file_is_named(default_config, root, tmp_path):
-    (tmp_path / "test").mkdir()
-    (tmp_path / "test/law_test.csv").write_text("q,a,b,c,d,A\n")
-    config = changed(default_config, "mmlu.questions", {"source": "folder", "path": str(tmp_path)})
-    assert "dev/law_dev.csv is missing" in fault_of(config, root)
-
-
-LAW = "q{},a,b,c,d,A\n"
-
-
-@pytest.fixture
-def questions(tmp_path):
-    """A folder with one subject: 2 questions in dev, 6 in val, 3 in test, all different."""
-    for split, numbers in {"dev": range(2), "val": range(10, 16), "test": range(20, 23)}.items():
-        (tmp_path / split).mkdir()
-        (tmp_path / split / f"law_{split}.csv").write_text("".join(LAW.format(k) for k in numbers))
-    return tmp_path
-
-
-def asking(config, folder, **mmlu):
-    questions = {"source": "folder", "path": str(folder)}
-    return config | {"mmlu": {"questions": questions, "shots": 2} | mmlu}
-
-
-def test_a_dev_file_with_too_few_rows_is_found_before_any_job(default_config, root, questions):
-    read_experiment(asking(default_config, questions), root)
-    message = fault_of(asking(default_config, questions, shots=3), root)
-    assert "mmlu.questions.path: " in message
-    assert "law_dev.csv: 2 questions, but mmlu.shots is 3" in message
-    (questions / "dev/law_dev.csv").write_text("q,a,b\n")
-    message = fault_of(asking(default_config, questions, shots=1), root)
-    assert "law_dev.csv, line 1: 3 columns, but 6 are needed" in message
-
-
-def test_too_few_val_questions_are_found_before_any_job(default_config, root, questions):
-    few = "mixtures are fitted on at least 5 val questions that are not in test, and there are 4"
-    assert few in fault_of(asking(default_config, questions, limit=4), root)
-    read_experiment(asking(default_config, questions, limit=4, mixture=False), root)
-    with (questions / "test/law_test.csv").open("a") as file:
-        file.write(LAW.format(10) + LAW.format(11).upper())  # questions that val has too
-    assert few in fault_of(asking(default_config, questions), root)
-    (questions / "val/law_val.csv").write_text("q,a,b,c,d,F\n")
-    message = fault_of(asking(default_config, questions), root)
-    assert "law_val.csv, line 1: the right answer is 'F'" in message
-
-
 @pytest.mark.parametrize("name", ["uniform", "oracle", "best_single", "majority vote"])
 def test_a_model_that_is_mixed_cannot_have_a_mixtures_name(default_config, root, name):
     models = {name: default_config["models"]["llama"], "mixtral": default_config["models"]["mixtral"]}
@@ -451,38 +376,6 @@ def test_a_model_that_is_mixed_cannot_have_a_mixtures_name(default_config, root,
     assert expected in fault_of(config, root)
     read_experiment(config | {"mmlu": config["mmlu"] | {"mixture": False}}, root)
     read_experiment(config | {"mmlu": None}, root)
-
-
-def test_the_description_of_the_settings_is_current(root):
-    text = (Path(root) / "config/README.md").read_text(encoding="utf-8")
-    assert text == describe_settings(), "run `make docs`"
-
-
-def test_every_key_has_a_sentence(root):
-    for line in describe_settings().splitlines():
-        if line.startswith("| `"):
-            assert line.rstrip(" |").endswith("."), line
-
-
-SECTIONS = {cls.__name__: cls for root in (Experiment, Rubric, Anchor) for _, cls in section_paths(root)}
-
-
-@pytest.mark.parametrize("name", sorted(set(SECTIONS) - {"Experiment"}))
-def test_every_section_has_a_description_and_a_valid_example(name):
-    description, example = description_and_example(SECTIONS[name])
-    assert description.endswith(".") and example
-    SECTIONS[name].model_validate(yaml.safe_load(example))
-
-
-def test_the_links_of_the_description_lead_to_its_headings(root):
-    text = describe_settings()
-    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    links = re.findall(r"^- \[(.*)\]\(#([\w-]+)\)$", text, re.MULTILINE)
-    assert [heading for heading, _ in links] == headings
-    assert len({slug for _, slug in links}) == len(links)
-    assert {"`ppo`", "`sft.lora`, `rewards.lora`, `ppo.lora`", "Rubric file: `categories`"} <= set(
-        headings
-    )
 
 
 def test_all_weights_of_a_quantized_model_cannot_be_tuned(default_config, root):

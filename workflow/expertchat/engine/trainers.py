@@ -1,13 +1,18 @@
-"""Checkpoints of transformers' Trainer, made whole and checked like all others."""
+"""What the stages share that train by transformers' Trainer: arguments, progress, and checkpoints."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
-from transformers import TrainerCallback
+import torch
+from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from expertchat.checkpoints import Checkpoints, numbered
+
+LOGGED = 50  # entries of a log, about
 
 
 class Seal(TrainerCallback):
@@ -29,3 +34,66 @@ class Seal(TrainerCallback):
         with self.saved.writing(numbered(state.global_step)) as folder:
             shutil.copytree(written, folder, dirs_exist_ok=True)
         shutil.rmtree(written)
+
+
+class TokenProgress:
+    """For a Trainer, as its first base class: counts tokens on a progress bar.
+
+    The bar shows what the Trainer would print.
+    """
+
+    state: TrainerState
+
+    def __init__(self, progress, tokens: int, **kwargs):
+        """`progress`: a progress bar in tokens, to which the run adds `tokens` in all."""
+        super().__init__(**kwargs)
+        self.progress, self.tokens, self.tokens_left = progress, tokens, tokens
+        self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
+
+    def count(self, tokens: int) -> None:
+        """Adds tokens to the progress bar, but not more than the run has left."""
+        tokens = min(tokens, self.tokens_left)
+        self.tokens_left -= tokens
+        self.progress.update(tokens)
+
+    def show_loss(self, logs: dict[str, float]) -> None:
+        """Shows the loss of a log entry beside the bar, if it has one."""
+        if "loss" in logs:
+            self.progress.set_postfix_str(f"loss {float(logs['loss']):.3f}", refresh=False)
+
+    def not_finite(self, section: str) -> str:
+        """The message on a loss that is not finite, in the stage of a section of the settings."""
+        return (
+            f"step {self.state.global_step + 1} of {self.state.max_steps}: the loss is NaN or "
+            f"infinite: lower {section}.learning_rate or set load.dtype to float32"
+        )
+
+
+def common_arguments(model, scratch: Path, steps: int, seed: int) -> dict[str, Any]:
+    """Arguments of all Trainers. `scratch`: a folder that is emptied; `steps`: those of the run."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(scratch),
+        "lr_scheduler_type": "cosine",
+        "seed": seed % 2**32,
+        "fp16": gpu and model.dtype == torch.float16,  # for the scaling of gradients
+        "use_cpu": not gpu,
+        "gradient_checkpointing": gpu,
+        "save_strategy": "no",  # `Seal` decides
+        "logging_steps": max(1, steps // LOGGED),
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+
+
+def run_to_the_end(trainer, saved: Checkpoints) -> None:
+    """Trains from the latest checkpoint, or from the beginning if there is none."""
+    trainer.add_callback(Seal(saved))
+    checkpoint = saved.latest()
+    if checkpoint is not None:
+        done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        trainer.count(trainer.tokens * done.global_step // done.max_steps)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    trainer.count(trainer.tokens_left)

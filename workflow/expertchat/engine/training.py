@@ -23,7 +23,7 @@ from expertchat.engine.generate.stopping import Completion, end_token_ids
 from expertchat.engine.loading import context_tokens, load_model, load_tokenizer
 from expertchat.engine.rotation import long_rope_limit
 from expertchat.engine.score.tokenized import common_prefix
-from expertchat.engine.sealing import Seal
+from expertchat.engine.trainers import TokenProgress, common_arguments, run_to_the_end
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
@@ -31,9 +31,10 @@ from expertchat.settings.target_modules import find_target_modules
 
 __all__ = [
     "Completion",
-    "Seal",
+    "TokenProgress",
     "add_adapter",
     "check_lengths",
+    "common_arguments",
     "common_prefix",
     "draw_completions",
     "end_token_ids",
@@ -43,6 +44,7 @@ __all__ = [
     "padded",
     "position_ids",
     "require_finite_weights",
+    "run_to_the_end",
     "save_adapter",
     "why_not_reusable",
 ]

@@ -19,22 +19,24 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
-    PrinterCallback,
     Trainer,
-    TrainerState,
     TrainingArguments,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 
 from expertchat.checkpoints import Checkpoints, numbered
-from expertchat.engine.training import Seal, load_model, lora_config
+from expertchat.engine.training import (
+    TokenProgress,
+    common_arguments,
+    load_model,
+    lora_config,
+    run_to_the_end,
+)
 from expertchat.errors import UserError
 from expertchat.records import read_json, write_json
 from expertchat.rewards.scoring import Reader, candidate_scores, score_contexts, why_whole
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
 
-LOGGED = 50  # entries of a log, about
 SCORES = "scores.json"  # file of the checkpoint of a fold
 
 
@@ -123,7 +125,7 @@ def load_reward_model(
     return RewardModel(model, reader, initial)
 
 
-class PairTrainer(Trainer):
+class PairTrainer(TokenProgress, Trainer):
     """transformers' Trainer on batches of contexts.
 
     A step reads one context at a time and adds up the gradients, so that its memory does not depend on
@@ -132,16 +134,10 @@ class PairTrainer(Trainer):
 
     def __init__(self, reader: Reader, progress, tokens: int, **kwargs):
         """`progress`: a progress bar in tokens, to which the run adds `tokens` in all."""
-        super().__init__(data_collator=lambda contexts: {"contexts": contexts}, **kwargs)
-        self.reader, self.progress, self.tokens_left = reader, progress, tokens
+        collate = {"data_collator": lambda contexts: {"contexts": contexts}}
+        super().__init__(progress, tokens, **collate, **kwargs)
+        self.reader = reader
         self.right: list[bool] = []  # of the pairs since the last log entry
-        self.remove_callback(PrinterCallback)  # the progress bar shows the same
-
-    def count(self, tokens: int) -> None:
-        """Adds tokens to the progress bar, but not more than the run has left."""
-        tokens = min(tokens, self.tokens_left)
-        self.tokens_left -= tokens
-        self.progress.update(tokens)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
         """One step: gradients of the mean loss over all pairs of the batch. Returns this loss."""
@@ -152,10 +148,7 @@ class PairTrainer(Trainer):
         for context in contexts:
             losses = pair_losses(candidate_scores(self.model, context.rows, self.reader), context)
             if not bool(torch.isfinite(losses).all()):
-                raise UserError(
-                    f"step {self.state.global_step + 1} of {self.state.max_steps}: the loss is NaN or "
-                    "infinite: lower rewards.learning_rate or set load.dtype to float32"
-                )
+                raise UserError(self.not_finite("rewards"))
             self.accelerator.backward(losses.sum() / pairs)
             total += losses.detach().sum().to(total.device) / pairs
             self.right += (losses.detach() < math.log(2)).tolist()
@@ -166,7 +159,7 @@ class PairTrainer(Trainer):
         """Adds the accuracy on the pairs since the last entry."""
         if self.right and "loss" in logs:
             logs["accuracy"] = sum(self.right) / len(self.right)
-            self.progress.set_postfix_str(f"loss {float(logs['loss']):.3f}", refresh=False)
+            self.show_loss(logs)
             self.right = []
         super().log(logs, start_time)
 
@@ -196,40 +189,21 @@ def train(
         for name, parameter in reward.model.named_parameters():
             if name in reward.initial:
                 parameter.copy_(reward.initial[name])
-    gpu = torch.cuda.is_available()
     steps = math.ceil(math.ceil(len(contexts) / settings.batch_size) * settings.epochs)
-    scratch, saved = checkpoints / "scratch", Checkpoints(checkpoints / "steps")
-    shutil.rmtree(scratch, ignore_errors=True)
     arguments = TrainingArguments(
-        output_dir=str(scratch),
+        **common_arguments(reward.model, checkpoints / "scratch", steps, seed),
         learning_rate=settings.learning_rate,
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
-        lr_scheduler_type="cosine",
         warmup_steps=0.1,
-        seed=seed % 2**32,
-        fp16=gpu and reward.model.dtype == torch.float16,  # for the scaling of gradients
-        use_cpu=not gpu,
-        gradient_checkpointing=gpu,
         remove_unused_columns=False,
-        save_strategy="no",  # `Seal` decides
         save_only_model=False,
-        logging_steps=max(1, steps // LOGGED),
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
     )
     tokens = tokens_to_train(contexts, reward.reader, settings.epochs)
     trainer = PairTrainer(
         reward.reader, progress, tokens, model=reward.model, args=arguments, train_dataset=list(contexts)
     )
-    trainer.add_callback(Seal(saved))
-    checkpoint = saved.latest()
-    if checkpoint is not None:
-        done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        trainer.count(tokens * done.global_step // done.max_steps)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-    trainer.count(trainer.tokens_left)
+    run_to_the_end(trainer, Checkpoints(checkpoints / "steps"))
     reward.model.eval()
     # without the summary at the end: it has times, and a mean loss since the last interruption
     return [entry for entry in trainer.state.log_history if "train_runtime" not in entry]

@@ -13,20 +13,22 @@ import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoConfig, PrinterCallback, Trainer, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import AutoConfig, Trainer
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from expertchat.checkpoints import Checkpoints
 from expertchat.console import progress_bar
 from expertchat.engine.training import (
-    Seal,
+    TokenProgress,
     check_lengths,
+    common_arguments,
     end_token_ids,
     load_model,
     load_tokenizer,
     lora_config,
+    padded,
+    run_to_the_end,
     save_adapter,
 )
 from expertchat.errors import UserError
@@ -38,7 +40,6 @@ from expertchat.sft.artifact import LOSSES
 from expertchat.sft.encoding import IGNORED, Encoded, encode_conversation, shortened
 from expertchat.statistics import bootstrap_sums
 
-LOGGED = 50  # entries of the log, about
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
 
 
@@ -155,20 +156,8 @@ def prepare(model, settings: Tuning, source: str, seed: int):
     return get_peft_model(model, config)
 
 
-class ConversationTrainer(SFTTrainer):
+class ConversationTrainer(TokenProgress, SFTTrainer):
     """TRL's trainer, with a progress bar in tokens, and an end at the first loss that is not finite."""
-
-    def __init__(self, progress, tokens: int, **kwargs):
-        """`progress`: a progress bar in tokens, to which the run adds `tokens` in all."""
-        super().__init__(**kwargs)
-        self.progress, self.tokens_left = progress, tokens
-        self.remove_callback(PrinterCallback)  # the progress bar shows the same
-
-    def count(self, tokens: int) -> None:
-        """Adds tokens to the progress bar, but not more than the run has left."""
-        tokens = min(tokens, self.tokens_left)
-        self.tokens_left -= tokens
-        self.progress.update(tokens)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
         """One pass over a batch. Raises UserError if the loss is not finite."""
@@ -176,17 +165,13 @@ class ConversationTrainer(SFTTrainer):
         tokens = inputs["input_ids"].numel() if mask is None else int(mask.sum())
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not bool(torch.isfinite(loss)):
-            raise UserError(
-                f"step {self.state.global_step + 1} of {self.state.max_steps}: the loss is NaN or "
-                "infinite: lower sft.learning_rate or set load.dtype to float32"
-            )
+            raise UserError(self.not_finite("sft"))
         self.count(tokens)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Shows the loss beside the progress bar."""
-        if "loss" in logs:
-            self.progress.set_postfix_str(f"loss {float(logs['loss']):.3f}", refresh=False)
+        self.show_loss(logs)
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model, trial) -> None:
@@ -214,28 +199,16 @@ def train(
     gpu = torch.cuda.is_available()
     together = largest_divisor(settings.batch_size, batch_size)
     steps = math.ceil(math.ceil(len(rows) / settings.batch_size) * settings.epochs)
-    scratch, saved = checkpoints / "scratch", Checkpoints(checkpoints / "steps")
-    shutil.rmtree(scratch, ignore_errors=True)
     arguments = SFTConfig(
-        output_dir=str(scratch),
+        **common_arguments(model, checkpoints / "scratch", steps, seed),
         learning_rate=settings.learning_rate,
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=together,
         gradient_accumulation_steps=settings.batch_size // together,
-        lr_scheduler_type="cosine",
         warmup_steps=0.03,
-        seed=seed % 2**32,
         bf16=gpu and torch.cuda.is_bf16_supported() and model.dtype != torch.float16,
-        fp16=gpu and model.dtype == torch.float16,  # for the scaling of gradients
-        use_cpu=not gpu,
-        gradient_checkpointing=gpu,
         max_length=settings.max_length,
         packing=settings.packing,
-        save_strategy="no",  # `Seal` decides
-        logging_steps=max(1, steps // LOGGED),
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
     )
     data = Dataset.from_list([{"input_ids": row.ids, "labels": row.labels} for row in rows])
     trainer = ConversationTrainer(
@@ -246,13 +219,7 @@ def train(
         train_dataset=data,
         processing_class=tokenizer,
     )
-    trainer.add_callback(Seal(saved))
-    checkpoint = saved.latest()
-    if checkpoint is not None:
-        done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        trainer.count(tokens * done.global_step // done.max_steps)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-    trainer.count(trainer.tokens_left)
+    run_to_the_end(trainer, Checkpoints(checkpoints / "steps"))
     model.eval()
     names = ("step", "epoch", "loss", "learning_rate", "grad_norm", "mean_token_accuracy")
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -271,7 +238,8 @@ def losses_of(model, rows: Sequence[Encoded], pad: int, batch_size: int, progres
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
     for first in range(0, len(order), batch_size):
         part = order[first : first + batch_size]
-        ids, mask, labels = _padded_rows([rows[i] for i in part], pad, model.device)
+        ids, mask = padded([rows[i].ids for i in part], pad, model.device, side="right")
+        labels, _ = padded([rows[i].labels for i in part], IGNORED, model.device, side="right")
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
         counted = labels[:, 1:] != IGNORED
         targets = labels[:, 1:][counted].to(logits.device)
@@ -282,18 +250,6 @@ def losses_of(model, rows: Sequence[Encoded], pad: int, batch_size: int, progres
         totals[part] = sums.index_add_(0, row, losses.double()).cpu().numpy()
         progress.update(int(mask.sum()))
     return totals
-
-
-def _padded_rows(rows: Sequence[Encoded], pad: int, device) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, mask and labels [rows, longest], padded on the right."""
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), longest), pad)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
-    for i, row in enumerate(rows):
-        length = len(row.ids)
-        ids[i, :length], mask[i, :length] = torch.tensor(row.ids), 1
-        labels[i, :length] = torch.tensor(row.labels)
-    return ids.to(device), mask.to(device), labels.to(device)
 
 
 def compared(before: np.ndarray, after: np.ndarray, rows: Sequence[Encoded]) -> dict[str, Any]:

@@ -124,8 +124,7 @@ def reliability(folder: Path, items: int) -> None:
 
 def rewards(folder: Path, items: int) -> None:
     """The part of stage rewards that reads ratings: overall ratings of candidates, and pairs."""
-    from expertchat.rewards.candidates import rated_candidates
-    from expertchat.rewards.preferences import build_pairs
+    from expertchat.rewards.rated_pairs import build_pairs, rated_candidates
     from expertchat.settings.rewards import Rewards
 
     candidates = rated_candidates([folder], [folder / "rated"], "b", WEIGHTS, FLOOR)

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
-from expertchat.dialogues.contexts import contexts_of
+from expertchat.context_inputs import contexts_for
+from expertchat.dialogues.artifact import CANDIDATES
 from expertchat.engine.interface import Source
 from expertchat.engine.opening import open_engine
+from expertchat.engine.training import load_tokenizer
 from expertchat.pipeline.experiment import read_config, read_experiment
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.recipes import Recipe
@@ -37,13 +38,12 @@ from expertchat.records import read_all, read_records
 from expertchat.replies.artifact import REPLIES
 from expertchat.replies.writing import write_replies
 from expertchat.rewards import reward_model as stage
+from expertchat.rewards.data import rated_data
 from expertchat.settings.decoding import Decoding
-from expertchat.settings.dialogues import Dialogues
 from expertchat.settings.models import Load
 from expertchat.settings.ppo import PPO
-from expertchat.settings.replies import Replies
 from expertchat.settings.rewards import Rewards
-from expertchat.splits import HELD_OUT
+from expertchat.splits import HELD_OUT, TRAIN
 from expertchat.statistics import cluster_bootstrap
 from laptop import PRESET, snakemake, with_mmlu
 from record import markdown_table, record
@@ -158,16 +158,27 @@ def reward_model(store: Path, recipe: Recipe, ratings: list[Path], shuffled: boo
     """Makes a reward model from the ratings as stage rewards does. Returns its metrics."""
     out.mkdir(parents=True)
     settings = recipe.settings
+    model_folder, section = paths(store, recipe, "model")[0] / "model", Rewards(**settings["section"])
+    tokenizer = load_tokenizer(model_folder, Load())
+    data = rated_data(
+        tokenizer,
+        paths(store, recipe, "dialogues"),
+        ratings,
+        settings["speaker"],
+        settings["weights"],
+        settings["min_valid_mass"],
+        settings["prompts"],
+        section,
+        shuffled,
+        settings["seed"],
+    )
     return stage.make_reward_model(
-        model_folder=paths(store, recipe, "model")[0] / "model",
+        model_folder=model_folder,
         load=Load(),
-        dialogues=paths(store, recipe, "dialogues"),
-        ratings=ratings,
+        tokenizer=tokenizer,
+        data=data,
         speaker=settings["speaker"],
-        weights=settings["weights"],
-        min_valid_mass=settings["min_valid_mass"],
-        texts=settings["prompts"],
-        settings=Rewards(**settings["section"]),
+        settings=section,
         shuffled=shuffled,
         seed=settings["seed"],
         checkpoints=out.parent / "reward-checkpoints",
@@ -193,12 +204,9 @@ def policy(store: Path, recipe: Recipe, reward: Path, steps: int, out: Path) -> 
     make_policy(
         model_folder=paths(store, recipe, "model")[0] / "model",
         load=Load(),
-        dialogues=paths(store, recipe, "dialogues"),
+        contexts=contexts_for(settings, paths(store, recipe, "dialogues"), None, TRAIN),
         reward_model=reward,
         previous=None,
-        speaker=settings["speaker"],
-        turns=settings["turns"],
-        texts=settings["prompts"],
         settings=PPO(**settings["section"] | {"steps": steps}),
         decoding=Decoding(**settings["decoding"]),
         seed=settings["seed"],
@@ -213,16 +221,14 @@ def questions(store: Path, recipe: Recipe, adapter: Path | None, out: Path) -> p
     """{topic_id, asks}: whether replies to the held-out contexts ask a question."""
     out.mkdir(parents=True)
     settings = recipe.settings
-    speaker, section = settings["speaker"], Dialogues(**settings["dialogues"])
+    speaker = settings["speaker"]
     folder = paths(store, recipe, "model")[0] / "model"
     engine = open_engine(Source(speaker, folder, Load(), 16, adapter))
-    dialogues = read_all(paths(store, recipe, "dialogues"), DIALOGUES)
     write_replies(
         engine,
-        contexts_of(dialogues, speaker, HELD_OUT, section.candidate_turns),
-        Replies(per_context=PER_CONTEXT).per_context,
-        settings["prompts"],
-        section,
+        contexts_for(settings, paths(store, recipe, "dialogues"), None, HELD_OUT),
+        PER_CONTEXT,
+        Decoding(**settings["decoding"]),
         settings["seed"],
         out / "checkpoints",
         out,

@@ -7,6 +7,7 @@ rule make_replies:
         model=made_by("models", "replies.model"),
         policy=made_by("policies", "replies.policy"),
         dialogues=made_by("dialogues", "replies.dialogues"),
+        preferences=made_by("preferences", "replies.preferences"),
     output:
         "results/replies/{id}/manifest.json",
     log:
@@ -20,6 +21,32 @@ rule make_replies:
         script=script_of("replies"),
         recipe=recipe_of("replies"),
         label=label_of("replies"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"
+
+
+rule make_judgements:
+    """Whose replies are better, by a reward model that trained no policy or by a model that is asked."""
+    input:
+        replies=made_by("replies", "judgements.replies"),
+        preferences=made_by("preferences", "judgements.preferences"),
+        model=made_by("models", "judgements.model"),
+        rewards=made_by("rewards", "judgements.rewards"),
+    output:
+        "results/judgements/{id}/manifest.json",
+    log:
+        "logs/judgements/{id}.log",
+    benchmark:
+        "logs/judgements/{id}.tsv"
+    threads: experiment.threads
+    resources:
+        machine_gpus=1,
+    params:
+        script=script_of("judgements"),
+        recipe=recipe_of("judgements"),
+        label=label_of("judgements"),
     message:
         "{params.label}"
     shell:

@@ -1,4 +1,4 @@
-# Where models, instructions and questions come from.
+# Where models, instructions, preferences and questions come from.
 
 
 rule make_models:
@@ -35,6 +35,25 @@ rule make_instructions:
         script=script_of("instructions"),
         recipe=recipe_of("instructions"),
         label=label_of("instructions"),
+    message:
+        "{params.label}"
+    shell:
+        "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"
+
+
+rule make_preferences:
+    """Reads data sets of human preferences, checks and splits them."""
+    output:
+        "results/preferences/{id}/manifest.json",
+    log:
+        "logs/preferences/{id}.log",
+    benchmark:
+        "logs/preferences/{id}.tsv"
+    localrule: True
+    params:
+        script=script_of("preferences"),
+        recipe=recipe_of("preferences"),
+        label=label_of("preferences"),
     message:
         "{params.label}"
     shell:

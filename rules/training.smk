@@ -26,11 +26,12 @@ rule make_sft:
 
 
 rule make_rewards:
-    """Trains a reward model on pairs of candidate replies with different ratings."""
+    """Trains a reward model on pairs of replies, rated ones or those of human preferences."""
     input:
         model=made_by("models", "rewards.model"),
         dialogues=made_by("dialogues", "rewards.dialogues"),
         ratings=made_by("ratings", "rewards.ratings"),
+        preferences=made_by("preferences", "rewards.preferences"),
     output:
         "results/rewards/{id}/manifest.json",
     log:
@@ -55,6 +56,7 @@ rule make_policies:
     input:
         model=made_by("models", "policies.model"),
         dialogues=made_by("dialogues", "policies.dialogues"),
+        preferences=made_by("preferences", "policies.preferences"),
         rewards=made_by("rewards", "policies.rewards"),
         policy=made_by("policies", "policies.policy"),
     output:

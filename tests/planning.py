@@ -11,6 +11,8 @@ AFTER_PPO = {
     *("dialogues", "ratings", "reliability", "oracle", "report"),
 }
 FROM_INSTRUCTIONS = {"instructions", "sft"}  # stages of experiments with a section sft
+FROM_PREFERENCES = {"preferences", "judgements"}  # and with a section preferences
+OWN_DATA = FROM_INSTRUCTIONS | FROM_PREFERENCES
 ASKED = {"answers", "mmlu", "fits", "mixture"}
 
 

@@ -176,12 +176,15 @@ def _rewards(folder: Path, settings: dict, place: int, said: str) -> None:
         "calibration_error": 0.1,
         "log_loss": 0.5,
         "length_accuracy": 0.5,
+        "length_correlation": 0.1,
         "score_spread": 1.0,
         "fates": {"kept": 4, "tie": 1},
     }
-    training = {"pairs": 4, "topics": 2, "fates": found["fates"], "too_long": 0}
-    parts = {"training": training, "cross_fitted": found, "held_out": found}
-    text = json.dumps({"scale": 0.5, "folds": 2, **parts})
+    training = {"pairs": 4, "topics": 2, "fates": found["fates"]}
+    best = {"contexts": 2, "accuracy": 0.5, "accuracy_interval": [0.0, 1.0]}
+    parts = {"training": training, "cross_fitted": found, "held_out": found, "best_of_4": best}
+    about = {"scale": 0.5, "folds": 2, "members": 1, "shortened": 0, "cut": 0}
+    text = json.dumps(about | parts)
     (folder / "metrics.json").write_text(text, encoding="utf-8")
     pairs = pd.DataFrame({"split": "held_out", "margin": [1.0, 2.0, 3.0, 4.0]})
     pairs = pairs.assign(chosen_score=[1.0, 2.0, -1.0, 3.0], rejected_score=[0.0, 0.0, 0.0, 3.0])

@@ -231,7 +231,7 @@ def test_more_than_one_percent_of_faults_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", "x", "a.csv: unknown file type; instructions are read from .json, .jsonl, .json.gz"),
+        ("a.csv", "x", "a.csv: unknown file type; records are read from .json, .jsonl, .json.gz"),
         ("a.json", '[{"a": 1},\n {"a" 2}]', "a.json, line 2, column 7: not valid JSON: Expecting ':'"),
         ("a.json", "[7\n 7]", "a.json, line 2, column 2: not valid JSON: Expecting ',' delimiter"),
         ("a.json", "[7,\n", "a.json, column 4: not valid JSON"),

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import pytest
 from expertchat.checkpoints import INTERVAL, Checkpoints
-from expertchat.dialogues.contexts import Context
+from expertchat.dialogues.contexts import Context, opened
 from expertchat.dialogues.talk import create_dialogues, run_dialogues
 from expertchat.engine import pieces
 from expertchat.engine.interface import Pieces, Question
@@ -62,11 +62,13 @@ class Interrupted:
 
 def reply(engine, folder):
     """The bytes of replies.jsonl: two replies to each of five contexts, in four pieces."""
-    contexts = [Context(dialogue, 0) for dialogue in create_dialogues(TOPICS, "aa", SETTINGS)]
+    contexts = [
+        opened(Context(dialogue, 0), TEXTS) for dialogue in create_dialogues(TOPICS, "aa", SETTINGS)
+    ]
     out, checkpoints = folder / "out", folder / "checkpoints"
     for path in (out, checkpoints):
         path.mkdir(parents=True, exist_ok=True)
-    write_replies(engine, contexts, 2, TEXTS, SETTINGS, 7, checkpoints, out)
+    write_replies(engine, contexts, 2, SETTINGS.decoding, 7, checkpoints, out)
     return (out / "replies.jsonl").read_bytes()
 
 

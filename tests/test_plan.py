@@ -11,7 +11,7 @@ from expertchat.pipeline.experiment import read_config, read_experiment
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.store import recipe_path
-from planning import AFTER_PPO, ASKED, FROM_INSTRUCTIONS, ids, new_stages, with_sft
+from planning import AFTER_PPO, ASKED, FROM_PREFERENCES, OWN_DATA, ids, new_stages, with_sft
 
 
 def test_the_same_settings_give_the_same_plan(planned, default_config):
@@ -22,7 +22,7 @@ def test_every_stage_takes_part_and_inputs_come_first(planned, default_config):
     plan = planned(default_config)
     assert {recipe.stage for recipe in plan.recipes.values()} == set(STAGES) - {
         "anchors",
-        *FROM_INSTRUCTIONS,
+        *OWN_DATA,
     }
     seen = set()
     for reference, recipe in plan.recipes.items():
@@ -41,7 +41,7 @@ def test_every_stage_takes_part_and_inputs_come_first(planned, default_config):
             "topics",
             "per_subject",
             3,
-            set(STAGES) - {"models", "questions", "anchors", *FROM_INSTRUCTIONS} - ASKED | AFTER_PPO,
+            set(STAGES) - {"models", "questions", "anchors", *OWN_DATA} - ASKED | AFTER_PPO,
         ),
     ],
 )
@@ -236,7 +236,9 @@ def test_a_model_tuned_on_instructions_takes_the_models_place(planned, default_c
 def test_a_change_of_sft_makes_no_model_and_no_instructions_again(planned, default_config):
     before = planned(with_sft(default_config))
     changed = new_stages(before, planned(with_sft(default_config, learning_rate=1e-3)))
-    assert changed == set(STAGES) - {"models", "instructions", "questions", "anchors"}
+    assert changed == (
+        set(STAGES) - {"models", "instructions", "questions", "anchors"} - FROM_PREFERENCES
+    )
     split = new_stages(before, planned(with_sft(default_config, held_out_share=0.5)))
     assert split == changed | {"instructions"}
 

@@ -7,19 +7,19 @@ import pytest
 import torch
 from disk_use import disk_use
 from expertchat.checkpoints import Checkpoints, numbered
+from expertchat.contexts import OpenContext
 from expertchat.engine.loading import load_model, load_tokenizer
-from expertchat.engine.training import Completion, lora_config, save_adapter
+from expertchat.engine.training import Completion, lora_config, save_adapter, token_logprobs
 from expertchat.errors import UserError
 from expertchat.pipeline.jobs import Job
 from expertchat.pipeline.recipes import Recipe, load_runtime
-from expertchat.policies import ppo
+from expertchat.policies import ppo, shared_backbone
 from expertchat.policies.outcome import keep_policy, reason_against_tuning
 from expertchat.policies.policy import make_policy
-from expertchat.policies.ppo import token_logprobs
 from expertchat.policies.rollout import make_rollout
 from expertchat.policies.shared_backbone import SharedBackbone
 from expertchat.policies.trainer import PPOTrainer, train
-from expertchat.records import read_json, write_json, write_records
+from expertchat.records import read_json, write_json
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
@@ -69,7 +69,7 @@ def reward_folder(model_folder, tmp_path_factory):
 def backbone(model_folder, reward_folder):
     torch.manual_seed(0)
     base = load_model(model_folder, Load())
-    return SharedBackbone(base, new_adapter(base), reward_folder[0])
+    return SharedBackbone(base, new_adapter(base), [reward_folder[0]])
 
 
 def new_adapter(base):
@@ -137,11 +137,18 @@ def test_the_first_update_starts_from_ratio_1(trainer):
     assert figures["kl"] == pytest.approx(0, abs=1e-3)
 
 
+def as_drawn(trainer, rollout):
+    """The rollout with the log-probabilities that its tokens would have been drawn with."""
+    with torch.no_grad():
+        logprobs = trainer.backbone.policy_logprobs(rollout, trainer.decoding.temperature)
+    return replace(rollout, drawn_logprobs=logprobs)
+
+
 def test_a_reply_without_an_end_token_gets_the_fixed_score(backbone, model_folder):
     trainer = make_trainer(backbone, model_folder, score=lambda rollout: torch.full((2,), 4.0))
     trainer.state.reward_mean, trainer.state.reward_std = 3.0, 2.0
-    completions = [Completion([5, 6], "stop"), Completion([5, 6, 7], "length")]
-    rollout = make_rollout([[1, 4], [1, 4, 5]], completions, 2, 0, "cpu")
+    completions = [Completion([5, 6], "stop", 2), Completion([5, 6, 7], "length")]
+    rollout = as_drawn(trainer, make_rollout([[1, 4], [1, 4, 5]], completions, 0, "cpu"))
     assert rollout.reply_mask.sum(1).tolist() == [3, 3]
     assert rollout.replies[0].tolist() == [5, 6, 2] and rollout.ended.tolist() == [True, False]
     experience, figures = trainer.make_experience(rollout)
@@ -216,7 +223,7 @@ def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, t
     def run(folder, stop_after=None):
         torch.manual_seed(0)
         base = load_model(model_folder, Load())
-        backbone = SharedBackbone(base, new_adapter(base), reward_folder[0])
+        backbone = SharedBackbone(base, new_adapter(base), [reward_folder[0]])
         trainer = make_trainer(backbone, model_folder, SETTINGS.model_copy(update=GROUPS[algorithm]))
         out = folder / "out"
         out.mkdir(parents=True, exist_ok=True)
@@ -291,7 +298,11 @@ def test_ppo_stops_at_the_first_number_that_is_not_finite(
         def call(*arguments, **names):
             result = function(*arguments, **names)
             calls["n"] += trainer.state.step == 2  # in the third step
-            return result * float("nan") if calls["n"] else result
+            if not calls["n"]:
+                return result
+            if isinstance(result, tuple):
+                return tuple(tensor * float("nan") for tensor in result)
+            return result * float("nan")
 
         return call
 
@@ -313,10 +324,11 @@ def test_batches_of_any_size_give_the_same_experience(backbone, model_folder):
     """Rows lose their padding on both sides, and the results get it back."""
     completions = [
         Completion([5, 6, 7, 8, 9], "length"),
-        Completion([], "stop"),
-        Completion([5], "stop"),
+        Completion([], "stop", 2),
+        Completion([5], "stop", 2),
     ]
-    rollout = make_rollout([[1, 4], [1, 4, 5, 6], [1]], completions, 2, 0, "cpu")
+    rollout = make_rollout([[1, 4], [1, 4, 5, 6], [1]], completions, 0, "cpu")
+    rollout = as_drawn(make_trainer(backbone, model_folder), rollout)
     assert rollout.rows(torch.tensor([1, 2])).ids.shape == (2, 4 + 2)
     found = {}
     for size in (1, 3):
@@ -329,8 +341,8 @@ def test_batches_of_any_size_give_the_same_experience(backbone, model_folder):
 
 
 def test_the_head_reads_real_reply_tokens_only(backbone):
-    completions = [Completion([5, 6, 7, 8, 9], "length"), Completion([5], "stop")]
-    rollout = make_rollout([[1, 4], [1, 4, 5, 6]], completions, 2, 0, "cpu")
+    completions = [Completion([5, 6, 7, 8, 9], "length"), Completion([5], "stop", 2)]
+    rollout = make_rollout([[1, 4], [1, 4, 5, 6]], completions, 0, "cpu")
     seen = []
     head = backbone.model.get_base_model().get_output_embeddings()
     hook = head.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
@@ -357,15 +369,10 @@ def run_policy(llama_folder, tmp_path):
     base = load_model(llama_folder, Load(), AutoModelForSequenceClassification, num_labels=1)
     config = LoraConfig(r=4, target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["score"])
     get_peft_model(base, config).save_pretrained(tmp_path / "reward/adapter")
-    names = {"topic_id": "t", "topic": "bread", "subject": "x", "split": "train"}
-    seats = {"models": {"a": "a", "b": "b"}, "roles": {"a": "speaker", "b": "speaker"}}
-    dialogue = {"dialogue_id": "d", **names, **seats, "speakers": ["a", "b"]}
-    write_records(
-        tmp_path / "dialogues.jsonl", [dialogue | {"turns": [{"speaker": "a", "text": "hello"}]}]
-    )
+    contexts = [OpenContext("d/t0", "t", [{"role": "user", "content": "bread"}])]
 
     def run(name, scale, previous=None):
-        write_json(tmp_path / "reward/metrics.json", {"scale": scale})
+        write_json(tmp_path / "reward/metrics.json", {"scale": scale, "spread_penalty": 1.0})
         out, checkpoints = tmp_path / name, tmp_path / f"{name}-checkpoints"
         out.mkdir()
         checkpoints.mkdir()
@@ -376,12 +383,9 @@ def run_policy(llama_folder, tmp_path):
         make_policy(
             model_folder=llama_folder,
             load=Load(),
-            dialogues=[tmp_path],
+            contexts=contexts,
             reward_model=tmp_path / "reward",
             previous=previous,
-            speaker="a",
-            turns=[0],
-            texts={"speaker": "{{ topic }}", "opening": "begin"},
             settings=SETTINGS.model_copy(update={"steps": 1}),
             decoding=Decoding(max_new_tokens=4),
             seed=0,
@@ -439,3 +443,66 @@ def test_an_adapter_is_stored_with_its_layers_in_order(model_folder, tmp_path):
     assert read_json(tmp_path / "adapter/adapter_config.json")["target_modules"] == sorted(names)
     again = PeftModel.from_pretrained(load_model(model_folder, Load()), tmp_path / "adapter")
     assert len(again.peft_config["default"].target_modules) == len(names)
+
+
+def test_nothing_is_recorded_for_gradients_while_replies_are_drawn(trainer):
+    recording: list[bool] = []
+    for module in trainer.backbone.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda _, __, output: recording.append(output.requires_grad))
+    trainer.collect_rollout(1)
+    assert recording and not any(recording)
+
+
+def test_the_end_token_that_is_learned_is_the_one_that_was_drawn():
+    completions = [Completion([5], "stop", 7), Completion([5, 6], "stop"), Completion([5, 6], "length")]
+    rollout = make_rollout([[1, 4]] * 3, completions, 0, "cpu")
+    assert rollout.replies.tolist() == [[5, 7], [5, 6], [5, 6]]
+    assert rollout.ended.tolist() == [True, True, False]  # the second one by a stop text
+
+
+def test_replies_that_did_not_end_do_not_move_the_mean_score(trainer):
+    rollout = trainer.collect_rollout(0, reference=True)
+    scores = torch.arange(len(rollout.ids)).float()
+    ended = torch.zeros(len(rollout.ids), dtype=torch.bool)
+    ended[[1, 3]] = True
+    trainer.collect_rollout = lambda *_, **__: replace(rollout, ended=ended)
+    trainer._in_batches = lambda *_: scores
+    trainer.measure_reward_statistics()
+    assert trainer.state.reward_mean == 2.0 and trainer.state.reward_std == pytest.approx(2**0.5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_what_is_learned_from_is_what_was_drawn(trainer, temperature):
+    trainer.decoding = trainer.decoding.model_copy(update={"temperature": temperature})
+    row = trainer.train_step()
+    assert 0 < row["drawn_gap"] < 1e-5
+    assert row["entropy"] > 0 and row["gradient_norm"] > 0 and row["update_kl"] >= 0
+
+
+def test_another_text_than_was_drawn_stops_the_run(trainer):
+    collect = trainer.collect_rollout
+
+    def changed(*args, **kwargs):
+        rollout = collect(*args, **kwargs)
+        rollout.ids[:, -rollout.reply_mask.shape[1]] += 1  # the first token of each reply
+        return rollout
+
+    trainer.collect_rollout = changed
+    with pytest.raises(UserError, match="the log-probability of a drawn token is off by"):
+        trainer.train_step()
+
+
+def test_few_logits_are_in_memory_at_once_and_the_gradient_is_the_same(trainer, monkeypatch):
+    rollout = trainer.collect_rollout(1)
+    found = {}
+    for name, size in (("whole", 1 << 30), ("chunks", 1)):
+        monkeypatch.setattr(shared_backbone, "LOGIT_BYTES", size)
+        trainer.backbone.model.zero_grad()
+        logprobs = trainer.backbone.policy_logprobs(rollout, 1.0)
+        logprobs.sum().backward()
+        gradients = [p.grad.clone() for p in trainer.backbone.trainable(False).values()]
+        found[name] = (logprobs.detach(), gradients)
+    assert torch.allclose(found["whole"][0], found["chunks"][0], atol=1e-6)
+    for whole, chunks in zip(found["whole"][1], found["chunks"][1], strict=True):
+        assert torch.allclose(whole, chunks, atol=1e-5 * whole.abs().max().item())

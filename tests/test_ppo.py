@@ -1,7 +1,10 @@
 """The formulas of PPO against values worked out by hand."""
 
+import math
+
 import pytest
 import torch
+from expertchat.engine.training import token_logprobs
 from expertchat.policies import ppo
 
 
@@ -51,7 +54,7 @@ def test_the_score_is_added_at_the_last_real_token_and_the_kl_penalty_at_every_t
 
 def test_logprobs_are_those_of_the_tempered_distribution():
     logits = torch.tensor([[[2.0, 0.0, -2.0]]])
-    found = ppo.token_logprobs(logits, torch.tensor([[0]]), temperature=2.0)
+    found = token_logprobs(logits, torch.tensor([[0]]), temperature=2.0)
     expected = torch.log_softmax(torch.tensor([1.0, 0.0, -1.0]), 0)[0]
     assert found.item() == pytest.approx(expected.item())
 
@@ -68,7 +71,8 @@ def test_policy_loss_clips_gains_but_not_losses():
 def test_value_loss_takes_the_larger_of_clipped_and_unclipped():
     values, old, returns = torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]])
     # unclipped: 0; clipped to 0.2: (0.2 - 1)^2 / 2 = 0.32
-    assert ppo.value_loss(values, old, returns, clip_range=0.2).item() == pytest.approx(0.32)
+    loss, clipped = ppo.value_loss(values, old, returns, clip_range=0.2)
+    assert loss.item() == pytest.approx(0.32) and clipped.item() == 1
 
 
 def test_kl_coefficient_moves_towards_its_target_by_a_bounded_step():
@@ -87,4 +91,18 @@ def test_advantages_within_a_group_by_hand():
     assert ppo.rloo_advantages(returns, 3).tolist() == [-3.0, -1.5, 4.5, 0.0, 0.0, 0.0]
     deviation = 7**0.5  # of 1, 2 and 6 around 3: (4 + 1 + 9) / 2
     expected = [-2 / deviation, -1 / deviation, 3 / deviation, 0, 0, 0]
-    assert ppo.grpo_advantages(returns, 3).tolist() == pytest.approx(expected, abs=1e-3)
+    none = torch.zeros(6)
+    assert ppo.grpo_advantages(returns, none, 3).tolist() == pytest.approx(expected, abs=1e-3)
+    penalties = torch.tensor([0.0, 0.0, 0.0, 0.1, 0.2, 0.3])  # not scaled where the scores are equal
+    costs = ppo.grpo_advantages(returns, penalties, 3)[3:]
+    assert costs.tolist() == pytest.approx([0.1, 0.0, -0.1], abs=1e-6)
+
+
+def test_the_figures_of_an_update_by_hand():
+    old = torch.log(torch.tensor([[0.5, 0.5]]))
+    new = torch.log(torch.tensor([[0.25, 0.5]]))
+    assert ppo.update_kl(new, old).tolist()[0] == pytest.approx([0.5 - 1 + math.log(2), 0.0])
+    returns, mask = torch.tensor([[1.0, 3.0, 99.0]]), torch.tensor([[1.0, 1.0, 0.0]])
+    assert ppo.explained_variance(returns, returns, mask) == 1
+    assert ppo.explained_variance(torch.zeros(1, 3), returns, mask) == pytest.approx(0)
+    assert ppo.explained_variance(returns, torch.ones(1, 3), mask) == 0

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 
 import pytest
 from disk_use import disk_use
-from expertchat.dialogues.contexts import Context
+from expertchat.dialogues.contexts import Context, opened
 from expertchat.dialogues.talk import create_dialogues, run_dialogues
 from expertchat.engine import pieces
 from expertchat.engine.interface import Pieces, Reply
@@ -55,8 +55,10 @@ class Interrupted:
 
 
 def reply(job, engine):
-    contexts = [Context(dialogue, 0) for dialogue in create_dialogues(TOPICS, "aa", SETTINGS)]
-    write_replies(engine, contexts, 10, TEXTS, SETTINGS, 7, job.checkpoints, job.out)
+    contexts = [
+        opened(Context(dialogue, 0), TEXTS) for dialogue in create_dialogues(TOPICS, "aa", SETTINGS)
+    ]
+    write_replies(engine, contexts, 10, SETTINGS.decoding, 7, job.checkpoints, job.out)
 
 
 def talk(job, engine):

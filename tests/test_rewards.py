@@ -8,13 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import save_random_model
+from expertchat.engine.training import Completion, load_model, load_tokenizer, lora_config
 from expertchat.errors import UserError
+from expertchat.policies.rollout import make_rollout
+from expertchat.policies.shared_backbone import SharedBackbone
 from expertchat.records import write_records
+from expertchat.rewards.artifact import adapter_folders
+from expertchat.rewards.data import rated_data
 from expertchat.rewards.evaluation import evaluate, is_positive, supported_scale, topic_folds
 from expertchat.rewards.reward_model import make_reward_model
 from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
-from expertchat.settings.rewards import Rewards
+from expertchat.settings.rewards import LengthHead, Rewards
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -88,7 +93,7 @@ def test_a_signal_in_20_topics_with_4_pairs_is_kept():
     assert passing(case, case.signal, 60)[0] > 0.45  # accuracy 0.7 on new topics
 
 
-def artifacts(folder, generator):
+def artifacts(folder, generator, varied=False):
     """Dialogues and ratings in which replies with the word "good" are rated higher."""
     dialogues, candidates, ratings = [], [], []
     for i in range(40):
@@ -108,7 +113,8 @@ def artifacts(folder, generator):
         )
         for k in range(4):
             word = "good" if k % 2 else "bad"
-            text = f"I say {word} {generator.integers(99)}"
+            more = " indeed" * generator.integers(4) if varied else ""
+            text = f"I say {word} {generator.integers(99)}{more}"
             candidate = {"candidate_id": f"d{i}/{k}", "context_id": f"d{i}/t1", **name}
             candidates.append(
                 {**candidate, "turn": 1, "speaker": "a", "model": "a", "text": text, "tokens": 5}
@@ -134,19 +140,33 @@ def artifacts(folder, generator):
     pd.DataFrame(ratings).to_parquet(folder / "ratings.parquet")
 
 
-def train(model_folder, folder, shuffled, **load):
+SETTINGS = Rewards(learning_rate=5e-3, epochs=4, batch_size=2, lora=LoRA(rank=4))
+
+
+def train(model_folder, folder, shuffled, changed=None, **load):
     for name in ("checkpoints", "out"):
         (folder / name).mkdir()
-    return make_reward_model(
-        model_folder=model_folder,
-        load=Load(**load),
+    settings = SETTINGS.model_copy(update=changed or {})
+    tokenizer = load_tokenizer(model_folder, Load(**load))
+    data = rated_data(
+        tokenizer,
         dialogues=[folder],
         ratings=[folder],
         speaker="a",
         weights={"c": 1.0},
         min_valid_mass=0.5,
         texts={"speaker": "{{ topic }}", "opening": "begin"},
-        settings=Rewards(learning_rate=5e-3, epochs=4, batch_size=2, lora=LoRA(rank=4)),
+        settings=settings,
+        shuffled=shuffled,
+        seed=0,
+    )
+    return make_reward_model(
+        model_folder=model_folder,
+        load=Load(**load),
+        tokenizer=tokenizer,
+        data=data,
+        speaker="a",
+        settings=settings,
         shuffled=shuffled,
         seed=0,
         checkpoints=folder / "checkpoints",
@@ -215,3 +235,34 @@ def test_shuffled_ratings_teach_nothing(llama_folder, tmp_path):
     assert metrics["scale"] == 0
     saved = load_file(tmp_path / "out/adapter/adapter_model.safetensors")
     assert not next(weights for name, weights in saved.items() if "score" in name).any()
+
+
+def test_an_ensemble_has_an_adapter_a_member_and_ppo_combines_them(llama_folder, tmp_path):
+    artifacts(tmp_path, np.random.default_rng(0))
+    metrics = train(llama_folder, tmp_path, shuffled=False, changed={"ensemble": 2, "epochs": 2})
+    assert metrics["members"] == 2 and metrics["best_of_4"]["contexts"] > 0
+    folders = adapter_folders(tmp_path / "out")
+    assert [folder.name for folder in folders] == ["adapter", "adapter-2"]
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in folders]
+    assert any(not weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+    base = load_model(llama_folder, Load())
+    policy = lora_config(LoRA(rank=2), base, "ppo.lora", "the model", task_type="CAUSAL_LM")
+    rollout = make_rollout([[1, 9, 8]], [Completion([7, 6], "stop", 2)], 0, "cpu")
+    one, two = (
+        SharedBackbone(load_model(llama_folder, Load()), policy, [folder]).scores(rollout).item()
+        for folder in folders
+    )
+    both = SharedBackbone(base, policy, folders, spread_penalty=0.5).scores(rollout).item()
+    assert both == pytest.approx((one + two) / 2 - 0.5 * abs(one - two) / 2, abs=1e-5)
+
+
+def test_matched_lengths_and_two_heads_are_settings_of_the_stage(llama_folder, tmp_path):
+    artifacts(tmp_path, np.random.default_rng(0), varied=True)
+    changed = {"match_lengths": True, "length_head": LengthHead(), "epochs": 1}
+    metrics = train(llama_folder, tmp_path, shuffled=False, changed=changed)
+    fates = metrics["training"]["fates"]
+    assert fates["kept"] == metrics["training"]["pairs"] and fates["unmatched"] >= 0
+    head = load_file(tmp_path / "out/adapter/adapter_model.safetensors")
+    (score,) = [tensor for name, tensor in head.items() if name.endswith("score.weight")]
+    assert len(score) == 1  # that of quality

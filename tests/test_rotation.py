@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import save_random_model
 from expertchat import chat
+from expertchat.context_inputs import contexts_for
 from expertchat.engine.generate.cache import is_reusable
 from expertchat.engine.interface import Question, Request
 from expertchat.engine.local import LocalEngine
@@ -252,18 +253,25 @@ def test_ppo_is_refused_if_a_prompt_with_its_reply_can_cross_the_limit(engine, t
     turns = [{"speaker": "a", "text": SENTENCE}, {"speaker": "b", "text": "Rye."}]
     write_records(
         tmp_path / "dialogues.jsonl",
-        [{"dialogue_id": "d", "split": "train", "topic": "bread", "turns": turns, **names}],
+        [
+            {
+                "dialogue_id": "d",
+                "topic_id": "t",
+                "split": "train",
+                "topic": "bread",
+                "turns": turns,
+                **names,
+            }
+        ],
     )
+    asked = {"speaker": "b", "turns": [1], "prompts": {"s": "{{ topic }}", "opening": "begin"}}
     with pytest.raises(UserError, match=f"after {LIMIT} the model changes its rotary factors"):
         make_policy(
             model_folder=engine.folder,
             load=Load(),
-            dialogues=[tmp_path],
+            contexts=contexts_for(asked, [tmp_path], None, "train"),
             reward_model=tmp_path,
             previous=None,
-            speaker="b",
-            turns=[1],
-            texts={"s": "{{ topic }}", "opening": "begin"},
             settings=PPO(),
             decoding=Decoding(max_new_tokens=30),
             seed=0,

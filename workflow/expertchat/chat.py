@@ -81,6 +81,13 @@ def merge_neighbours(messages: Sequence[Message]) -> list[Message]:
     return merged
 
 
+def without_oldest(messages: Sequence[Message]) -> list[Message] | None:
+    """The conversation from its second user message on, after its system text; None if there is none."""
+    first = messages[0]["role"] == "system"
+    users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    return [*messages[:first], *messages[users[1] :]] if len(users) > 1 else None
+
+
 def fold_system(messages: Sequence[Message]) -> list[Message]:
     """Moves the system text into the first user message, for chat templates without a system role."""
     if not messages or messages[0]["role"] != "system":
@@ -224,6 +231,17 @@ def reply_lead(tokenizer) -> str:
     whole = render(tokenizer, [*question, {"role": "assistant", "content": MARKER}], reply=False)
     lead, found, _ = whole.removeprefix(prompt).partition(MARKER)
     return lead if found and whole.startswith(prompt) and lead.isspace() else ""
+
+
+@lru_cache(maxsize=8)
+def reply_end(tokenizer) -> int:
+    """The token that ends a reply: the special token that the chat template writes directly after it, or
+    else the tokenizer's end token."""
+    question = {"role": "user", "content": "probe"}
+    text = render(tokenizer, [question, {"role": "assistant", "content": MARKER}], reply=False)
+    after = tokenizer.encode(text.rpartition(MARKER)[2], add_special_tokens=False)
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return after[0] if after and after[0] in special else tokenizer.eos_token_id
 
 
 def encode(tokenizer, messages: Sequence[Message], *, reply: bool = True) -> list[int]:

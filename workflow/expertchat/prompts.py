@@ -22,12 +22,14 @@ from expertchat.foreign import read_text
 
 NAMES = ("topic", "opening", "rating")  # in addition to one template per role
 GATE = "topic_gate"  # needed only if topics.gate asks for an answer
+JUDGE = "judge"  # needed only if a model judges replies
 
 TOPIC_VALUES = frozenset({"topic", "subject", "audience", "kind"})
 VALUES = {  # the names that a template may use; roles may use those of `opening`
     "topic": TOPIC_VALUES - {"topic"} | {"taken"},
     GATE: frozenset({"topic", "subject"}),
     "opening": TOPIC_VALUES | {"note"},
+    JUDGE: frozenset({"turns", "replies", "fence"}),
     "rating": frozenset(
         {"topic", "turns", "rated", "scope", "category", "description", "low", "high", "worst"}
         | {"best", "fence"}
@@ -40,6 +42,7 @@ WITH_BLOCKS = (
     "topic",
     GATE,
     "rating",
+    JUDGE,
 )  # templates that may have them; a role's template is a system text
 
 

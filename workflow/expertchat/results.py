@@ -23,6 +23,7 @@ import pandas as pd
 from expertchat.answers.artifact import ANSWERS, read_answers
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES
 from expertchat.errors import UserError
+from expertchat.judgements.artifact import JUDGEMENTS
 from expertchat.oracle.artifact import ITEMS
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.store import read_recipe
@@ -345,6 +346,14 @@ class ExperimentResults:
         parts = [
             pd.DataFrame(read_records(a.folder / REPLIES)).assign(round=a.round, model=a.model)
             for a in self.find("replies", round, model)
+        ]
+        return _joined(parts)
+
+    def judgements(self, model: str | None = None) -> pd.DataFrame:
+        """One row per pair of replies to a held-out conversation, by model and judge."""
+        parts = [
+            pd.read_parquet(a.folder / JUDGEMENTS).assign(round=a.round, model=a.model, judge=a.judge)
+            for a in self.find("judgements", model=model)
         ]
         return _joined(parts)
 

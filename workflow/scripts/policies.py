@@ -14,18 +14,17 @@ def main() -> None:
             keep_policy(job.input("policy"), reason, job.out)
             return
 
+        from expertchat.context_inputs import contexts_for
         from expertchat.policies.policy import make_policy
+        from expertchat.splits import TRAIN
 
-        settings = job.settings
+        settings, preferences = job.settings, job.input("preferences")
         make_policy(
             model_folder=job.input("model") / "model",
             load=job.load(settings["speaker"]),
-            dialogues=job.inputs("dialogues"),
+            contexts=contexts_for(settings, job.inputs("dialogues"), preferences, TRAIN),
             reward_model=job.input("rewards"),
             previous=job.input("policy"),
-            speaker=settings["speaker"],
-            turns=settings["turns"],
-            texts=settings["prompts"],
             settings=PPO(**settings["section"]),
             decoding=Decoding(**settings["decoding"]),
             seed=settings["seed"],

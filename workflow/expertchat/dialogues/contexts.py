@@ -8,9 +8,10 @@ from typing import Any
 
 from expertchat import chat, prompts
 from expertchat.checkpoints import Checkpoints
+from expertchat.contexts import OpenContext
 from expertchat.engine.interface import Engine, OnReplies, Request
 from expertchat.engine.pieces import draw_saved
-from expertchat.settings.dialogues import Dialogues
+from expertchat.settings.decoding import Decoding
 
 
 @dataclass(frozen=True)
@@ -64,27 +65,33 @@ def contexts_of(
     return [context for context in contexts if context.model == model]
 
 
+def opened(context: Context, texts: Mapping[str, str]) -> OpenContext:
+    """The context with its messages.
+
+    Its session is the dialogue and its speaker, so that an engine can reuse the cached keys and values
+    of earlier turns.
+    """
+    return OpenContext(
+        context.id,
+        context.dialogue["topic_id"],
+        context_messages(context, texts),
+        context.speaker,
+        f"{context.dialogue['dialogue_id']}/{context.speaker}",
+    )
+
+
 def draw_replies(
     engine: Engine,
-    contexts: Sequence[Context],
-    texts: Mapping[str, str],
-    settings: Dialogues,
+    contexts: Sequence[OpenContext],
+    decoding: Decoding,
     seeds: Sequence[int],
     on_batch: OnReplies,
     saved: Checkpoints,
 ) -> list[dict[str, Any]]:
-    """One reply {text, tokens, finish_reason} per context, drawn with the context's seed and `saved`.
-
-    The session of a request is the dialogue and its speaker, so that an engine can reuse the cached
-    keys and values of earlier turns.
-    """
+    """One reply {text, tokens, finish_reason} per context, drawn with the context's seed and `saved`."""
     requests = [
-        Request(
-            context_messages(context, texts),
-            seed,
-            f"{context.dialogue['dialogue_id']}/{context.speaker}",
-        )
+        Request(context.messages, seed, context.session)
         for context, seed in zip(contexts, seeds, strict=True)
     ]
-    replies = draw_saved(engine, requests, settings.decoding, saved, on_batch)
+    replies = draw_saved(engine, requests, decoding, saved, on_batch)
     return [asdict(reply) for reply in replies]

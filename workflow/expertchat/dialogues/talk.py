@@ -18,7 +18,7 @@ from typing import Any
 from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.console import progress_bar, rate
 from expertchat.dialogues.artifact import CANDIDATES, DIALOGUES, TOPIC_KEYS
-from expertchat.dialogues.contexts import Context, draw_replies
+from expertchat.dialogues.contexts import Context, draw_replies, opened
 from expertchat.dialogues.turn_flags import flags_of
 from expertchat.engine.interface import Engine, names_by_engine
 from expertchat.records import read_records, write_records
@@ -147,11 +147,12 @@ def _take_turn(engine, contexts, texts, settings: Dialogues, seed: Any, report, 
     `pieces(name)`: checkpoints for the replies of a turn that is not finished.
     """
     candidates = []
+    asked = [opened(context, texts) for context in contexts]
     if contexts and contexts[0].turn in settings.candidate_turns:
         saved = pieces("candidates")
-        candidates = _candidates(engine, contexts, texts, settings, seed, report, saved)
+        candidates = _candidates(engine, contexts, asked, settings, seed, report, saved)
     seeds = [seed_of(seed, "turn", c.id) for c in contexts]
-    replies = draw_replies(engine, contexts, texts, settings, seeds, report, pieces("turns"))
+    replies = draw_replies(engine, asked, settings.decoding, seeds, report, pieces("turns"))
     for context, reply in zip(contexts, replies, strict=True):
         earlier = [turn["text"] for turn in context.dialogue["turns"]]
         turn = {"speaker": context.speaker, **make_turn(reply, settings, earlier)}
@@ -180,11 +181,12 @@ def _resume(dialogues, saved: Checkpoints):
     return read_records(folder / DIALOGUES), read_records(folder / CANDIDATES), int(folder.name)
 
 
-def _candidates(engine, contexts, texts, settings: Dialogues, seed: Any, report, saved: Checkpoints):
+def _candidates(engine, contexts, asked, settings: Dialogues, seed: Any, report, saved: Checkpoints):
     """Candidate replies, `settings.candidates` per context. The dialogue's turn is drawn separately."""
     pairs = [(c, k) for c in contexts for k in range(settings.candidates)]
     seeds = [seed_of(seed, "candidate", c.id, k) for c, k in pairs]
-    replies = draw_replies(engine, [c for c, _ in pairs], texts, settings, seeds, report, saved)
+    every = [context for context in asked for _ in range(settings.candidates)]
+    replies = draw_replies(engine, every, settings.decoding, seeds, report, saved)
     return [
         {
             "candidate_id": f"{context.id}/c{k}",

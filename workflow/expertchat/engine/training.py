@@ -18,7 +18,7 @@ from expertchat.engine.adapters import add_adapter
 from expertchat.engine.finite import require_finite_weights
 from expertchat.engine.generate.cache import why_not_reusable
 from expertchat.engine.generate.generation import complete_prompts, padded, position_ids
-from expertchat.engine.generate.sampling import uniforms
+from expertchat.engine.generate.sampling import token_logprobs, uniforms
 from expertchat.engine.generate.stopping import Completion, end_token_ids
 from expertchat.engine.loading import context_tokens, load_model, load_tokenizer
 from expertchat.engine.rotation import long_rope_limit
@@ -46,7 +46,9 @@ __all__ = [
     "require_finite_weights",
     "run_to_the_end",
     "save_adapter",
+    "token_logprobs",
     "why_not_reusable",
+    "without_dropout",
 ]
 
 
@@ -73,6 +75,16 @@ def check_lengths(folder: Path, tokens: int) -> None:
     )
 
 
+def without_dropout(model) -> None:
+    """Sets every dropout probability of the model to 0, also those that modules keep as numbers."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
 def lora_config(lora: LoRA, model, key: str, source: str, **kwargs):
     """peft's LoraConfig of these settings for `model`, which is called `source`; `kwargs` are passed on.
 
@@ -95,7 +107,6 @@ def lora_config(lora: LoRA, model, key: str, source: str, **kwargs):
     )
 
 
-@torch.inference_mode()
 def save_adapter(model, folder: Path) -> None:
     """Writes the adapter "default" of a model of peft's to a new folder, in peft's layout.
 
@@ -111,6 +122,7 @@ def save_adapter(model, folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+@torch.no_grad()  # what is drawn in inference mode could not be trained on
 def draw_completions(
     model,
     tokenizer,

@@ -8,13 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from expertchat.data_files import Conversation, drawn
 from expertchat.errors import UserError
 from expertchat.instructions.artifact import COUNTS, FAULTS, HELD_OUT_FILE, TRAIN_FILE
-from expertchat.instructions.records import (
-    Conversation,
-    read_instructions,
-    split_conversations,
-)
+from expertchat.instructions.records import read_instructions, split_conversations
 from expertchat.records import write_json, write_records
 from expertchat.seeds import seed_of
 
@@ -36,7 +33,7 @@ def mix_instructions(
     counts, faults = [], []
     for number, (source, path) in enumerate(zip(sources, files, strict=True)):
         found = read_instructions(path, source["format"], source["answers"])
-        kept = _drawn(found.conversations, source["limit"], seed_of(seed, "instructions", number))
+        kept = drawn(found.conversations, source["limit"], seed_of(seed, "instructions", number))
         new = {repr(conversation): conversation for conversation in kept}
         count = {
             "name": source.get("file") or path.name,
@@ -69,26 +66,3 @@ def mix_instructions(
         write_records(out / name, ({"messages": conversation} for conversation in part))
     write_json(out / COUNTS, counts)
     (out / FAULTS).write_text("".join(f"{fault}\n" for fault in faults), encoding="utf-8")
-
-
-def _drawn(conversations: Sequence[Conversation], limit: int | None, seed: int) -> list[Conversation]:
-    """`limit` of the conversations, drawn at random, in their order; all if there is no limit."""
-    if limit is None or limit >= len(conversations):
-        return list(conversations)
-    chosen = sorted(random.Random(seed).sample(range(len(conversations)), limit))
-    return [conversations[number] for number in chosen]
-
-
-def fetch_file(repository: str, revision: str, file: str) -> Path:
-    """A file of a data set of the Hugging Face hub, in the hub's cache. Needs the network.
-
-    Raises UserError if it cannot be downloaded.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{file} of {repository} at {revision} cannot be downloaded: {reason}") from None

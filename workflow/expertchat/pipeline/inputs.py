@@ -6,24 +6,25 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from expertchat.data_files import SUFFIXES
 from expertchat.demo.corpus import CATEGORIES
 from expertchat.demo.world import build_world
 from expertchat.dialogues.transcripts import read_transcripts
 from expertchat.errors import UserError
-from expertchat.instructions.records import SUFFIXES
 from expertchat.mixture.constants import FOLDS, ROW_NAMES, TITLES
 from expertchat.models.gguf_header import header_faults, read_header
 from expertchat.pipeline.prompt_trials import chat_template_faults, is_slow, prompt_faults
-from expertchat.prompts import GATE, NAMES
+from expertchat.prompts import GATE, JUDGE, NAMES
 from expertchat.questions.artifact import also_in, question_path, read_questions, read_shots
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.architectures import check_architecture
+from expertchat.settings.data_files import HubFile, LocalFile
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.mmlu import MMLU
 from expertchat.settings.models import GgufModel
+from expertchat.settings.preferences import REWARD_MODEL
 from expertchat.settings.questions import FolderQuestions
 from expertchat.settings.rubrics import read_rubric
-from expertchat.settings.sft import FileInstructions
 from expertchat.settings.topics import Topics
 from expertchat.topics.asking import possible_examples
 from expertchat.topics.taxonomies import choose_taxonomy, topics_of
@@ -48,6 +49,8 @@ def prompt_names(experiment: Experiment) -> list[str]:
     """The names of all prompts that the experiment uses."""
     gate = experiment.topics and experiment.topics.gate
     asked = [GATE] if gate and gate.score == "answer" else []
+    if experiment.preferences is not None and set(experiment.judgements.judges) != {REWARD_MODEL}:
+        asked.append(JUDGE)
     learned = DEMO_LEARNS if any(m.source == "demo" for m in experiment.models.values()) else ()
     return list(dict.fromkeys((*NAMES, *asked, *learned, *experiment.dialogues.roles)))
 
@@ -94,10 +97,10 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
             yield from _gguf_faults(experiment, name, model, root)
         yield from _adapter_faults(experiment, name, root)
     yield from _chat_template_faults(experiment, root)
-    yield from _instruction_faults(experiment, root)
+    yield from _data_file_faults(experiment, root)
     yield from _transcript_faults(experiment.dialogues.transcripts, root)
     if experiment.mmlu is not None:
-        names = list(experiment.talkers or experiment.models)  # models that answer questions
+        names = experiment.main_models
         mixed = experiment.mmlu.mixture and len(names) > 1
         yield from _published_faults(experiment.mmlu, names, mixed)
         yield from _row_name_faults(names) if mixed else ()
@@ -130,14 +133,18 @@ def _gguf_faults(experiment: Experiment, name: str, model: GgufModel, root: Path
         yield f"{key}; {fault}"
 
 
-def _instruction_faults(experiment: Experiment, root: Path) -> Iterator[str]:
-    """Files of instructions that do not exist or have an unknown type. Stage instructions reads them."""
-    for source in experiment.sft.instructions if experiment.sft else ():
-        path = source.path if isinstance(source, FileInstructions) else source.file
+def _data_file_faults(experiment: Experiment, root: Path) -> Iterator[str]:
+    """Data files that do not exist or have an unknown type. Their own stages read them."""
+    sft, preferences = experiment.sft, experiment.preferences
+    named: list[tuple[str, LocalFile | HubFile]] = []
+    named += [("sft.instructions", source) for source in (sft.instructions if sft else ())]
+    named += [("preferences.data", source) for source in (preferences.data if preferences else ())]
+    for key, source in named:
+        path = source.path if isinstance(source, LocalFile) else source.file
         if not path.endswith(SUFFIXES):
-            yield f"sft.instructions: {path}; unknown file type; read are {', '.join(SUFFIXES)}"
-        elif isinstance(source, FileInstructions) and not (root / path).is_file():
-            yield f"sft.instructions: {path}; no such file"
+            yield f"{key}: {path}; unknown file type; read are {', '.join(SUFFIXES)}"
+        elif isinstance(source, LocalFile) and not (root / path).is_file():
+            yield f"{key}: {path}; no such file"
 
 
 def _transcript_faults(path: str | None, root: Path) -> Iterator[str]:

@@ -50,7 +50,7 @@ LOADERS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "gguf")
 PACKAGES = (*LOADERS, "datasets", "pandas", "numpy")  # whose versions the manifest records
 
 SERVER_LOG = "server-{}.log"  # in the work folder: the output of a server that the job starts
-ONLINE = ("models", "instructions", "questions")  # the stages that may use the network
+ONLINE = ("models", "instructions", "preferences", "questions")  # the stages that may use the network
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ STAGES = (
     "models",
     "instructions",
     "sft",
+    "preferences",
     "questions",
     "topics",
     "anchors",
@@ -29,6 +30,7 @@ STAGES = (
     "rewards",
     "policies",
     "replies",
+    "judgements",
     "answers",
     "mmlu",
     "fits",
@@ -38,7 +40,7 @@ STAGES = (
 )
 
 # stages with several artifacts, which the report reads as lists
-SINGLE = ("models", "instructions", "questions", "topics", "oracle", "report")
+SINGLE = ("models", "instructions", "preferences", "questions", "topics", "oracle", "report")
 LISTED = tuple(stage for stage in STAGES if stage not in SINGLE)
 
 

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from expertchat.judgements.artifact import BASE, SFT, TUNED
+from expertchat.pipeline import preference_recipes
 from expertchat.pipeline.plan import LISTED, Plan
 from expertchat.pipeline.stage_recipes import Answers, StageRecipes, Tuned, required, shard_place
 from expertchat.settings.experiment import Experiment
+from expertchat.settings.preferences import REWARD_MODEL
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ def make_plan(experiment: Experiment, root: Path) -> Plan:
     planner = _Planner(experiment, root)
     if experiment.dialogues.transcripts is not None:
         planner.rate_transcripts()
+    elif experiment.preferences is not None:
+        planner.learn_from_preferences()
     elif experiment.talkers:
         planner.play_rounds()
     else:
@@ -51,9 +56,10 @@ class _Planner:
     def __init__(self, experiment: Experiment, root: Path):
         self.experiment = experiment
         self.make = StageRecipes(experiment, root)
-        self.names = experiment.talkers or list(experiment.models)
+        self.names = experiment.main_models
         self.base: dict[str, str] = {}  # model -> its reference before any tuning
         self.instructions: str | None = None
+        self.preferences: str | None = None
         self.questions: str | None = None
         self.base_answers: Answers = []  # to split test
         self.results: dict[str, list[str]] = {stage: [] for stage in LISTED}  # inputs of the report
@@ -92,6 +98,54 @@ class _Planner:
             results["ratings"] += [self.rating(r, talk, {}, None).reference for r in self.names]
         results["reliability"].append(self.make.reliability(results["ratings"], None))
         self.report(None)
+
+    def learn_from_preferences(self) -> None:
+        """Reward models and PPO on human preferences, each model by itself, and who wins."""
+        make, results = self.make, self.results
+        judges = self.experiment.judgements.judges
+        self.add_models([*self.names, *(judge for judge in judges if judge != REWARD_MODEL)])
+        self.preferences = preferences = preference_recipes.preferences(make)
+        self.ask(dict.fromkeys(self.names), None)
+        tuned: dict[str, str | None] = {}
+        for name in self.names:
+            rewards = preference_recipes.rewards(make, name, preferences)
+            results["rewards"].append(rewards)
+            if self.experiment.rounds:
+                policy = preference_recipes.policies(make, name, rewards, preferences)
+                results["policies"].append(policy)
+                tuned[name] = policy
+        for name in self.names:
+            replies = self._contestants(name, tuned.get(name), preferences)
+            results["replies"] += replies.values()
+            for judge in judges if len(replies) > 1 else ():
+                self._judge(judge, name, replies, preferences)
+        if tuned:
+            self.ask(tuned, 1)
+        self.report(None)
+
+    def _contestants(self, name: str, policy: str | None, preferences: str) -> dict[str, str]:
+        """The replies to the held-out conversations by the base model and by what became of it."""
+        base, model = self.base[name], self.make.models[name]
+        contestants: dict[str, tuple[str, str | None]] = {BASE: (base, None)}
+        if model != base:
+            contestants[SFT] = (model, None)
+        if policy is not None:
+            contestants[TUNED] = (model, policy)
+        return {
+            contestant: preference_recipes.replies(self.make, name, contestant, *made, preferences)
+            for contestant, made in contestants.items()
+        }
+
+    def _judge(self, judge: str, name: str, replies: dict[str, str], preferences: str) -> None:
+        """What one judge says of the replies of `name`."""
+        model, rewards = self.base[name if judge == REWARD_MODEL else judge], None
+        if judge == REWARD_MODEL:
+            rewards = preference_recipes.judges_rewards(self.make, name, model, preferences)
+            if rewards not in self.results["rewards"]:
+                self.results["rewards"].append(rewards)
+        self.results["judgements"].append(
+            preference_recipes.judgements(self.make, name, judge, replies, model, rewards, preferences)
+        )
 
     def ask_only(self) -> None:
         """All models answer questions, without dialogues."""
@@ -200,6 +254,7 @@ class _Planner:
         inputs: dict[str, str | list[str] | None] = {
             "models": [self.base[name] for name in self.names],
             "instructions": self.instructions,
+            "preferences": self.preferences,
             "questions": self.questions,
             "topics": topics,
             **self.results,

@@ -28,6 +28,7 @@ SAMPLES: dict[str, object] = {  # a value for each name in `prompts.VALUES`
     **dict.fromkeys(("worst", "best"), "words"),
     "taken": ["Does rye need more water than wheat?"],
     "turns": [TURN, TURN | {"label": "B"}],
+    "replies": {"A": "I weigh the flour.", "B": "An hour."},
     "rated": "A",
     "scope": "dialogue",
     "low": 0,

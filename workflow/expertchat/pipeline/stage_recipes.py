@@ -118,8 +118,9 @@ class StageRecipes(PlanBuilder):
         sft = experiment.sft
         if sft is not None and sft.method == "lora" and name in experiment.tuned_by_sft:
             by_key["sft.lora.target_modules"] = sft.lora.target_modules
-        if experiment.rounds and name in experiment.talkers:
+        if name in experiment.tuned_by_ppo or name in experiment.tuned_by_preferences:
             by_key["rewards.lora.target_modules"] = experiment.rewards.lora.target_modules
+        if name in experiment.tuned_by_ppo:
             by_key["ppo.lora.target_modules"] = experiment.ppo.lora.target_modules
         if not by_key:
             return {}
@@ -298,10 +299,11 @@ class StageRecipes(PlanBuilder):
 
     def replies(self, name: str, policy: str | None, dialogues: Sequence[str], round: int | None) -> str:
         """Replies of `name`, base or tuned, to the held-out contexts of the base models' dialogues."""
-        section = self.experiment.dialogues
+        dialogues_section = self.experiment.dialogues
         settings = {
             "section": self.experiment.replies.model_dump(),
-            "dialogues": section.model_dump(mode="json", exclude={"shards"}),
+            "decoding": dialogues_section.decoding.model_dump(),
+            "turns": dialogues_section.candidate_turns,
             "seed": self.experiment.seed,
             "speaker": name,
             "prompts": self._speaking(),

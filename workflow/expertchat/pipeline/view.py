@@ -10,7 +10,9 @@ from typing import Any
 from expertchat.pipeline.store import artifact_path, manifest_path, read_manifest
 
 TALKING = ("dialogues", "ratings", "reliability")  # their first round is by the base models
-WITHOUT_ROUND = ("models", "instructions", "sft", "questions", "topics", "oracle", "report")
+WITHOUT_ROUND = (
+    *("models", "instructions", "sft", "preferences", "questions", "topics", "oracle", "report"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,16 @@ class Artifact:
     @property
     def model(self) -> str:
         """The model, or the rater, that it belongs to; empty if there is no single one."""
-        owned = ("models", "sft", "anchors", "ratings", "rewards", "policies", "replies", "answers")
+        owned = (
+            *("models", "sft", "anchors", "ratings", "rewards", "policies", "replies", "judgements"),
+            "answers",
+        )
         return self.name.split("/")[0] if self.stage in owned else ""
+
+    @property
+    def judge(self) -> str:
+        """Who judges, of stage judgements; empty for other stages."""
+        return self.name.split("/")[1] if self.stage == "judgements" else ""
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -19,9 +19,17 @@ STEP_TYPES = {
     "kl_coefficient": "float64",
     "ended": "float64",
     "reply_tokens": "float64",
+    "drawn_gap": "float64",
+    "entropy": "float64",
+    "explained_variance": "float64",
+    "advantage_std": "float64",
+    "learning_rate": "float64",
     "policy_loss": "float64",
     "value_loss": "float64",
     "clipped": "float64",
+    "value_clipped": "float64",
+    "update_kl": "float64",
+    "gradient_norm": "float64",
     "tokens": "int64",
 }
 """The columns of STEPS and their types."""

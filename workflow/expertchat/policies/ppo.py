@@ -24,12 +24,6 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """Log-probability [B, T] of each token under logits [B, T, V] at the sampling temperature."""
-    scaled = logits.float() / temperature
-    return scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(-1)
-
-
 def terminal_scores(
     raw: Tensor, ended: Tensor, mean: float, std: float, no_eos_reward: float, standardise: bool
 ) -> Tensor:
@@ -84,15 +78,17 @@ def rloo_advantages(returns: Tensor, group: int) -> Tensor:
     return (grouped - others).flatten()
 
 
-def grpo_advantages(returns: Tensor, group: int) -> Tensor:
-    """Advantages [B] of replies whose returns are `returns` [B]; each `group` replies share a context.
+def grpo_advantages(scores: Tensor, penalties: Tensor, group: int) -> Tensor:
+    """Advantages [B] of replies with these scores and KL penalties, both [B]; each `group` replies share
+    a context.
 
-    A return is normalised within its group (Shao et al. 2024, section 4.1.2); in a group of equal
-    returns all advantages are 0.
+    A score is normalised within its group (Shao et al. 2024, section 4.1.2); in a group of equal scores
+    that gives 0. The penalty is not scaled, so that in such a group its noise does not become the
+    signal; it is compared with the group's mean.
     """
-    grouped = returns.view(-1, group)
-    centred = grouped - grouped.mean(1, keepdim=True)
-    return (centred / (grouped.std(1, keepdim=True) + 1e-4)).flatten()
+    grouped, costs = scores.view(-1, group), penalties.view(-1, group)
+    normalised = (grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)
+    return (normalised - (costs - costs.mean(1, keepdim=True))).flatten()
 
 
 def policy_loss(
@@ -108,13 +104,34 @@ def policy_loss(
     return torch.maximum(unclipped, clipped), (clipped > unclipped).float()
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float) -> Tensor:
-    """Half the squared error [B, T] of the values, clipped to within `clip_range` of the old values.
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float
+) -> tuple[Tensor, Tensor]:
+    """Half the squared error of the values, clipped to within `clip_range` of the old values, and 1
+    where the clipped error counts; both [B, T].
 
     The larger of the clipped and the unclipped error counts.
     """
-    clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
-    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+    near = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    unclipped, clipped = (values - returns) ** 2, (near - returns) ** 2
+    return 0.5 * torch.maximum(unclipped, clipped), (clipped > unclipped).float()
+
+
+def update_kl(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """An estimate [B, T] of the KL of the new from the old policy at tokens that the old one drew.
+
+    It is unbiased, never negative, and has little variance (Schulman 2020, estimator k3).
+    """
+    log_ratio = logprobs - old_logprobs
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """The share of the returns' variance [B, T] that the values explain: at most 1, 0 for a constant."""
+    real = mask > 0
+    errors, spread = (returns - values)[real], returns[real]
+    variance = spread.var(correction=0)
+    return (1 - errors.var(correction=0) / variance).item() if variance > 0 else 0.0
 
 
 def next_kl_coefficient(

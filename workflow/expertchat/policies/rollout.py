@@ -18,7 +18,8 @@ class Rollout:
     ids: Tensor  # [B, Q + T]: prompts padded on the left, replies padded on the right
     mask: Tensor  # [B, Q + T], 1 for real tokens and 0 for padding
     reply_mask: Tensor  # [B, T] bool, true for reply tokens including the end token
-    ended: Tensor  # [B] bool, whether the reply has an end token
+    ended: Tensor  # [B] bool, whether the reply ended by itself
+    drawn_logprobs: Tensor  # [B, T], of the reply tokens when they were drawn, 0 for padding
 
     @property
     def replies(self) -> Tensor:
@@ -39,17 +40,16 @@ class Rollout:
             self.mask[index, first:end],
             replies[:, :length],
             self.ended[index],
+            self.drawn_logprobs[index, :length],
         )
 
 
 def make_rollout(
-    prompts: Sequence[list[int]], completions: Sequence[Completion], eos: int, pad: int, device
+    prompts: Sequence[list[int]], completions: Sequence[Completion], pad: int, device
 ) -> Rollout:
-    """Prompts (token ids) and their sampled completions as one padded batch.
-
-    A completion that stopped by itself gets the end token `eos`, which completions leave out.
-    """
-    replies = [[*c.ids, eos] if c.finish_reason == "stop" else list(c.ids) for c in completions]
+    """Prompts (token ids) and their sampled completions, with the end tokens that were drawn, as one
+    padded batch."""
+    replies = [[*c.ids, *([] if c.end is None else [c.end])] for c in completions]
     prompt_ids, prompt_mask = padded(prompts, pad, device, side="left")
     reply_ids, reply_mask = padded(replies, pad, device, side="right")
     return Rollout(
@@ -57,4 +57,8 @@ def make_rollout(
         mask=torch.cat([prompt_mask, reply_mask], 1),
         reply_mask=reply_mask.bool(),
         ended=torch.tensor([c.finish_reason == "stop" for c in completions], device=device),
+        drawn_logprobs=torch.tensor(
+            [[*c.logprobs, *[0.0] * (reply_ids.shape[1] - len(c.logprobs))] for c in completions],
+            device=device,
+        ),
     )

@@ -2,7 +2,8 @@
 
 - Policy: the backbone with the policy's LoRA adapter.
 - Value model: a linear head on the policy's last hidden states.
-- Reward model: the backbone with the reward model's adapter, and its score head.
+- Reward model: the backbone with the reward model's adapter, and its score head; of an ensemble, with
+  one after the other.
 - Reference model: the backbone with all adapters disabled.
 
 PPO trains the policy's adapter and the value head. The value head reads the hidden states without
@@ -12,6 +13,7 @@ adapter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,23 +21,36 @@ import torch
 from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from expertchat.engine.training import add_adapter, position_ids, require_finite_weights
+from expertchat.engine.training import (
+    add_adapter,
+    position_ids,
+    require_finite_weights,
+    token_logprobs,
+)
 from expertchat.errors import UserError
-from expertchat.policies.ppo import token_logprobs
 from expertchat.policies.rollout import Rollout
 
+LOGIT_BYTES = 64 << 20  # of the logits that are in memory at once
 POLICY, REWARD = "default", "reward"  # peft saves an adapter called "default" without a subfolder
 
 
 class SharedBackbone:
     """A base model with the adapters and heads of PPO. All methods return float32 tensors."""
 
-    def __init__(self, base, policy: LoraConfig | Path, reward: Path):
+    def __init__(
+        self,
+        base,
+        policy: LoraConfig | Path,
+        rewards: Sequence[Path],
+        spread_penalty: float = 0.0,
+    ):
         """Adds the adapters and the value head to the model `base`.
 
         `policy` is the configuration of a new adapter, or the folder of an adapter to train further.
-        `reward` is the folder of a reward model's adapter. Raises UserError if it does not fit.
+        `rewards` are the folders of the adapters of a reward model's ensemble, and `spread_penalty` is
+        its own. Raises UserError if an adapter does not fit.
         """
         if isinstance(policy, Path):
             self.model = add_adapter(base, policy, POLICY, trainable=True)
@@ -45,12 +60,16 @@ class SharedBackbone:
         self.value_head = torch.nn.Linear(hidden, 1, device=base.device, dtype=torch.float32)
         torch.nn.init.zeros_(self.value_head.weight)
         torch.nn.init.zeros_(self.value_head.bias)
-        self.score_weight = self._add_reward(reward).to(base.device)
+        self.score_weights = {
+            f"{REWARD}-{number}": self._add_reward(folder, f"{REWARD}-{number}").to(base.device)
+            for number, folder in enumerate(rewards, 1)
+        }
+        self.spread_penalty = spread_penalty
         self.model.set_adapter(POLICY)
         self.model.eval()  # dropout off: the first ratio of new to old probabilities must be 1
 
-    def _add_reward(self, folder: Path) -> Tensor:
-        """Loads the adapter of a reward model. Returns its score head [1, hidden]."""
+    def _add_reward(self, folder: Path, name: str) -> Tensor:
+        """Loads the adapter of a reward model under a name. Returns its score head [1, hidden]."""
         weights = load_file(folder / "adapter_model.safetensors")
         heads = [name for name in weights if name.endswith("score.weight")]
         if len(heads) != 1:
@@ -59,8 +78,8 @@ class SharedBackbone:
         score = weights.pop(heads[0]).float()
         config = PeftConfig.from_pretrained(folder)
         config.modules_to_save, config.task_type, config.inference_mode = None, None, True
-        self.model.add_adapter(REWARD, config)
-        result = set_peft_model_state_dict(self.model, weights, adapter_name=REWARD)
+        self.model.add_adapter(name, config)
+        result = set_peft_model_state_dict(self.model, weights, adapter_name=name)
         if result.unexpected_keys:
             raise UserError(
                 f"{folder}: this reward model has weights for layers that the model does not have: "
@@ -82,9 +101,9 @@ class SharedBackbone:
         return adapter | {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
 
     @contextmanager
-    def _reward_adapter(self):
-        """Uses the reward model's adapter in place of the policy's."""
-        self.model.set_adapter(REWARD)
+    def _reward_adapter(self, name: str):
+        """Uses a reward model's adapter in place of the policy's."""
+        self.model.set_adapter(name)
         try:
             yield
         finally:
@@ -109,14 +128,25 @@ class SharedBackbone:
     def _logprobs(self, states: Tensor, rollout: Rollout, temperature: float) -> Tensor:
         """Log-probabilities [B, T] of the reply tokens from their predicting states, 0 for padding.
 
-        The vocabulary's logits are computed for real tokens only.
+        The vocabulary's logits are computed for real tokens only, for a few at a time (`LOGIT_BYTES`),
+        and once more for the gradient, so that those of all tokens are never in memory together.
         """
         mask = rollout.reply_mask.to(states.device)
-        logits = self.model.get_base_model().get_output_embeddings()(states[mask])
-        tokens = rollout.replies.to(logits.device)[mask.to(logits.device)]
-        real = token_logprobs(logits, tokens, temperature)
-        logprobs = torch.zeros(mask.shape, device=real.device)
-        return logprobs.masked_scatter(mask.to(real.device), real)
+        head = self.model.get_base_model().get_output_embeddings()
+        real, tokens = states[mask], rollout.replies.to(states.device)[mask]
+        size = max(1, LOGIT_BYTES // (4 * head.weight.shape[0]))
+
+        def some(states: Tensor, tokens: Tensor) -> Tensor:
+            logits = head(states)
+            return token_logprobs(logits, tokens.to(logits.device), temperature)
+
+        parts = [
+            checkpoint(some, own, drawn, use_reentrant=False) if own.requires_grad else some(own, drawn)
+            for own, drawn in zip(real.split(size), tokens.split(size), strict=True)
+        ]
+        values = torch.cat(parts)
+        logprobs = torch.zeros(mask.shape, device=values.device)
+        return logprobs.masked_scatter(mask.to(values.device), values)
 
     def logprobs_and_values(self, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the reply tokens and values under the policy, both [B, T]."""
@@ -136,8 +166,15 @@ class SharedBackbone:
 
     @torch.no_grad()
     def scores(self, rollout: Rollout) -> Tensor:
-        """The reward model's raw scores [B] of the replies, read at the last real token."""
-        with self._reward_adapter():
-            hidden = self._hidden_states(rollout)
-        last = hidden.shape[1] - rollout.reply_mask.shape[1] + rollout.reply_mask.sum(1) - 1
-        return (hidden[torch.arange(len(last)), last].float() @ self.score_weight.T).squeeze(-1)
+        """The reward model's raw scores [B] of the replies, read at the last real token.
+
+        Those of an ensemble are combined as in `rewards.ensemble.combine`.
+        """
+        scores = []
+        for name, weight in self.score_weights.items():
+            with self._reward_adapter(name):
+                hidden = self._hidden_states(rollout)
+            last = hidden.shape[1] - rollout.reply_mask.shape[1] + rollout.reply_mask.sum(1) - 1
+            scores.append((hidden[torch.arange(len(last)), last].float() @ weight.T).squeeze(-1))
+        table = torch.stack(scores)
+        return table.mean(0) - self.spread_penalty * table.std(0, correction=0)

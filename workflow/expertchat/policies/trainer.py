@@ -36,6 +36,11 @@ from expertchat.seeds import seed_of
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.ppo import PPO
 
+# largest difference between a token's log-probability when drawn and when learned, in nats
+LARGEST_GAP, HALF_PRECISION_GAP = 0.01, 1.0
+UPDATE_FIGURES = (  # of a minibatch; all but the last are means over its tokens
+    *("policy_loss", "value_loss", "clipped", "value_clipped", "update_kl", "gradient_norm"),
+)
 STATE, ROWS = "state.safetensors", "steps.jsonl"  # files of a checkpoint
 Score = Callable[[Rollout], Tensor]  # raw scores [B] of a rollout
 
@@ -86,6 +91,8 @@ class PPOTrainer:
         self.has_values = settings.algorithm == "ppo"
         self.parameters = backbone.trainable(self.has_values)
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=settings.learning_rate, eps=1e-5)
+        half = backbone.model.dtype == torch.float16  # whose gradients would vanish
+        self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=half)
         self.state = TrainerState(kl_coefficient=settings.kl_coefficient)
 
     def train_step(self) -> dict[str, Any]:
@@ -100,9 +107,15 @@ class PPOTrainer:
         return {"step": step, **figures, "tokens": tokens, "seconds": time.perf_counter() - began}
 
     def measure_reward_statistics(self) -> None:
-        """Stores the mean and standard deviation of the raw scores of the reference model's replies."""
+        """Stores the mean and standard deviation of the raw scores of the reference model's replies.
+
+        Replies that did not end are left out, as their scores are replaced in training; they count if
+        fewer than two replies ended.
+        """
         rollout = self.collect_rollout(0, reference=True)
         scores = self._in_batches(rollout, self.score)
+        ended = scores[rollout.ended]
+        scores = ended if len(ended) > 1 else scores
         self.state.reward_mean, self.state.reward_std = scores.mean().item(), scores.std().item()
 
     def collect_rollout(self, number: int, *, reference: bool = False) -> Rollout:
@@ -130,8 +143,7 @@ class PPOTrainer:
                 self.batch_size,
                 self.on_pass,
             )
-        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-        return make_rollout(prompts, completions, eos, pad, self.backbone.device)
+        return make_rollout(prompts, completions, self.tokenizer.pad_token_id, self.backbone.device)
 
     def _in_batches(self, rollout: Rollout, function: Callable[[Rollout], Tensor]) -> Tensor:
         """`function` of the rollout, computed for `batch_size` rows at a time.
@@ -158,6 +170,7 @@ class PPOTrainer:
             rollout,
             lambda part: torch.stack(self._logprobs_and_values(part), 1),
         ).unbind(1)
+        gap = self._require_drawn(rollout, logprobs)
         reference_logprobs = self._in_batches(
             rollout, lambda part: self.backbone.reference_logprobs(part, temperature)
         )
@@ -177,7 +190,8 @@ class PPOTrainer:
         mask = rollout.reply_mask.float()
         kl = (logprobs - reference_logprobs) * mask
         rewards = ppo.token_rewards(scores, kl, mask, state.kl_coefficient)
-        advantages, returns = self._advantages(rewards, values, mask)
+        penalties = state.kl_coefficient * kl.sum(1)
+        advantages, returns = self._advantages(rewards, values, mask, scores, penalties)
         figures = {
             "score": scores.mean().item(),
             "raw_score": raw.mean().item(),
@@ -185,6 +199,10 @@ class PPOTrainer:
             "kl_coefficient": state.kl_coefficient,
             "ended": rollout.ended.float().mean().item(),
             "reply_tokens": mask.sum(1).mean().item(),
+            "drawn_gap": gap,
+            "entropy": -((logprobs * mask).sum() / mask.sum()).item(),
+            "explained_variance": ppo.explained_variance(values, returns, mask),
+            "advantage_std": advantages[rollout.reply_mask].std().item(),
         }
         return Experience(rollout, logprobs, values, advantages, returns), figures
 
@@ -195,29 +213,37 @@ class PPOTrainer:
         logprobs = self.backbone.policy_logprobs(rollout, self.decoding.temperature)
         return logprobs, torch.zeros_like(logprobs)
 
-    def _advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Advantages and returns, both [B, T]; without a value model the same for all tokens."""
+    def _advantages(
+        self, rewards: Tensor, values: Tensor, mask: Tensor, scores: Tensor, penalties: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Advantages and returns, both [B, T]; without a value model the same for all tokens.
+
+        `rewards` [B, T] are made of the replies' `scores` and KL `penalties`, both [B].
+        """
         settings = self.settings
         if settings.algorithm == "ppo":
             advantages, returns = ppo.advantages_and_returns(
                 rewards, values, mask, settings.gamma, settings.lam
             )
             return ppo.whiten(advantages, mask), returns
-        estimate = ppo.rloo_advantages if settings.algorithm == "rloo" else ppo.grpo_advantages
-        total = rewards.sum(1)
-        advantages = estimate(total, settings.replies_per_context)
-        return advantages[:, None] * mask, total[:, None] * mask
+        group = settings.replies_per_context
+        if settings.algorithm == "rloo":
+            advantages = ppo.rloo_advantages(scores - penalties, group)
+        else:
+            advantages = ppo.grpo_advantages(scores, penalties, group)
+        return advantages[:, None] * mask, (scores - penalties)[:, None] * mask
 
     def update(self, experience: Experience, step: int) -> dict[str, float]:
         """Trains on the experience for `epochs` passes over its minibatches.
 
-        Returns the mean policy loss, value loss and share of clipped tokens.
+        Returns the learning rate, and means over the updates: losses, shares of clipped tokens and
+        values, the KL from the policy that drew the replies, and the norm of the gradient.
         """
         remaining = 1 - step / self.settings.steps  # linear decay of the learning rate
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * remaining
         generator = torch.Generator().manual_seed(seed_of(self.seed, "minibatches", step))
-        sums = {"policy_loss": 0.0, "value_loss": 0.0, "clipped": 0.0}
+        sums = dict.fromkeys(UPDATE_FIGURES, 0.0)
         updates = 0
         for _ in range(self.settings.epochs):
             order = torch.randperm(len(experience.values), generator=generator)
@@ -225,18 +251,19 @@ class PPOTrainer:
                 for name, value in self._minibatch_update(experience, rows).items():
                     sums[name] += value
                 updates += 1
-        return {name: value / updates for name, value in sums.items()}
+        rate = self.settings.learning_rate * remaining
+        return {"learning_rate": rate} | {name: value / updates for name, value in sums.items()}
 
     def _minibatch_update(self, experience: Experience, rows: Tensor) -> dict[str, float]:
         """One optimizer step on the minibatch `rows`, with gradients summed over forward passes.
 
-        Returns the mean losses and the share of clipped tokens of the minibatch. Raises UserError if the
-        loss or a gradient is not finite; the parameters are then those before this minibatch.
+        Returns its figures (`UPDATE_FIGURES`). Raises UserError if the loss or a gradient is not finite;
+        the parameters are then those before this minibatch.
         """
         settings = self.settings
         rows = rows.to(self.backbone.device)
         tokens = experience.rollout.reply_mask[rows].sum()
-        sums = dict.fromkeys(("policy_loss", "value_loss", "clipped"), 0.0)
+        sums = dict.fromkeys(UPDATE_FIGURES, 0.0)
         for part in rows.split(self.batch_size):
             rollout = experience.rollout.rows(part)
             mask = rollout.reply_mask.float()
@@ -251,20 +278,45 @@ class PPOTrainer:
             )
             logprobs, values = self._logprobs_and_values(rollout)
             policy, clipped = ppo.policy_loss(logprobs, old_logprobs, advantages, settings.clip_range)
-            value = torch.zeros_like(policy)
+            value, value_clipped = torch.zeros_like(policy), torch.zeros_like(policy)
             if self.has_values:
-                value = ppo.value_loss(values, old_values, returns, settings.value_clip_range)
+                value, value_clipped = ppo.value_loss(
+                    values, old_values, returns, settings.value_clip_range
+                )
             loss = ((policy + settings.value_coefficient * value) * mask).sum() / tokens
             self._require_finite("loss", loss)
-            loss.backward()
-            for name, per_token in zip(sums, (policy, value, clipped), strict=True):
+            self.scaler.scale(loss).backward()
+            kl = ppo.update_kl(logprobs.detach(), old_logprobs)
+            figures = (policy, value, clipped, value_clipped, kl)
+            for name, per_token in zip(UPDATE_FIGURES, figures, strict=False):
                 sums[name] += ((per_token.detach() * mask).sum() / tokens).item()
             self.on_pass(len(part))
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
-        self._require_finite("norm of the gradient", norm)
-        self.optimizer.step()
+        if self.scaler.get_scale() <= 1:  # a larger scale may be too large: such a step is left out
+            self._require_finite("norm of the gradient", norm)
+        sums["gradient_norm"] = norm.item()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return sums
+
+    def _require_drawn(self, rollout: Rollout, logprobs: Tensor) -> float:
+        """The largest difference between the log-probabilities of the reply tokens in this pass and when
+        they were drawn. Raises UserError if it is more than rounding: another text would be learned
+        from than was drawn, or by another model."""
+        gaps = (logprobs - rollout.drawn_logprobs).abs()[rollout.reply_mask]
+        gap = gaps.max().item() if len(gaps) else 0.0
+        quantized = getattr(self.backbone.model, "is_quantized", False)
+        exact = not quantized and self.backbone.model.dtype == torch.float32
+        limit = LARGEST_GAP if exact else HALF_PRECISION_GAP
+        if gap > limit:
+            raise UserError(
+                f"step {self.state.step + 1}: the log-probability of a drawn token is off by {gap:.3g} "
+                f"nats when it is read again, and at most {limit:g} is rounding: drawing and training "
+                "do not see the same model or the same tokens; please report this with the model's name"
+            )
+        return gap
 
     def _require_finite(self, what: str, tensor: Tensor) -> None:
         """Raises UserError if a value is NaN or infinite."""
@@ -292,12 +344,15 @@ class PPOTrainer:
             tensors[name] = parameter.detach().contiguous()
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"{name}|{key}"] = value.contiguous()
-        save_file(tensors, path, metadata={"state": json.dumps(vars(self.state))})
+        states = {"state": vars(self.state), "scaler": self.scaler.state_dict()}
+        save_file(tensors, path, metadata={name: json.dumps(value) for name, value in states.items()})
 
     def load_checkpoint(self, path: Path) -> None:
         """Restores what `save_checkpoint` wrote."""
         with safe_open(path, framework="pt", device=str(self.backbone.device)) as file:
             self.state = TrainerState(**json.loads(file.metadata()["state"]))
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(json.loads(file.metadata()["scaler"]))
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
                     parameter.copy_(file.get_tensor(name))

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from expertchat.fences import unused_code
 from expertchat.ratings.artifact import DIALOGUE, PARTNER, REPLY, SELF, THIRD
-from expertchat.seeds import seed_of
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,11 @@ def labels_of(turns: Sequence[tuple[str, str]], order: int) -> dict[str, str]:
 
 
 def fence_of(item: Item, seed: int) -> str:
-    """A code of 8 hexadecimal digits that occurs in none of the item's texts.
+    """A code that occurs in none of the item's texts, with which the prompt marks where they begin and
+    end.
 
-    The prompt marks the beginning and the end of each text with it. A model cannot predict the code, so
-    the text that it wrote cannot forge the end of the data. The candidate replies of one context share a
+    The candidate replies of one context share a
     code, so that their prompts share the context, which an engine then reads once.
     """
-    drawn_for = item.context_id or item.item_id
-    for attempt in range(1_000):
-        code = f"{seed_of(seed, 'fence', item.scope, drawn_for, item.ratee, attempt):015x}"[-8:]
-        if not any(code in text for text in (item.topic, *(text for _, text in item.turns))):
-            return code
-    raise ValueError(f"{item.item_id}: no code was found that does not occur in its text")
+    texts = [item.topic, *(text for _, text in item.turns)]
+    return unused_code(texts, seed, "fence", item.scope, item.context_id or item.item_id, item.ratee)

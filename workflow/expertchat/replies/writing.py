@@ -1,31 +1,31 @@
 """Stage replies: a model, base or tuned, replies to held-out contexts.
 
-The contexts come from the dialogues of the base models and are the same for every adapter, so that
-differences between replies are due to the model alone.
+The contexts are the same for every model that is compared, those of the base models' dialogues or of
+held-out preferences, so that differences between replies are due to the model alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from expertchat.checkpoints import Checkpoints
 from expertchat.console import progress_bar, rate
-from expertchat.dialogues.contexts import Context, draw_replies
+from expertchat.contexts import OpenContext
+from expertchat.dialogues.contexts import draw_replies
 from expertchat.engine.interface import Engine
 from expertchat.records import write_records
 from expertchat.replies.artifact import REPLIES
 from expertchat.seeds import seed_of
-from expertchat.settings.dialogues import Dialogues
+from expertchat.settings.decoding import Decoding
 
 
 def write_replies(
     engine: Engine,
-    contexts: Sequence[Context],
+    contexts: Sequence[OpenContext],
     per_context: int,
-    texts: Mapping[str, str],
-    dialogues: Dialogues,
+    decoding: Decoding,
     seed: int,
     checkpoints: Path,
     out: Path,
@@ -47,15 +47,15 @@ def write_replies(
 
         saved = Checkpoints(checkpoints / "replies")
         asked = [context for context, _ in numbered]
-        replies = draw_replies(engine, asked, texts, dialogues, seeds, report, saved)
+        replies = draw_replies(engine, asked, decoding, seeds, report, saved)
     write_records(out / REPLIES, map(_record, numbered, replies))
 
 
-def _record(numbered: tuple[Context, int], reply: dict[str, Any]) -> dict[str, Any]:
+def _record(numbered: tuple[OpenContext, int], reply: dict[str, Any]) -> dict[str, Any]:
     context, number = numbered
     return {
         "context_id": context.id,
-        "topic_id": context.dialogue["topic_id"],
+        "topic_id": context.topic_id,
         "speaker": context.speaker,
         "number": number,
         **reply,

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from expertchat.judgements.artifact import TUNED
 from expertchat.report.blocks import ModelName
 from expertchat.report.results import Results
+from expertchat.report.summary_judgements import WORDS
 from expertchat.report.summary_mmlu import CHANCE
 from expertchat.report.wording import counted, interval, number, percent, points
 
@@ -54,7 +56,8 @@ def panels(results: Results) -> list[Panel]:
             results.name(row["model"]),
             [
                 *([win_card(row)] if results.checked else []),  # only a demo world has an oracle
-                rating_card(results, row),
+                *([rating_card(results, row)] if results.run.has("ratings") else []),
+                *judgement_cards(results, row["model"]),
                 reward_card(row),
                 mmlu_card(row),
             ],
@@ -72,6 +75,21 @@ def win_card(row: dict[str, Any]) -> Card:
         f"{counted(row['topics'], 'held-out topic')}"
     )
     return Card(label, percent(value), detail, Strip(value, bounds, 0.5))
+
+
+def judgement_cards(results: Results, model: str) -> list[Card]:
+    """How often the model after PPO wins, by the first judge, over each of what it was before."""
+    own = [row for row in results.summary["judgements"] if row["model"] == model]
+    return [
+        Card(
+            f"Wins over {WORDS[row['second']]}",
+            percent(row["win_rate"]),
+            f"95 %: {interval(row['win_rate_interval'], 0, 100)} %; {counted(row['pairs'], 'pair')}",
+            Strip(row["win_rate"], row["win_rate_interval"], 0.5),
+        )
+        for row in own
+        if row["judge"] == own[0]["judge"] and row["first"] == TUNED
+    ]
 
 
 def rating_card(results: Results, row: dict[str, Any]) -> Card:

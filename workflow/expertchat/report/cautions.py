@@ -17,6 +17,7 @@ MAX_UNUSABLE, MAX_CUT_OFF = 0.05, 0.1  # shares of ratings and of replies
 WEAK_SPEARMAN = 0.5
 MAX_ONE_LETTER = 0.9  # share of answers that are the same letter
 MIN_LETTER_MASS = 0.5
+MIN_CONSISTENT, MAX_LONGER = 0.7, 0.8  # shares of a judge's pairs
 MAX_SHORTENED = 0.05  # share of prompts that were too long
 
 
@@ -37,7 +38,8 @@ def cautions(results: Results) -> list[str]:
     answered = [(row["model"], clause) for row in last for clause in answer_cautions(results, row)]
     mixed = [("Mixture", clause) for clause in mixture_cautions(results)]
     names: dict[str, list[str]] = {}
-    for name, clause in (*rater_cautions(results), *trained, *answered, *mixed):
+    judging = judge_cautions(results)
+    for name, clause in (*rater_cautions(results), *trained, *judging, *answered, *mixed):
         names.setdefault(clause, []).append(name)
     return [f"{whose(who)}: {clause}." for clause, who in names.items()]
 
@@ -58,6 +60,25 @@ def rater_cautions(results: Results) -> list[tuple[str, str]]:
         for rater, kind, clause in rater_faults(measures):
             found.setdefault((rater, kind), clause)
     return [(rater, clause) for (rater, _), clause in found.items()]
+
+
+def judge_cautions(results: Results) -> list[tuple[str, str]]:
+    """(model, clause) of judges that may not know which reply is better, or that like long ones."""
+    found = []
+    for row in results.summary["judgements"]:
+        judge = row["judge"]
+        if "held_out" in row and row["held_out"]["accuracy_interval"][0] <= 0.5:
+            bounds = interval(row["held_out"]["accuracy_interval"], 0, 100)
+            words = f"the accuracy of its judge's reward model (95 % interval {bounds} %)"
+            found.append((row["model"], f"{words} is not significantly above chance"))
+        if "consistent" in row and row["consistent"] < MIN_CONSISTENT:
+            words = f"{judge} gives the same answer in both orders for only {percent(row['consistent'])}"
+            found.append((row["model"], f"{words} of the pairs of replies that it judges"))
+        longer = row["longer_wins"]
+        if longer is not None and longer > MAX_LONGER:
+            words = f"{judge} prefers the longer reply in {percent(longer)} of the comparisons of"
+            found.append((row["model"], f"{words} {row['first']} with {row['second']}"))
+    return found
 
 
 def answer_cautions(results: Results, row: dict[str, Any]) -> Iterator[str]:
@@ -134,7 +155,9 @@ def training_cautions(results: Results, row: dict[str, Any]) -> Iterator[str]:
 
 
 def rating_cautions(row: dict[str, Any]) -> Iterator[str]:
-    """Checks of the ratings."""
+    """Checks of the ratings, if there are any."""
+    if row["rating_usable_before"] is None:
+        return
     unusable = 1 - min(row["rating_usable_before"], row["rating_usable_after"])
     if unusable > MAX_UNUSABLE:
         yield f"up to {percent(unusable)} of its ratings on held-out dialogues are unusable and left out"

@@ -11,10 +11,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from expertchat.report import (
     cost,
     dialogues,
+    judgements,
     mixture,
     mmlu,
     oracle,
     policies,
+    preferences,
     provenance,
     ratings,
     reliability,
@@ -54,6 +56,8 @@ def write_report(summary: Mapping[str, Any], run: ExperimentResults, path: Path)
 
 def subtitle(results: Results) -> str:
     """The size of the experiment, in a few words."""
+    if results.run.has("preferences"):
+        return "human preferences"
     if results.rounds:
         return counted(results.rounds, "round")
     if results.run.transcripts:
@@ -67,6 +71,7 @@ def subtitle(results: Results) -> str:
 
 STAGES = (
     sft,
+    preferences,
     topics,
     dialogues,
     ratings,
@@ -74,6 +79,7 @@ STAGES = (
     rewards,
     policies,
     replies,
+    judgements,
     mmlu,
     mixture,
 )
@@ -87,7 +93,9 @@ def sections(results: Results) -> list[Section]:
         return [make(results) for make in (*own, *(module.section for module in others))]
     by_round = [rounds] if results.rounds > 1 else []
     stages = [module for module in STAGES if results.run.has(module.__name__.rpartition(".")[2])]
-    tuned = [oracle] if results.rounds else []
+    if results.run.has("judgements"):
+        stages.remove(replies)  # it compares replies to dialogues; judgements shows the others
+    tuned = [oracle] if results.rounds and results.run.has("dialogues") else []
     return [module.section(results) for module in (*by_round, *stages, *tuned, cost, provenance)]
 
 

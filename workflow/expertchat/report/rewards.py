@@ -34,6 +34,11 @@ def section(results: Results) -> Section:
     )
     if results.summary["control"] == "shuffled":
         lead += " In this control run only the training ratings are shuffled, not the held-out ones."
+    if results.run.has("preferences"):
+        lead = (
+            "A reward model learns from people's preferences which of two replies to the same "
+            "conversation is better. Its accuracy is its agreement with people on held-out pairs."
+        )
     title = "Accuracy on held-out pairs, 95 % interval"
     figures = [
         Figure(accuracy_plot(results), title, "Crosses: the accuracy of choosing by reply length alone.")
@@ -52,7 +57,8 @@ def section(results: Results) -> Section:
         blocks.append(
             Text("There is no calibration plot: the reward models were stored without scores of pairs.")
         )
-    return Section("rewards", lead, [*blocks, accuracy_table(results), fate_table(results)])
+    tables = [accuracy_table(results), further_table(results), fate_table(results)]
+    return Section("rewards", lead, [*blocks, *tables])
 
 
 def accuracy_plot(results: Results):
@@ -158,6 +164,35 @@ def accuracy_table(results: Results) -> Table:
     return Table(head, rows, note=note)
 
 
+def further_table(results: Results) -> Table:
+    """What the accuracy on pairs does not say: the best of four replies, and what length explains."""
+    rows = []
+    for row in results.rows:
+        metrics = results.run.json("rewards", METRICS, row["round"], row["model"])
+        best = metrics["best_of_4"]
+        rows.append(
+            [
+                results.name(row["model"]),
+                row["round"],
+                percent(best["accuracy"], 1) if best else "no context",
+                interval(best["accuracy_interval"], 1, 100) if best else "",
+                f"{best['contexts']:,}" if best else "0",
+                number(metrics["held_out"]["length_correlation"], 2, sign=True),
+                metrics["members"],
+                f"{metrics['shortened']:,}",
+                f"{metrics['cut']:,}",
+            ]
+        )
+    head = ["model", "round", "best of 4", "95 % interval", "contexts", "length correlation", "members"]
+    note = (
+        "Best of 4: how often the reply with the highest rating among four to one held-out context has "
+        "the highest score; chance is 25 %. Length correlation: of the differences in score and in "
+        "length, on held-out pairs. Members: of the ensemble. Shortened: contexts that lost their "
+        "beginning. Cut: replies that lost their end."
+    )
+    return Table([*head, "shortened", "cut"], rows, note=note)
+
+
 def fate_table(results: Results) -> Table:
     """How many pairs were used and why others were dropped, by split."""
     counts_by_row = {}
@@ -171,7 +206,7 @@ def fate_table(results: Results) -> Table:
         for (number, name, split), counts in counts_by_row.items()
     ]
     note = (
-        "Pairs of candidate replies to the same context. Kept: used. Tie: dropped, because the ratings "
+        "Pairs of replies to the same context. Kept: used. Tie: dropped, because the ratings "
         "differ by less than the minimum margin. Surplus: dropped, because the context has more than "
         "the maximum number of pairs; the pairs with the smallest margins are dropped first."
     )

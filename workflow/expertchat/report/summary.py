@@ -12,6 +12,11 @@ from expertchat.pipeline.plan import STAGES
 from expertchat.policies.artifact import OUTCOME, UNSUPPORTED
 from expertchat.ratings.artifact import DIALOGUE, OVERALL_COLUMNS, overall
 from expertchat.records import without_nan
+from expertchat.report.summary_judgements import (
+    judgement_rows,
+    preference_counts,
+    preference_verdict,
+)
 from expertchat.report.summary_mmlu import (
     mixture_rows,
     mixture_verdict,
@@ -29,6 +34,12 @@ from expertchat.statistics import cluster_bootstrap
 from expertchat.topics.artifact import DIVERSITY, MEASURES
 
 SCHEMA = 1
+RATING_KEYS = (  # of a row, in its order
+    *("rating_before", "rating_before_interval", "rating_usable_before"),
+    *("rating_after", "rating_after_interval", "rating_usable_after"),
+    *("rating_change", "rating_change_interval"),
+    *("rating_change_from_base", "rating_change_from_base_interval"),
+)
 
 
 def summarise(run: ExperimentResults) -> dict[str, Any]:
@@ -39,7 +50,12 @@ def summarise(run: ExperimentResults) -> dict[str, Any]:
     untuned_verdict = [] if rows else mmlu_verdict(answered) + mixture_verdict(mixed)
     given = transcript_figures(run) if run.transcripts else None
     instructed = sft_rows(run)
-    words = sft_verdict(instructed) + verdict(rows, settings["control"], talked) + untuned_verdict
+    judged = judgement_rows(run)
+    if run.has("preferences"):
+        outcome = preference_verdict(rows, judged)
+    else:
+        outcome = verdict(rows, settings["control"], talked)
+    words = sft_verdict(instructed) + outcome + untuned_verdict
     summary = {
         "schema": SCHEMA,
         "name": settings["name"],
@@ -49,7 +65,9 @@ def summarise(run: ExperimentResults) -> dict[str, Any]:
         "sft": instructed,
         "topics": topic_counts(run) if run.has("topics") else None,
         "transcripts": given,
+        "preferences": preference_counts(run),
         "rows": rows,
+        "judgements": judged,
         "mmlu": answered,
         "mixture": mixed,
         "seconds": costs(run, "seconds", sum),
@@ -63,6 +81,7 @@ def round_row(run: ExperimentResults, number: int, name: str) -> dict[str, Any]:
     """The figures of one model in one round, from 1."""
     trained = run.json("rewards", METRICS, number, name)
     metrics, steps = trained["held_out"], run.ppo_steps(name, number)
+    best = trained["best_of_4"]
     score_first, score_last = ends(steps["score"])
     row: dict[str, Any] = {
         "round": number,
@@ -72,13 +91,16 @@ def round_row(run: ExperimentResults, number: int, name: str) -> dict[str, Any]:
         "reward_pair_accuracy_interval": metrics["accuracy_interval"],
         "reward_calibration_error": metrics["calibration_error"],
         "reward_length_accuracy": metrics["length_accuracy"],
+        "reward_length_correlation": metrics["length_correlation"],
+        "reward_best_of_4": best["accuracy"] if best else None,
+        "reward_best_of_4_interval": best["accuracy_interval"] if best else None,
         "reward_pairs": metrics["pairs"],
         "tuned": run.json("policies", OUTCOME, number, name)["tuned"],
         "ppo_score_first": score_first,
         "ppo_score_last": score_last,
         "ppo_kl_last": ends(steps["kl"])[1],
     }
-    row |= rating_change(run, number, name)
+    row |= rating_change(run, number, name) if run.has("ratings") else dict.fromkeys(RATING_KEYS)
     row |= mmlu_change(run, number, name)
     if run.has("oracle"):
         compared = run.json("oracle", COMPARISON)

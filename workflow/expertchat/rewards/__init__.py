@@ -1,6 +1,7 @@
-"""Stage rewards: a reward model learns from ratings which of two replies is better.
+"""Stage rewards: a reward model learns which of two replies is better.
 
-`candidates` reads rated replies, `preferences` makes pairs of them, `scoring` reads all replies to a
-context as one row, `training` trains on the pairs and cross-fits, `evaluation` measures the result and
-its scale, and `reward_model.make_reward_model` is what the script calls.
+`rated_pairs` makes pairs of rated replies, `encoding` their token ids, and `data` both, from ratings or
+from stage preferences. `scoring` reads all replies to a context as one row, `training` trains on the
+pairs, with `length_head` as an option, `ensemble` cross-fits and combines, `evaluation` measures the
+result and its scale, and `reward_model.make_reward_model` is what the script calls.
 """

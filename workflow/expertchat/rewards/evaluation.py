@@ -71,7 +71,8 @@ def evaluate(
     `scores` and `lengths` (in tokens) are by candidate id. Equal scores count as half right. Calibration
     error and log-loss are computed from the scores times `scale`, which is what PPO uses; `score_spread`
     is the standard deviation of the unscaled scores. `length_accuracy` is the accuracy of always
-    choosing the longer or always the shorter reply, whichever is better.
+    choosing the longer or always the shorter reply, whichever is better. `length_correlation` is the
+    correlation of the differences in score and in length, from -1 to 1.
     """
     chosen = np.array([scores[p["chosen"]] for p in pairs])
     rejected = np.array([scores[p["rejected"]] for p in pairs])
@@ -82,6 +83,8 @@ def evaluate(
     mean, low, high = cluster_bootstrap(correct, topics)
     longer_is_chosen = float(((extra_tokens > 0) + 0.5 * (extra_tokens == 0)).mean())
     probability = 1 / (1 + np.exp(-np.abs(margin)))
+    gap = chosen - rejected
+    size = float(np.linalg.norm(gap) * np.linalg.norm(extra_tokens))
     return {
         "pairs": len(pairs),
         "accuracy": mean,
@@ -89,5 +92,25 @@ def evaluate(
         "calibration_error": calibration_error(probability, (chosen > rejected).tolist()),
         "log_loss": float(np.logaddexp(0, -margin).mean()),
         "length_accuracy": max(longer_is_chosen, 1 - longer_is_chosen),
+        "length_correlation": float(gap @ extra_tokens) / size if size else 0.0,
         "score_spread": float(np.std(np.concatenate([chosen, rejected]))),
     }
+
+
+def best_of(
+    contexts: Sequence[tuple[str, Sequence[str]]], scores: Mapping[str, float]
+) -> dict[str, Any] | None:
+    """How often the best reply to a context has the highest score; None without such contexts.
+
+    `contexts` are (topic, ids of the replies), the best one first. Of equal highest scores each counts
+    in part. With four replies, chance is 0.25 (RewardBench 2, Malik et al. 2025).
+    """
+    if not contexts:
+        return None
+    found = []
+    for _, names in contexts:
+        own = np.array([scores[name] for name in names])
+        highest = own == own.max()
+        found.append(float(highest[0] / highest.sum()))
+    mean, low, high = cluster_bootstrap(found, [topic for topic, _ in contexts])
+    return {"contexts": len(contexts), "accuracy": mean, "accuracy_interval": [low, high]}

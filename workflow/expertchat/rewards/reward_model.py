@@ -1,132 +1,98 @@
-"""What stage rewards makes: a reward model, from dialogues and ratings.
+"""What stage rewards makes: a reward model, from pairs of replies.
 
 The reward model is a LoRA adapter and a linear score head on the same base model that PPO will later
-train with it, so that policy, reference model and reward model share one backbone.
+train with it, so that policy, reference model and reward model share one backbone. An ensemble has
+several adapters, each with its head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from expertchat.console import progress_bar
-from expertchat.engine.training import check_lengths, load_tokenizer, save_adapter
-from expertchat.ratings.artifact import REPLY, why_unusable
+from expertchat.engine.training import check_lengths
 from expertchat.records import write_json
 from expertchat.rewards.artifact import METRICS, PAIRS, TRAINING_LOG
-from expertchat.rewards.candidates import encode_candidates, rated_candidates
-from expertchat.rewards.evaluation import evaluate, supported_scale, topic_folds
-from expertchat.rewards.preferences import build_pairs, check_pairs, shuffle_within_contexts
-from expertchat.rewards.scoring import score_head
-from expertchat.rewards.training import (
-    ContextPairs,
-    cross_fit,
-    fits,
-    group_pairs,
-    load_reward_model,
-    score_candidates,
-    tokens_to_train,
-    train,
+from expertchat.rewards.data import Pairs, RewardData
+from expertchat.rewards.ensemble import (
+    combined,
+    member_seeds,
+    publish_member,
+    tokens_of_member,
+    train_member,
 )
+from expertchat.rewards.evaluation import best_of, evaluate, supported_scale, topic_folds
+from expertchat.rewards.training import ContextPairs, group_pairs, load_reward_model
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
-from expertchat.splits import HELD_OUT, TRAIN
-
-Pairs = list[dict[str, Any]]
 
 
 def make_reward_model(
     *,
     model_folder: Path,
     load: Load,
-    dialogues: Sequence[Path],
-    ratings: Sequence[Path],
+    tokenizer,
+    data: RewardData,
     speaker: str,
-    weights: Mapping[str, float],
-    min_valid_mass: float,
-    texts: Mapping[str, str],
     settings: Rewards,
     shuffled: bool,
     seed: int,
     checkpoints: Path,
     out: Path,
+    scaled: bool = True,
 ) -> dict[str, Any]:
     """Trains on the pairs of the training topics and evaluates on pairs of the held-out topics.
 
-    The saved score head is multiplied by the factor that cross-fitting over the training topics supports
-    (`evaluation.supported_scale`). With `shuffled`, the pairs of the training topics come from shuffled
-    ratings; held-out pairs never do, as they measure the result.
+    If `scaled`, the saved score head is multiplied by the factor that cross-fitting over the training
+    topics supports (`evaluation.supported_scale`). To compare replies, as a judge does, needs no scale.
 
-    Writes to `out` the adapter with its score head in peft's layout, pairs.parquet, training.json and
-    metrics.json. Returns the metrics. Raises UserError if there are too few pairs.
+    Writes to `out` the adapters with their score heads in peft's layout, pairs.parquet, training.json
+    and metrics.json. Returns the metrics.
     """
-    candidates = rated_candidates(dialogues, ratings, speaker, weights, min_valid_mass)
-    training = candidates[candidates["split"] == TRAIN]
-    if shuffled:
-        training = shuffle_within_contexts(training, seed)
-    pairs, fates = build_pairs(training, settings)
-    held_out, held_out_fates = build_pairs(candidates[candidates["split"] == HELD_OUT], settings)
-    unusable = partial(why_unusable, ratings, min_valid_mass, model=speaker, scope=REPLY)
-    check_pairs("training", pairs, fates, settings, topics=2, why_unusable=unusable)
-    check_pairs("held-out", held_out, held_out_fates, settings, why_unusable=unusable)
+    longest = max(map(len, data.encoded.values()))
+    check_lengths(model_folder, longest)
+    folds = split_folds(data, topic_folds(topics_of(data.pairs), settings.folds, seed))
+    every = group_pairs(data.pairs, data.encoded, data.lengths)
+    new = [*group_pairs(data.held_out, data.encoded, data.lengths), *contexts_of_fours(data)]
 
-    tokenizer = load_tokenizer(model_folder, load)
-    encoded = encode_candidates(tokenizer, dialogues, candidates, texts)
-    check_lengths(model_folder, min(settings.max_length, max(map(len, encoded.values()))))
-    short = [pair for pair in pairs if fits(pair, encoded, settings.max_length)]
-    too_long, pairs = len(pairs) - len(short), short
-    check_pairs("training", pairs, {"too long": too_long}, settings, topics=2)
-    folds = split_folds(pairs, encoded, topic_folds(topics_of(pairs), settings.folds, seed))
-    every, new = group_pairs(pairs, encoded), group_pairs(held_out, encoded)
-
-    reward = load_reward_model(model_folder, load, tokenizer.pad_token_id, settings, seed)
-    # each training topic is scored once, and the held-out ones are scored by the final model
-    read_once = [context for _, scored in folds for context in scored] + new
-    total = tokens_to_train(read_once, reward.reader, 1) + sum(
-        tokens_to_train(contexts, reward.reader, settings.epochs)
-        for contexts in (*(training for training, _ in folds), every)
-    )
-    with progress_bar(total, "reward model", "tokens") as progress:
-        out_of_fold, fold_logs = cross_fit(reward, folds, settings, seed, checkpoints, progress)
-        log = train(reward, every, settings, seed, checkpoints / "final", progress)
-        held_out_scores = score_candidates(reward, new, progress)
-
-    differences = [out_of_fold[p["chosen"]] - out_of_fold[p["rejected"]] for p in pairs]
-    scale = supported_scale(differences, topics_of(pairs))
-    with torch.no_grad():
-        score_head(reward.model).mul_(scale)
-    lengths = dict(zip(candidates["candidate_id"], candidates["tokens"], strict=True))
+    reward = load_reward_model(model_folder, load, tokenizer.pad_token_id, settings)
+    tokens = tokens_of_member(reward, folds, every, new, settings.epochs)
+    with progress_bar(settings.ensemble * tokens, "reward model", "tokens") as progress:
+        members = [
+            train_member(
+                reward, folds, every, new, settings, own, checkpoints / f"member-{number}", progress
+            )
+            for number, own in enumerate(member_seeds(seed, settings.ensemble), 1)
+        ]
+    cross_fitted = combined([member.cross_fitted for member in members], settings.spread_penalty)
+    held_out = combined([member.held_out for member in members], settings.spread_penalty)
+    differences = [cross_fitted[p["chosen"]] - cross_fitted[p["rejected"]] for p in data.pairs]
+    scale = supported_scale(differences, topics_of(data.pairs))
+    training = {"pairs": len(data.pairs), "topics": len(set(topics_of(data.pairs)))}
+    held_out_figures = evaluate(data.held_out, held_out, data.lengths, scale)
     metrics = {
         "speaker": speaker,
         "shuffled": shuffled,
         "scale": scale,
         "folds": len(folds),
-        "training": {
-            "pairs": len(pairs),
-            "topics": len(set(topics_of(pairs))),
-            "fates": fates,
-            "too_long": too_long,
-        },
-        "cross_fitted": evaluate(pairs, out_of_fold, lengths, scale),
-        "held_out": evaluate(held_out, held_out_scores, lengths, scale) | {"fates": held_out_fates},
+        "members": len(members),
+        "spread_penalty": settings.spread_penalty,
+        "shortened": data.shortened,
+        "cut": data.cut,
+        "training": training | {"fates": data.fates["training"]},
+        "cross_fitted": evaluate(data.pairs, cross_fitted, data.lengths, scale),
+        "held_out": held_out_figures | {"fates": data.fates["held_out"]},
+        "best_of_4": best_of(data.fours, held_out),
     }
-    save_adapter(reward.model, out / "adapter")
-    scores = out_of_fold | held_out_scores
-    scored = [
-        pair
-        | {
-            "chosen_score": scale * scores[pair["chosen"]],
-            "rejected_score": scale * scores[pair["rejected"]],
-        }
-        for pair in (*pairs, *held_out)
-    ]
-    pd.DataFrame(scored).to_parquet(out / PAIRS)
-    write_json(out / TRAINING_LOG, {"folds": fold_logs, "final": log})
+    for number, member in enumerate(members):
+        publish_member(member.adapter, scale if scaled else 1.0, out, number)
+    scores = {name: scale * score for name, score in (cross_fitted | held_out).items()}
+    pd.DataFrame(scored_pairs((*data.pairs, *data.held_out), scores)).to_parquet(out / PAIRS)
+    write_json(out / TRAINING_LOG, [member.log for member in members])
     write_json(out / METRICS, metrics)
     return metrics
 
@@ -136,13 +102,37 @@ def topics_of(pairs: Pairs) -> list[str]:
     return [pair["topic_id"] for pair in pairs]
 
 
+def scored_pairs(pairs, scores: Mapping[str, float]) -> Pairs:
+    """The pairs with the scores of their replies, `chosen_score` and `rejected_score`."""
+    return [pair | {f"{r}_score": scores[pair[r]] for r in ("chosen", "rejected")} for pair in pairs]
+
+
+def contexts_of_fours(data: RewardData) -> list[ContextPairs]:
+    """The contexts with four replies, to be scored."""
+    return [
+        ContextPairs(
+            {name: row for row, name in enumerate(names)},
+            [data.encoded[name] for name in names],
+            [data.lengths[name] for name in names],
+            [],
+            [],
+        )
+        for _, names in data.fours
+    ]
+
+
 def split_folds(
-    pairs: Pairs, encoded: Mapping[str, list[int]], fold_of: Mapping[str, int]
+    data: RewardData, fold_of: Mapping[str, int]
 ) -> list[tuple[list[ContextPairs], list[ContextPairs]]]:
     """For each fold: the contexts of the other folds' topics to train on, and its own to score."""
     folds = []
     for fold in range(max(fold_of.values()) + 1):
-        own = [pair for pair in pairs if fold_of[pair["topic_id"]] == fold]
-        others = [pair for pair in pairs if fold_of[pair["topic_id"]] != fold]
-        folds.append((group_pairs(others, encoded), group_pairs(own, encoded)))
+        own = [pair for pair in data.pairs if fold_of[pair["topic_id"]] == fold]
+        others = [pair for pair in data.pairs if fold_of[pair["topic_id"]] != fold]
+        folds.append(
+            (
+                group_pairs(others, data.encoded, data.lengths),
+                group_pairs(own, data.encoded, data.lengths),
+            )
+        )
     return folds

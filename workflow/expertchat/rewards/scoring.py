@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from expertchat.engine.training import common_prefix, padded, why_not_reusable
+from expertchat.rewards.length_head import QUALITY
 
 TRIAL_ROWS = ([1, 2, 3, 4, 5, 6], [1, 2, 3, 7, 8], [1, 2, 3, 7, 4, 4, 5])  # token ids of a trial
 TOLERANCE = {torch.float32: 1e-3}  # largest difference in a trial, relative to the largest state
@@ -59,7 +60,7 @@ def shared_row(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def score_head(model) -> Tensor:
-    """The weights [1, hidden] of a reward model's score head."""
+    """The weights [heads, hidden] of a reward model's score head."""
     (weights,) = [p for n, p in model.named_parameters() if "score.modules_to_save" in n]
     return weights
 
@@ -89,23 +90,26 @@ def last_states(model, rows: Sequence[Sequence[int]], reader: Reader) -> Tensor:
 
 
 def candidate_scores(model, rows: Sequence[Sequence[int]], reader: Reader) -> Tensor:
-    """The reward model's scores [rows], in float32, of the candidates of one context.
+    """The scores [rows, heads], in float32, of the candidates of one context.
 
     `rows` are their token ids, prompt included. Gradients flow to the trained weights.
     """
     weights = score_head(model)
-    return (last_states(model, rows, reader).float().to(weights.device) @ weights.float().T).squeeze(-1)
+    return last_states(model, rows, reader).float().to(weights.device) @ weights.float().T
 
 
 @torch.no_grad()  # tensors of inference mode could not be trained with later
 def score_contexts(
     model, contexts: Iterable[Sequence[Sequence[int]]], reader: Reader, on_tokens=None
 ) -> list[list[float]]:
-    """The scores of the candidates of each context. `on_tokens` gets the tokens read after each."""
+    """The scores of the candidates of each context, by the first head.
+
+    `on_tokens` gets the tokens read after each context.
+    """
     model.eval()
     scores = []
     for rows in contexts:
-        scores.append(candidate_scores(model, rows, reader).tolist())
+        scores.append(candidate_scores(model, rows, reader)[:, QUALITY].tolist())
         if on_tokens is not None:
             on_tokens(reader.tokens(rows))
     return scores

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from expertchat.settings.experiment import Experiment
+from expertchat.settings.preference_checks import preference_faults
 
 MAX_TALKERS, MAX_MODELS = 8, 64  # models that talk, and all models: the report's plots show no more
 MAX_JOBS = 50_000  # Snakemake takes about 17 s to plan 10,000
@@ -117,6 +118,9 @@ def _talk_faults(experiment: Experiment) -> Iterator[str]:
     dialogues, rounds = experiment.dialogues, experiment.rounds
     if dialogues.transcripts is not None:
         yield from _transcript_faults(experiment)
+        return
+    if experiment.preferences is not None:
+        yield from preference_faults(experiment)
         return
     others = experiment.mmlu is not None or experiment.sft is not None
     if not experiment.talking_pairs and experiment.topics is None and others:

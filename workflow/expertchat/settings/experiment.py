@@ -11,6 +11,7 @@ from expertchat.settings.dialogues import Dialogues
 from expertchat.settings.mmlu import MMLU
 from expertchat.settings.models import Model
 from expertchat.settings.ppo import PPO
+from expertchat.settings.preferences import Judgements, Preferences
 from expertchat.settings.ratings import Ratings
 from expertchat.settings.replies import Replies
 from expertchat.settings.rewards import Rewards
@@ -59,6 +60,10 @@ class Experiment(Section):
     sft: SFT | None = None
     """Settings of stages instructions and sft: supervised fine-tuning of models before all other stages;
     null: none."""
+    preferences: Preferences | None = None
+    """Settings of stage preferences: human preferences in place of dialogues and ratings; null: none."""
+    judgements: Judgements = Judgements()
+    """Settings of stage judgements, which compares replies if there are `preferences`."""
     topics: Topics | None = None
     """Settings of stage topics. Required if there are pairs, unless `dialogues.transcripts` is set."""
     dialogues: Dialogues = Dialogues()
@@ -84,6 +89,26 @@ class Experiment(Section):
         return self.sft.models or with_weights
 
     @property
+    def tuned_by_preferences(self) -> list[str]:
+        """The names of the models that are tuned on human preferences."""
+        if self.preferences is None:
+            return []
+        judges = set(self.judgements.judges)
+        with_weights = [n for n, m in self.models.items() if m.source != "server" and n not in judges]
+        return self.preferences.models or with_weights
+
+    @property
+    def tuned_by_ppo(self) -> list[str]:
+        """The names of the models that PPO tunes."""
+        return (self.talkers or self.tuned_by_preferences) if self.rounds else []
+
+    @property
+    def main_models(self) -> list[str]:
+        """The names of the models that the experiment is about: those that talk or learn from
+        preferences, or else all."""
+        return self.talkers or self.tuned_by_preferences or list(self.models)
+
+    @property
     def talking_pairs(self) -> list[tuple[str, str]]:
         """The pairs of model names, with `round_robin` spelled out."""
         return list(combinations(self.models, 2)) if self.pairs == "round_robin" else list(self.pairs)
@@ -97,7 +122,8 @@ class Experiment(Section):
     def uses_chat(self) -> bool:
         """Whether the models read and write chats, for which they need a chat template."""
         talks = bool(self.talkers) or self.dialogues.transcripts is not None
-        return talks or self.sft is not None or (self.mmlu is not None and self.mmlu.style == "chat")
+        learns = self.sft is not None or self.preferences is not None
+        return talks or learns or (self.mmlu is not None and self.mmlu.style == "chat")
 
     def needs_own_template(self, name: str) -> bool:
         """Whether the model needs a chat template of its own, because its `load` names none."""

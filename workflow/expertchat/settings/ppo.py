@@ -27,7 +27,7 @@ class PPO(Section):
     least 2."""
     steps: int = Field(40, gt=0, le=1_000_000)
     """Number of PPO steps; each generates replies and learns from them."""
-    batch_size: int = Field(64, gt=0, le=100_000)
+    batch_size: int = Field(64, ge=2, le=100_000)
     """Number of replies per step."""
     epochs: int = Field(2, gt=0, le=1000)
     """Number of passes over the replies of a step."""
@@ -62,7 +62,8 @@ class PPO(Section):
     checkpoint_every: int = Field(10, gt=0)
     """Number of steps between checkpoints. An interrupted job resumes from the last one."""
     lora: LoRA = LoRA()
-    """The policy's adapter."""
+    """The policy's adapter. Its dropout is not used: the ratio of new to old probabilities would not be
+    that of the policies."""
 
     @model_validator(mode="after")
     def _whole_groups(self) -> PPO:

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from expertchat.settings.data_files import HubFile, LocalFile
 from expertchat.settings.lora import LoRA
-from expertchat.settings.section import REPOSITORY, FilePath, Section
+from expertchat.settings.section import Section
 
 Format = Literal["alpaca", "dolly", "hc3", "evol-instruct", "messages"]
 
@@ -23,33 +24,19 @@ class _Instructions(Section):
     """Largest number of conversations that are used, drawn at random; null: all."""
 
 
-class FileInstructions(_Instructions):
-    """Instructions in a local file: .json (one array) or .jsonl (an object per line), also as .gz.
+class FileInstructions(_Instructions, LocalFile):
+    """Instructions in a local file.
 
     Example: {source: file, path: data/alpaca.json, format: alpaca}
     """
 
-    source: Literal["file"]
-    """`file`: a local file."""
-    path: FilePath
-    """The file."""
 
-
-class HubInstructions(_Instructions):
-    """A file of a data set of the Hugging Face hub, downloaded by the Snakemake process.
+class HubInstructions(_Instructions, HubFile):
+    """Instructions of the Hugging Face hub, downloaded by the Snakemake process.
 
     Example: {source: hub, repository: databricks/databricks-dolly-15k, revision: main,
     file: databricks-dolly-15k.jsonl, format: dolly}
     """
-
-    source: Literal["hub"]
-    """`hub`: a file of a data set of the Hugging Face hub."""
-    repository: str = Field(pattern=REPOSITORY)
-    """The data set, as owner/name."""
-    revision: str
-    """Branch, tag or commit. With a commit, the experiment can be repeated exactly."""
-    file: str
-    """The file within the data set: .json, .jsonl, or one of these as .gz."""
 
 
 Instructions = Annotated[FileInstructions | HubInstructions, Field(discriminator="source")]

@@ -30,6 +30,7 @@ from expertchat.engine.training import (
     padded,
     run_to_the_end,
     save_adapter,
+    without_dropout,
 )
 from expertchat.errors import UserError
 from expertchat.instructions.artifact import HELD_OUT_FILE, TRAIN_FILE
@@ -193,9 +194,7 @@ def train(
 
     `progress` is a bar in tokens, to which `tokens` are added. Returns the Trainer's log.
     """
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # only the adapter's dropout, which is a setting, is used
+    without_dropout(model)  # only the adapter's dropout, which is a setting, is used
     gpu = torch.cuda.is_available()
     together = largest_divisor(settings.batch_size, batch_size)
     steps = math.ceil(math.ceil(len(rows) / settings.batch_size) * settings.epochs)

@@ -24,7 +24,7 @@ from expertchat.engine.backbone import (
 )
 from expertchat.engine.finite import require_finite_logits
 from expertchat.engine.generate.cache import CachedPrefix, KVCache, is_reusable
-from expertchat.engine.generate.sampling import draw, penalise
+from expertchat.engine.generate.sampling import draw, penalise, token_logprobs
 from expertchat.engine.generate.stopping import Completion, StoppingRules
 from expertchat.engine.rotation import rotate_as
 from expertchat.engine.score.tokenized import common_prefix
@@ -172,12 +172,14 @@ class _Row:
     def __init__(self, index: int, prompt: Sequence[int]):
         self.index, self.prompt = index, prompt
         self.ids: list[int] = []
+        self.logprobs: list[float] = []
 
 
 class Continuations:
     """The continuations of a batch: the rows that are still in it, and the results of all rows.
 
     A row with more than `limit` tokens leaves the batch before its end, and is then in `suspended`.
+    `records`: whether completions have the log-probabilities of their tokens.
     """
 
     def __init__(
@@ -186,13 +188,14 @@ class Continuations:
         stopping: StoppingRules,
         keep_cache: Sequence[bool],
         limit: int | None = None,
+        records: bool = False,
     ):
         """`keep_cache`: whether to return the cache of each row; empty: of none."""
         self.rows = [_Row(index, prompt) for index, prompt in enumerate(prompts)]
         self.stopping, self.keep_cache = stopping, keep_cache or [False] * len(prompts)
         self.completions: dict[int, Completion] = {}  # of the rows that have ended, by their index
         self.prefixes: list[CachedPrefix | None] = [None] * len(prompts)
-        self.limit = limit
+        self.limit, self.records = limit, records
         self.suspended: dict[int, _Row] = {}  # by the row's index
 
     def _is_done(self, row: _Row) -> bool:
@@ -204,14 +207,17 @@ class Continuations:
         self.rows, self.suspended, self.limit = list(self.suspended.values()), {}, None
         return self.rows
 
-    def add(self, tokens: Tensor) -> None:
-        """Appends the next token [rows] to each row that has not ended."""
-        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+    def add(self, tokens: Tensor, logprobs: Tensor | None = None) -> None:
+        """Appends the next token [rows], and its log-probability, to each row that has not ended."""
+        values = [None] * len(self.rows) if logprobs is None else logprobs.tolist()
+        for row, token, value in zip(self.rows, tokens.tolist(), values, strict=True):
             if not self._is_done(row):
                 row.ids.append(token)
+                if value is not None:
+                    row.logprobs.append(value)
                 completion = self.stopping.check(row.ids)
                 if completion is not None:
-                    self.completions[row.index] = completion
+                    self.completions[row.index] = replace(completion, logprobs=row.logprobs)
                 elif self.limit is not None and len(row.prompt) + len(row.ids) > self.limit:
                     self.suspended[row.index] = row
 
@@ -251,16 +257,18 @@ def continue_batch(
     pad: int,
     keep_cache: Sequence[bool] = (),
     limit: int | None = None,
+    records: bool = False,
 ) -> tuple[list[Completion], list[CachedPrefix | None]]:
     """Draws tokens for a batch from `read_prompts` until every row has ended.
 
     `uniform` [rows, tokens]: uniform numbers, one per draw. `keep_cache`: whether to return the cache of
     each row. `limit`: number of tokens after which LongRoPE uses its long factors, for a batch of
     shorter prompts; a row that passes it is read again from its start (as by transformers'
-    `Phi3ForCausalLM.prepare_inputs_for_generation`).
+    `Phi3ForCausalLM.prepare_inputs_for_generation`). `records`: whether completions have the
+    log-probabilities of their tokens.
     Returns completions and cached prefixes (None if not requested), in the order of the rows.
     """
-    rows = Continuations(prompts, stopping, keep_cache, limit)
+    rows = Continuations(prompts, stopping, keep_cache, limit, records)
     _draw_until_done(model, state, rows, uniform, decoding, pad)
     if rows.suspended:
         texts = [[*row.prompt, *row.ids] for row in rows.resume()]
@@ -289,7 +297,7 @@ def _draw_until_done(
         tokens = draw(logits, numbers[:, step], decoding)
         if seen is not None:
             seen = torch.cat([seen, tokens.unsqueeze(1)], 1)
-        rows.add(tokens)
+        rows.add(tokens, token_logprobs(logits, tokens, decoding.temperature) if rows.records else None)
         remaining = rows.remove_ended(state)
         if remaining is not None:
             if not remaining:
@@ -316,8 +324,11 @@ def seen_tokens(prompts: Sequence[list[int]], device) -> Tensor:
 def complete_prompts(
     model, prompts: Sequence[list[int]], uniform: np.ndarray, decoding: Decoding, tokenizer, end_ids
 ) -> list[Completion]:
-    """Completions of prompts in one batch, without cached prefixes. `uniform` [rows, tokens]."""
+    """Completions of prompts in one batch, with the log-probabilities of their tokens.
+
+    `uniform` [rows, tokens]: uniform numbers, one per draw.
+    """
     pad, stopping = tokenizer.pad_token_id, StoppingRules(decoding, end_ids, tokenizer)
     prefixes = [None] * len(prompts)
     state = read_prompts(model, prompts, pad, prefixes, stopping.max_tokens, is_reusable(model))
-    return continue_batch(model, state, prompts, uniform, decoding, stopping, pad)[0]
+    return continue_batch(model, state, prompts, uniform, decoding, stopping, pad, records=True)[0]

@@ -23,6 +23,12 @@ def uniforms(seed: int, count: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
 
+def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    """Log-probability [...] of each token under logits [..., V] at the sampling temperature."""
+    scaled = logits.float() / temperature
+    return scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(-1)
+
+
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Repetition penalty (Keskar et al. 2019): `logits` [rows, V], lower for the tokens `seen`.
 

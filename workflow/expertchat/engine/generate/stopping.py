@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from expertchat.engine.interface import FinishReason
@@ -13,10 +14,16 @@ TAIL_TOKENS = 32  # last tokens that are decoded to look for a stop text or the 
 
 @dataclass(frozen=True)
 class Completion:
-    """A drawn continuation: its tokens without the end token, and the reason why it ended."""
+    """A drawn continuation: its tokens without the end token, and the reason why it ended.
+
+    `end` is the end token that was drawn, None if the continuation ended otherwise. `logprobs` are those
+    of all drawn tokens at the temperature, without any filter; empty if they were not asked for.
+    """
 
     ids: list[int]
     finish_reason: FinishReason
+    end: int | None = None
+    logprobs: Sequence[float] = ()
 
 
 class StoppingRules:
@@ -35,7 +42,7 @@ class StoppingRules:
     def check(self, ids: list[int]) -> Completion | None:
         """The completion if the continuation `ids` has ended, else None."""
         if ids[-1] in self.end_ids:
-            return Completion(ids[:-1], "stop")
+            return Completion(ids[:-1], "stop", ids[-1])
         if self.stop and before_stop(self._tail(ids), self.stop) is not None:
             return Completion(ids, "stop")
         if len(ids) < self.limit:

@@ -1,17 +1,44 @@
-"""Preference pairs: two replies to the same context, and how much better one was rated."""
+"""Preference pairs from ratings: two replies to one context, and how much better one was rated."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from expertchat.dialogues.artifact import CANDIDATES
 from expertchat.errors import UserError
+from expertchat.ratings.artifact import OVERALL_COLUMNS, REPLY, overall, read_ratings
+from expertchat.records import read_all
 from expertchat.settings.rewards import Rewards
+
+
+def rated_candidates(
+    folders: Sequence[Path],
+    ratings: Sequence[Path],
+    speaker: str,
+    weights: Mapping[str, float],
+    min_valid_mass: float,
+) -> pd.DataFrame:
+    """The candidate replies of the model `speaker` with their overall ratings by its partners.
+
+    One row per candidate, with the columns of a candidate's record, `overall` (in rating points) and
+    `usable`. Raises UserError if the model has no candidate replies.
+    """
+    candidates = pd.DataFrame(c for c in read_all(folders, CANDIDATES) if c["model"] == speaker)
+    if candidates.empty:
+        raise UserError(
+            f"{speaker} has no candidate replies: dialogues.candidate_turns names none of its turns; "
+            "name an even and an odd turn"
+        )
+    scores = overall(read_ratings(ratings, min_valid_mass, OVERALL_COLUMNS, scope=REPLY), weights)
+    scores = scores.rename(columns={"item_id": "candidate_id"})
+    return candidates.merge(scores[["candidate_id", "overall", "usable"]], on="candidate_id")
 
 
 def shuffle_within_contexts(candidates: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -67,6 +94,25 @@ def build_pairs(
     return pairs, dict(fates)
 
 
+def match_lengths(pairs: Sequence[dict[str, Any]], lengths: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The pairs without those that make one length preferable, in their order.
+
+    Each pair whose chosen reply is the longer one is matched with a pair whose chosen reply is the
+    shorter one, with the nearest difference in length, as long as there are any. Pairs of equal lengths
+    stay. `lengths` are by candidate id.
+    """
+    extra = [lengths[pair["chosen"]] - lengths[pair["rejected"]] for pair in pairs]
+    longer = [i for i, tokens in enumerate(extra) if tokens > 0]
+    shorter = [i for i, tokens in enumerate(extra) if tokens < 0]
+    few, many = sorted((longer, shorter), key=len)
+    kept = {i for i, tokens in enumerate(extra) if tokens == 0}
+    for i in sorted(few, key=lambda i: -abs(extra[i])):
+        match = min(many, key=lambda j: abs(abs(extra[j]) - abs(extra[i])))
+        many.remove(match)
+        kept |= {i, match}
+    return [pair for i, pair in enumerate(pairs) if i in kept]
+
+
 # by fate of the pairs: what was wrong with them, and what to do
 CAUSES = {
     "unusable": (
@@ -81,9 +127,9 @@ CAUSES = {
         "are two replies with the same text",
         "raise dialogues.decoding.temperature or dialogues.candidates",
     ),
-    "too long": (
-        "are longer than rewards.max_length ({max_length} tokens)",
-        "raise rewards.max_length",
+    "unmatched": (
+        "have no pair of about the same difference in length in which the other reply is longer",
+        "set rewards.match_lengths to false",
     ),
 }
 

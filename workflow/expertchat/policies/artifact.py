@@ -6,8 +6,8 @@ VALUE_HEAD = "value_head.safetensors"
 # Without PPO, the policy is that of the round before, or the base model, which has no folder `adapter`.
 
 UNSUPPORTED = (
-    "the reward model's scale is 0, as its scores do not predict the ratings of topics it was not "
-    "trained on"
+    "the reward model's scale is 0, as its scores do not predict which reply is better on topics it was "
+    "not trained on"
 )
 """The reason why PPO does not run."""
 

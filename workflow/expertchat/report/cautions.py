@@ -139,8 +139,8 @@ def training_cautions(results: Results, row: dict[str, Any]) -> Iterator[str]:
         )
     if row["reward_scale"] == 0:
         yield (
-            "its reward model's scores do not predict the ratings of topics that it was not trained on; "
-            "their scale is 0, so the model was not tuned in this round"
+            "its reward model's scores do not predict which reply is better on topics that it was not "
+            "trained on; their scale is 0, so the model was not tuned in this round"
         )
     target = results.stage_settings("ppo")["kl_target"]
     if row["ppo_kl_last"] is not None and row["ppo_kl_last"] > KL_FACTOR * target:

@@ -50,10 +50,12 @@ def section(results: Results) -> Section:
     )
 
 
-def comparison_label(row: dict) -> str:
-    """Who is compared with whom, by whom."""
-    judge = JUDGES.get(row["judge"], row["judge"])
-    return f"{row['model']}: {TITLES[row['first']]} over {TITLES[row['second']]}, by {judge}"
+def comparison_label(row: dict, rows: list[dict]) -> str:
+    """Who is compared with whom; the model and the judge are named if there are several."""
+    models, judges = ({other[key] for other in rows} for key in ("model", "judge"))
+    model = f"{row['model']}, " if len(models) > 1 else ""
+    judge = f" ({row['judge'].replace('_', ' ')})" if len(judges) > 1 else ""
+    return f"{model}{TITLES[row['first']]} over {TITLES[row['second']]}{judge}"
 
 
 def win_plot(results: Results, rows: list[dict]):
@@ -65,7 +67,7 @@ def win_plot(results: Results, rows: list[dict]):
             rate, bounds = row["win_rate"], row["win_rate_interval"]
             interval_row(ax, y, rate, bounds, model, percent(rate))
         reference_line(ax, 0.5, "even")
-        rows_axis(ax, [comparison_label(row) for row in rows])
+        rows_axis(ax, [comparison_label(row, rows) for row in rows])
         ax.set_xlim(-0.02, 1.02)
         percent_axis(ax.xaxis)
 

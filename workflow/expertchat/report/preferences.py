@@ -26,12 +26,12 @@ def section(results: Results) -> Section:
         lead += f" {words} had more words than allowed and lost the oldest messages."
     keys = ("name", "format", "records", "pairs", "invalid", "duplicates", "equal")
     data = [[f"{c[k]:,}" if isinstance(c[k], int) else c[k] for k in keys] for c in counts["data"]]
-    splits = [[name.replace("_", "-"), f"{counts['splits'][name]:,}", use] for name, use in USES.items()]
+    splits = [[name.replace("_", "-"), use, f"{counts['splits'][name]:,}"] for name, use in USES.items()]
     return Section(
         "preferences",
         lead,
         [
-            Table(["split", "pairs", "what it is used for"], splits),
+            Table(["split", "what it is used for", "pairs"], splits, text_columns=2),
             Table(list(keys), data, note="Equal: left out, as both replies are the same."),
         ],
     )

@@ -37,13 +37,13 @@ def preference_verdict(
 ) -> list[str]:
     """One sentence per comparison, and one per model on its knowledge."""
     sentences = [
-        f"{row['model']}: not tuned: {UNSUPPORTED}, so that all of PPO's changes are nil."
+        f"{row['model']}: not tuned: {UNSUPPORTED}, so the model after PPO is the one before."
         for row in rows
         if not row["tuned"]
     ]
     sentences += [comparison_words(row) for row in judged]
-    for row in rows:
-        sentences.append(f"{row['model']}: {mmlu_words(row)}.")
+    answered = [row for row in rows if row["mmlu_change"] is not None]
+    sentences += [f"{row['model']}: {mmlu_words(row)}." for row in answered]
     if not rows:
         sentences.append("No model was tuned by PPO: only reward models were trained.")
     return sentences

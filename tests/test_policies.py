@@ -9,16 +9,18 @@ from disk_use import disk_use
 from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.contexts import OpenContext
 from expertchat.engine.loading import load_model, load_tokenizer
-from expertchat.engine.training import Completion, lora_config, save_adapter, token_logprobs
+from expertchat.engine.training import Completion, Reader, lora_config, save_adapter, token_logprobs
 from expertchat.errors import UserError
 from expertchat.pipeline.jobs import Job
 from expertchat.pipeline.recipes import Recipe, load_runtime
 from expertchat.policies import ppo, shared_backbone
+from expertchat.policies.extra_reward import extra_rewards, load_reward
 from expertchat.policies.outcome import keep_policy, reason_against_tuning
 from expertchat.policies.policy import make_policy
 from expertchat.policies.rollout import make_rollout
+from expertchat.policies.running import train
 from expertchat.policies.shared_backbone import SharedBackbone
-from expertchat.policies.trainer import PPOTrainer, train
+from expertchat.policies.trainer import PPOTrainer
 from expertchat.records import read_json, write_json
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
@@ -229,14 +231,14 @@ def test_a_resumed_run_ends_with_the_same_adapter(model_folder, reward_folder, t
         out.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoints").mkdir(exist_ok=True)
         if stop_after is not None:
-            save_checkpoint = trainer.save_checkpoint
+            step = trainer.train_step
 
-            def save_and_stop(path):
-                save_checkpoint(path)
+            def step_and_stop():
                 if trainer.state.step == stop_after:
                     raise KeyboardInterrupt
+                return step()
 
-            trainer.save_checkpoint = save_and_stop
+            trainer.train_step = step_and_stop
         train(trainer, "test", folder / "checkpoints", out)
         adapter = load_file(out / "adapter/adapter_model.safetensors")
         return adapter, pd.read_parquet(out / "steps.parquet")
@@ -506,3 +508,138 @@ def test_few_logits_are_in_memory_at_once_and_the_gradient_is_the_same(trainer, 
     assert torch.allclose(found["whole"][0], found["chunks"][0], atol=1e-6)
     for whole, chunks in zip(found["whole"][1], found["chunks"][1], strict=True):
         assert torch.allclose(whole, chunks, atol=1e-5 * whole.abs().max().item())
+
+
+def gradient_of(trainer, experience):
+    trainer._minibatch_gradient(experience, torch.arange(len(experience.values)))
+    return [p.grad.clone() for p in trainer.parameters.values() if p.grad is not None]
+
+
+def close(first, second, tolerance=1e-4):
+    return all(
+        torch.allclose(a, b, rtol=0, atol=tolerance * max(a.abs().max().item(), 1e-6))
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_memory_that_runs_out_halves_the_rows_and_not_the_gradient(trainer, capsys):
+    experience, _ = trainer.make_experience(trainer.collect_rollout(1))
+    expected = gradient_of(trainer, experience)
+    read, rows = trainer.backbone.logprobs_and_values, trainer.batch_size
+
+    def too_large(rollout, temperature):
+        if len(rollout.ids) > rows // 2:
+            raise torch.OutOfMemoryError("no memory")
+        return read(rollout, temperature)
+
+    trainer.backbone.logprobs_and_values = too_large
+    sums = trainer._minibatch_update(experience, torch.arange(len(experience.values)))
+    assert trainer.batch_size == rows // 2
+    assert f"out of memory: going on with {rows // 2} rows at a time" in capsys.readouterr().err
+    found = [p.grad for p in trainer.parameters.values() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(expected)
+    assert sums["gradient_norm"] == pytest.approx(norm.item(), rel=1e-4) and len(found) == len(expected)
+
+
+def test_the_gradient_does_not_depend_on_the_rows_at_a_time(trainer):
+    experience, _ = trainer.make_experience(trainer.collect_rollout(1))
+    expected = gradient_of(trainer, experience)
+    trainer.batch_size = 1
+    assert close(expected, gradient_of(trainer, experience))
+
+
+def test_memory_that_is_too_small_for_one_row_is_an_error(trainer):
+    def never():
+        raise torch.OutOfMemoryError("no memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer._within_memory(never)
+    assert trainer.batch_size == 1
+
+
+def test_activations_that_are_computed_again_give_the_same_gradient(model_folder, reward_folder):
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        base = load_model(model_folder, Load())
+        backbone = SharedBackbone(
+            base, new_adapter(base), [reward_folder[0]], gradient_checkpointing=again
+        )
+        trainer = make_trainer(backbone, model_folder)
+        experience, figures = trainer.make_experience(trainer.collect_rollout(1))
+        assert figures["drawn_gap"] < 1e-5
+        found.append(gradient_of(trainer, experience))
+        assert not backbone.model.training
+    assert close(*found, tolerance=1e-5)
+
+
+def test_replies_to_one_context_are_read_together_and_as_if_alone(backbone, model_folder):
+    settings = SETTINGS.model_copy(update=GROUPS["grpo"])
+    trainer = make_trainer(backbone, model_folder, settings)
+    rollout = trainer.collect_rollout(1)
+    prompts = rollout.prompt_ids()
+    group = settings.replies_per_context
+    assert all(prompts[i] == prompts[i - i % group] for i in range(len(prompts)))
+    together = backbone.policy_logprobs(rollout, 1.0), backbone.scores(rollout)
+    backbone.reader = Reader(0, "a test")
+    alone = backbone.policy_logprobs(rollout, 1.0), backbone.scores(rollout)
+    for first, second in zip(together, alone, strict=True):
+        assert torch.allclose(first, second, atol=1e-5)
+
+
+def test_the_kl_budget_ends_the_run_without_learning_from_the_last_replies(
+    backbone, model_folder, tmp_path
+):
+    settings = SETTINGS.model_copy(update={"kl_budget": 1e-9, "steps": 4})
+    trainer = make_trainer(backbone, model_folder, settings)
+    trainer.train_step()  # the first replies are the reference's own, up to rounding
+    trainer.state.stopped = False
+    before = [p.detach().clone() for p in trainer.parameters.values()]
+    kl = trainer.make_experience
+    trainer.make_experience = lambda rollout: (kl(rollout)[0], kl(rollout)[1] | {"kl": 1.0})
+    (tmp_path / "out").mkdir()
+    train(trainer, "test", tmp_path / "checkpoints", tmp_path / "out")
+    assert trainer.state.stopped and trainer.state.step == 2
+    assert all(
+        torch.equal(old, new) for old, new in zip(before, trainer.parameters.values(), strict=True)
+    )
+    steps = pd.read_parquet(tmp_path / "out/steps.parquet")
+    assert len(steps) == 1 and steps["learning_rate"].iloc[-1] == 0
+
+
+def test_an_extra_reward_and_a_penalty_on_length_are_parts_of_the_score(
+    backbone, model_folder, tmp_path
+):
+    path = tmp_path / "mine.py"
+    path.write_text("def reward(prompt, reply):\n    return float(len(prompt) > 0)\n")
+    changed = {"extra_reward_weight": 3.0, "length_penalty": 0.5, "length_target": 1}
+    settings = SETTINGS.model_copy(update=changed)
+    trainer = make_trainer(
+        backbone, model_folder, settings, score=lambda rollout: torch.zeros(len(rollout.ids))
+    )
+    trainer.extra = extra_rewards(load_reward(path), trainer.tokenizer)
+    rollout = trainer.collect_rollout(1)
+    _, figures = trainer.make_experience(rollout)
+    assert figures["extra_reward"] == figures["raw_score"] == 3.0
+    lengths = rollout.reply_mask.sum(1).float()
+    expected = (0.5 * (lengths - 1).clamp(min=0)).mean().item()
+    assert figures["length_penalty"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def reward(prompt, reply):\n    return 1 / 0\n", "reward raised ZeroDivisionError"),
+        ("def reward(prompt, reply):\n    return float('nan')\n", "reward returned nan"),
+        ("def reward(prompt, reply):\n    return 'good'\n", "reward raised ValueError"),
+        ("def other():\n    pass\n", "has no function reward(prompt, reply)"),
+        ("def reward(:\n", "cannot be run: SyntaxError"),
+        ("import nowhere_at_all\n", "cannot be run: ModuleNotFoundError"),
+    ],
+)
+def test_an_extra_reward_that_fails_is_one_sentence(trainer, tmp_path, text, words):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        extra_rewards(load_reward(path), trainer.tokenizer)(trainer.collect_rollout(1))
+    assert str(caught.value).startswith("ppo.extra_reward: ") and words in str(caught.value)

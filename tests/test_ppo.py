@@ -106,3 +106,7 @@ def test_the_figures_of_an_update_by_hand():
     assert ppo.explained_variance(returns, returns, mask) == 1
     assert ppo.explained_variance(torch.zeros(1, 3), returns, mask) == pytest.approx(0)
     assert ppo.explained_variance(returns, torch.ones(1, 3), mask) == 0
+
+
+def test_tokens_beyond_the_target_cost_something():
+    assert ppo.length_penalty(torch.tensor([3, 5, 9]), 0.5, 5).tolist() == [0.0, 0.0, 2.0]

@@ -9,7 +9,7 @@ from disk_use import disk_use
 from expertchat import checkpoints
 from expertchat.console import progress_bar
 from expertchat.engine.loading import load_model, load_tokenizer
-from expertchat.engine.training import Completion, lora_config
+from expertchat.engine.training import Completion, Reader, lora_config
 from expertchat.errors import UserError
 from expertchat.policies.rollout import make_rollout
 from expertchat.policies.shared_backbone import SharedBackbone
@@ -17,7 +17,7 @@ from expertchat.rewards import ensemble
 from expertchat.rewards.ensemble import cross_fit, score_candidates
 from expertchat.rewards.evaluation import evaluate
 from expertchat.rewards.length_head import correlation, length_loss, overlap
-from expertchat.rewards.scoring import Reader, candidate_scores, score_head, shared_row
+from expertchat.rewards.scoring import candidate_scores, score_head
 from expertchat.rewards.training import (
     PairTrainer,
     group_pairs,
@@ -68,20 +68,6 @@ def test_equal_candidates_are_one_row_and_pairs_keep_their_order():
     assert first.candidates == {"a0": 0, "a1": 1, "a2": 2, "a3": 1}
     assert (first.chosen, first.rejected) == ([0, 2, 0], [1, 1, 1])
     assert second.rows == [ENCODED["b1"], ENCODED["b0"]]
-
-
-def test_a_shared_row_by_hand():
-    ids, positions, visible, last = shared_row([[7, 8, 1], [7, 8, 2, 3]])
-    assert ids.tolist() == [[7, 8, 1, 2, 3]]
-    assert positions.tolist() == [[0, 1, 2, 2, 3]]
-    assert last.tolist() == [2, 4]
-    assert visible.int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 0, 1, 0],
-        [1, 1, 0, 1, 1],
-    ]
 
 
 def test_loss_and_gradients_are_those_of_trl_on_the_same_pairs(model_folder, tmp_path):

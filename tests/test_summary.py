@@ -57,8 +57,8 @@ def test_an_untuned_model_is_said_to_be_untuned_and_why(tmp_path):
     llama, mixtral = found["verdict"][:2]
     assert llama.startswith(
         "llama: not tuned: the reward model's scale is 0, as its scores do not predict which reply "
-        "is better on topics it was not trained on, so that all changes are chance: the model is the same "
-        "before and after; its rating by the other model went from"
+        "is better on topics it was not trained on, so that all changes are chance: the model is the "
+        "same before and after; its rating by the other model went from"
     )
     assert "its MMLU accuracy is the same, as the model is" in llama
     assert "MMLU accuracy" in mixtral and "as the model is" not in mixtral

@@ -25,6 +25,7 @@ def main() -> None:
             contexts=contexts_for(settings, job.inputs("dialogues"), preferences, TRAIN),
             reward_model=job.input("rewards"),
             previous=job.input("policy"),
+            extra_reward=job.user_file("extra_reward"),
             settings=PPO(**settings["section"]),
             decoding=Decoding(**settings["decoding"]),
             seed=settings["seed"],

@@ -16,13 +16,12 @@ from transformers import AutoConfig
 
 from expertchat.engine.adapters import add_adapter
 from expertchat.engine.finite import require_finite_weights
-from expertchat.engine.generate.cache import why_not_reusable
 from expertchat.engine.generate.generation import complete_prompts, padded, position_ids
 from expertchat.engine.generate.sampling import token_logprobs, uniforms
 from expertchat.engine.generate.stopping import Completion, end_token_ids
 from expertchat.engine.loading import context_tokens, load_model, load_tokenizer
 from expertchat.engine.rotation import long_rope_limit
-from expertchat.engine.score.tokenized import common_prefix
+from expertchat.engine.shared_prompts import Reader, text_states, why_whole
 from expertchat.engine.trainers import TokenProgress, common_arguments, run_to_the_end
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
@@ -31,11 +30,11 @@ from expertchat.settings.target_modules import find_target_modules
 
 __all__ = [
     "Completion",
+    "Reader",
     "TokenProgress",
     "add_adapter",
     "check_lengths",
     "common_arguments",
-    "common_prefix",
     "draw_completions",
     "end_token_ids",
     "load_model",
@@ -46,8 +45,9 @@ __all__ = [
     "require_finite_weights",
     "run_to_the_end",
     "save_adapter",
+    "text_states",
     "token_logprobs",
-    "why_not_reusable",
+    "why_whole",
     "without_dropout",
 ]
 

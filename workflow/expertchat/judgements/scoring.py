@@ -9,13 +9,13 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification
 
 from expertchat.console import progress_bar
-from expertchat.engine.training import load_model, load_tokenizer
+from expertchat.engine.training import Reader, load_model, load_tokenizer, why_whole
 from expertchat.judgements.pairing import ReplyPair
 from expertchat.records import read_json
 from expertchat.rewards.artifact import METRICS, adapter_folders
 from expertchat.rewards.encoding import encode_context
 from expertchat.rewards.ensemble import combine
-from expertchat.rewards.scoring import Reader, score_contexts, why_whole
+from expertchat.rewards.scoring import score_contexts
 from expertchat.settings.models import Load
 
 

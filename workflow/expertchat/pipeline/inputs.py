@@ -98,6 +98,9 @@ def _missing_files(experiment: Experiment, root: Path) -> Iterator[str]:
         yield from _adapter_faults(experiment, name, root)
     yield from _chat_template_faults(experiment, root)
     yield from _data_file_faults(experiment, root)
+    extra = experiment.ppo.extra_reward
+    if extra is not None and not (root / extra).is_file():
+        yield f"ppo.extra_reward: {extra}; no such file"
     yield from _transcript_faults(experiment.dialogues.transcripts, root)
     if experiment.mmlu is not None:
         names = experiment.main_models

@@ -73,3 +73,15 @@ class PlanBuilder:
             where = f"models.{model}.load.chat_template"
             load["chat_template"] = read_chat_template(self.root / template, where)
         return load
+
+    def tuning(self) -> dict[str, Any]:
+        """The settings of PPO, wherever its contexts come from."""
+        return {
+            "section": self.experiment.ppo.model_dump(exclude={"extra_reward"}),
+            "decoding": self.experiment.dialogues.decoding.plain_sampling().model_dump(),
+        }
+
+    def tuning_files(self) -> dict[str, str]:
+        """The user's files that PPO needs."""
+        extra = self.experiment.ppo.extra_reward
+        return {} if extra is None else {"extra_reward": extra}

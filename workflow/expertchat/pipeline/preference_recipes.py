@@ -51,14 +51,9 @@ def judges_rewards(make: StageRecipes, name: str, model: str, preferences: str) 
 
 def policies(make: StageRecipes, name: str, rewards: str, preferences: str) -> str:
     """The adapter of `name` after PPO."""
-    settings = {
-        "section": make.experiment.ppo.model_dump(),
-        "decoding": make.experiment.dialogues.decoding.plain_sampling().model_dump(),
-        "seed": make.experiment.seed,
-        "speaker": name,
-    }
+    settings = {**make.tuning(), "seed": make.experiment.seed, "speaker": name}
     inputs = {"model": make.models[name], "preferences": preferences, "rewards": rewards}
-    return make.add("policies", name, settings, inputs, [name], 1)
+    return make.add("policies", name, settings, inputs, [name], 1, files=make.tuning_files())
 
 
 def replies(

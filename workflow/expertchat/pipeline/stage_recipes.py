@@ -282,8 +282,7 @@ class StageRecipes(PlanBuilder):
     ) -> str:
         """The adapter of `name` after PPO in this round. `before`: the policy that PPO starts from."""
         settings = {
-            "section": self.experiment.ppo.model_dump(),
-            "decoding": self.experiment.dialogues.decoding.plain_sampling().model_dump(),
+            **self.tuning(),
             "turns": self.experiment.dialogues.candidate_turns,
             "seed": self.experiment.seed,
             "speaker": name,
@@ -295,7 +294,7 @@ class StageRecipes(PlanBuilder):
             "rewards": rewards,
             "policy": before,
         }
-        return self.add("policies", name, settings, inputs, [name], round)
+        return self.add("policies", name, settings, inputs, [name], round, files=self.tuning_files())
 
     def replies(self, name: str, policy: str | None, dialogues: Sequence[str], round: int | None) -> str:
         """Replies of `name`, base or tuned, to the held-out contexts of the base models' dialogues."""

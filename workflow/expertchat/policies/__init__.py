@@ -13,6 +13,6 @@ One PPO step is `trainer.PPOTrainer.train_step`. In order, and where each part i
 3. `PPOTrainer.update` minimizes `ppo.policy_loss` and, with values, `ppo.value_loss` over minibatches.
 4. `PPOTrainer.adapt_kl_coefficient` moves the weight of the KL penalty towards its target.
 
-`trainer.train` repeats steps and writes checkpoints; `policy.make_policy` is what the script calls.
+`running.train` repeats steps and writes checkpoints; `policy.make_policy` is what the script calls.
 Where the reward model's scale is 0, it calls `outcome.keep_policy` instead.
 """

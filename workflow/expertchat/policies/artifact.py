@@ -15,6 +15,8 @@ STEP_TYPES = {
     "step": "int64",
     "score": "float64",
     "raw_score": "float64",
+    "extra_reward": "float64",
+    "length_penalty": "float64",
     "kl": "float64",
     "kl_coefficient": "float64",
     "ended": "float64",

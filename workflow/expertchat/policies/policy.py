@@ -11,9 +11,11 @@ from peft import LoraConfig
 from expertchat import chat
 from expertchat.contexts import OpenContext
 from expertchat.engine.training import check_lengths, load_model, load_tokenizer, lora_config
+from expertchat.policies.extra_reward import extra_rewards, load_reward
 from expertchat.policies.outcome import write_outcome
+from expertchat.policies.running import train
 from expertchat.policies.shared_backbone import SharedBackbone
-from expertchat.policies.trainer import PPOTrainer, train
+from expertchat.policies.trainer import PPOTrainer
 from expertchat.records import read_json
 from expertchat.rewards.artifact import METRICS, adapter_folders
 from expertchat.settings.decoding import Decoding
@@ -28,6 +30,7 @@ def make_policy(
     contexts: Sequence[OpenContext],
     reward_model: Path,
     previous: Path | None,
+    extra_reward: Path | None = None,
     settings: PPO,
     decoding: Decoding,
     seed: int,
@@ -36,10 +39,11 @@ def make_policy(
     checkpoints: Path,
     out: Path,
 ) -> None:
-    """Tunes an adapter by PPO on replies to `contexts`; `trainer.train` says what is written to `out`.
+    """Tunes an adapter by PPO on replies to `contexts`; `running.train` says what is written to `out`.
 
     `reward_model` and `previous` are artifacts of stages rewards and policies. A new adapter is trained
-    without `previous`, the policy of the round before, and if that is the base model.
+    without `previous`, the policy of the round before, and if that is the base model. `extra_reward` is
+    a Python file of the user's (`extra_reward.load_reward`).
     """
     torch.manual_seed(seed)  # for the initial weights of a new adapter
     tokenizer = load_tokenizer(model_folder, load)
@@ -53,7 +57,10 @@ def make_policy(
     else:
         adapter = lora_config(settings.lora, model, "ppo.lora", str(model_folder), task_type="CAUSAL_LM")
     penalty = read_json(reward_model / METRICS)["spread_penalty"]
-    backbone = SharedBackbone(model, adapter, adapter_folders(reward_model), penalty)
-    trainer = PPOTrainer(backbone, tokenizer, prompts, settings, decoding, seed, batch_size)
+    again = settings.gradient_checkpointing
+    again = torch.cuda.is_available() if again is None else again
+    backbone = SharedBackbone(model, adapter, adapter_folders(reward_model), penalty, again)
+    extra = None if extra_reward is None else extra_rewards(load_reward(extra_reward), tokenizer)
+    trainer = PPOTrainer(backbone, tokenizer, prompts, settings, decoding, seed, batch_size, extra=extra)
     train(trainer, label, checkpoints, out)
-    write_outcome(out, settings.steps)
+    write_outcome(out, trainer.state.step)

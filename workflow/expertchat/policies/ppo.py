@@ -37,6 +37,11 @@ def terminal_scores(
     return scores / max(std, 1e-6) if standardise else scores
 
 
+def length_penalty(lengths: Tensor, per_token: float, target: int) -> Tensor:
+    """What replies of these lengths [B], in tokens, lose: `per_token` for each token beyond `target`."""
+    return per_token * (lengths - target).clamp(min=0).float()
+
+
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
     """Rewards [B, T]: the KL penalty at every token, plus the score [B] at the last real token.
 

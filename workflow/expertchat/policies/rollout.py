@@ -26,6 +26,18 @@ class Rollout:
         """Reply tokens [B, T]."""
         return self.ids[:, -self.reply_mask.shape[1] :]
 
+    def prompt_ids(self) -> list[list[int]]:
+        """The token ids of each prompt."""
+        count = self.ids.shape[1] - self.reply_mask.shape[1]
+        return [
+            ids[mask > 0].tolist()
+            for ids, mask in zip(self.ids[:, :count], self.mask[:, :count], strict=True)
+        ]
+
+    def reply_ids(self) -> list[list[int]]:
+        """The token ids of each reply, end tokens included."""
+        return [ids[mask].tolist() for ids, mask in zip(self.replies, self.reply_mask, strict=True)]
+
     def rows(self, index: Tensor) -> Rollout:
         """The rollout of the rows in `index`, without columns that are padding in all of them.
 

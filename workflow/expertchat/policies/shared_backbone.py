@@ -13,8 +13,9 @@ adapter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -24,10 +25,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from expertchat.engine.training import (
+    Reader,
     add_adapter,
-    position_ids,
     require_finite_weights,
+    text_states,
     token_logprobs,
+    why_whole,
+    without_dropout,
 )
 from expertchat.errors import UserError
 from expertchat.policies.rollout import Rollout
@@ -45,12 +49,14 @@ class SharedBackbone:
         policy: LoraConfig | Path,
         rewards: Sequence[Path],
         spread_penalty: float = 0.0,
+        gradient_checkpointing: bool = False,
     ):
         """Adds the adapters and the value head to the model `base`.
 
         `policy` is the configuration of a new adapter, or the folder of an adapter to train further.
         `rewards` are the folders of the adapters of a reward model's ensemble, and `spread_penalty` is
-        its own. Raises UserError if an adapter does not fit.
+        its own. `gradient_checkpointing`: whether activations are computed again for the gradient
+        instead of kept. Raises UserError if an adapter does not fit.
         """
         if isinstance(policy, Path):
             self.model = add_adapter(base, policy, POLICY, trainable=True)
@@ -66,7 +72,12 @@ class SharedBackbone:
         }
         self.spread_penalty = spread_penalty
         self.model.set_adapter(POLICY)
-        self.model.eval()  # dropout off: the first ratio of new to old probabilities must be 1
+        without_dropout(self.model)  # the first ratio of new to old probabilities must be 1
+        self.model.eval()
+        self.gradient_checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.reader = Reader(0, why_whole(self.model))
 
     def _add_reward(self, folder: Path, name: str) -> Tensor:
         """Loads the adapter of a reward model under a name. Returns its score head [1, hidden]."""
@@ -109,21 +120,43 @@ class SharedBackbone:
         finally:
             self.model.set_adapter(POLICY)
 
-    def _hidden_states(self, rollout: Rollout) -> Tensor:
-        """The last hidden states [B, Q + T, hidden] under the active adapter."""
-        base = self.model.get_base_model()
-        without_head = getattr(base, base.base_model_prefix)
-        return without_head(
-            input_ids=rollout.ids,
-            attention_mask=rollout.mask,
-            position_ids=position_ids(rollout.mask),
-            use_cache=False,
-        ).last_hidden_state
+    @contextmanager
+    def training(self):
+        """Within it, activations are computed again for the gradient, if the backbone was made so.
+
+        The model has no dropout, so that nothing else changes.
+        """
+        self.model.train(self.gradient_checkpointing)
+        try:
+            yield
+        finally:
+            self.model.eval()
+
+    def _states(self, rollout: Rollout, wanted: Callable[[int, int], list[int]]) -> Tensor:
+        """The last hidden states [B, W, hidden] under the active adapter, at W tokens of each row.
+
+        `wanted` gives their numbers from a prompt's and a reply's length. Neighbouring rows with the
+        same prompt are read together.
+        """
+        prompts, replies = rollout.prompt_ids(), rollout.reply_ids()
+        groups = [
+            [[*prompt, *reply] for _, reply in rows]
+            for prompt, rows in groupby(zip(prompts, replies, strict=True), key=lambda row: row[0])
+        ]
+        places = [wanted(len(p), len(r)) for p, r in zip(prompts, replies, strict=True)]
+        return text_states(self.model, groups, self.reader, torch.tensor(places))
 
     def _predicting_states(self, rollout: Rollout) -> Tensor:
-        """The hidden states [B, T, hidden] that predict the reply tokens: one position before each."""
-        length = rollout.reply_mask.shape[1]
-        return self._hidden_states(rollout)[:, -length - 1 : -1]
+        """The hidden states [B, T, hidden] that predict the reply tokens: one position before each.
+
+        Padding has some state.
+        """
+        longest = rollout.reply_mask.shape[1]
+
+        def before(prompt: int, reply: int) -> list[int]:
+            return [min(prompt - 1 + i, prompt + reply - 1) for i in range(longest)]
+
+        return self._states(rollout, before)
 
     def _logprobs(self, states: Tensor, rollout: Rollout, temperature: float) -> Tensor:
         """Log-probabilities [B, T] of the reply tokens from their predicting states, 0 for padding.
@@ -173,8 +206,7 @@ class SharedBackbone:
         scores = []
         for name, weight in self.score_weights.items():
             with self._reward_adapter(name):
-                hidden = self._hidden_states(rollout)
-            last = hidden.shape[1] - rollout.reply_mask.shape[1] + rollout.reply_mask.sum(1) - 1
-            scores.append((hidden[torch.arange(len(last)), last].float() @ weight.T).squeeze(-1))
+                last = self._states(rollout, lambda prompt, reply: [prompt + reply - 1])
+            scores.append((last[:, 0].float() @ weight.T).squeeze(-1))
         table = torch.stack(scores)
         return table.mean(0) - self.spread_penalty * table.std(0, correction=0)

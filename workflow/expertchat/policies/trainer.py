@@ -1,4 +1,4 @@
-"""The PPO trainer: its state, one PPO step, checkpoints, and the training loop.
+"""The PPO trainer: its state, and one PPO step.
 
 The samples of a step depend only on the seed and the number of the step, so a resumed run gives the
 same result as an uninterrupted one. `expertchat.policies` has a map of a PPO step.
@@ -6,32 +6,22 @@ same result as an uninterrupted one. `expertchat.policies` has a map of a PPO st
 
 from __future__ import annotations
 
-import json
-import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from expertchat.checkpoints import Checkpoints, numbered
-from expertchat.console import progress_bar, rate
-from expertchat.engine.training import draw_completions, save_adapter
+from expertchat.engine.training import draw_completions
 from expertchat.errors import UserError
 from expertchat.policies import ppo
-from expertchat.policies.artifact import STEP_TYPES, STEPS, VALUE_HEAD
-from expertchat.policies.curves import write_curves
 from expertchat.policies.rollout import Rollout, make_rollout
 from expertchat.policies.shared_backbone import SharedBackbone
-from expertchat.records import read_records, write_records
 from expertchat.seeds import seed_of
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.ppo import PPO
@@ -41,8 +31,8 @@ LARGEST_GAP, HALF_PRECISION_GAP = 0.01, 1.0
 UPDATE_FIGURES = (  # of a minibatch; all but the last are means over its tokens
     *("policy_loss", "value_loss", "clipped", "value_clipped", "update_kl", "gradient_norm"),
 )
-STATE, ROWS = "state.safetensors", "steps.jsonl"  # files of a checkpoint
 Score = Callable[[Rollout], Tensor]  # raw scores [B] of a rollout
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -62,6 +52,7 @@ class TrainerState:
 
     step: int = 0  # number of finished steps
     kl_coefficient: float = 0.0
+    stopped: bool = False  # because the KL budget is used up
     reward_mean: float = 0.0  # of the raw scores of the reference model's replies
     reward_std: float = 1.0
 
@@ -79,14 +70,16 @@ class PPOTrainer:
         seed: int,
         batch_size: int,
         score: Score | None = None,
+        extra: Callable[[Rollout], Tensor] | None = None,
     ):
         """`prompts` are token ids. `batch_size` is the number of rows in one forward pass; it affects
-        memory and speed only. `score` gives raw scores; None: those of the backbone's reward model.
+        memory and speed only, and is halved where memory runs out. `score` gives raw scores; None: those
+        of the backbone's reward model. `extra` gives rewards [B] that are added to them.
         """
         self.backbone, self.tokenizer, self.prompts = backbone, tokenizer, prompts
         self.settings, self.decoding, self.seed = settings, decoding, seed
         self.batch_size = batch_size
-        self.score = score or backbone.scores
+        self.score, self.extra = score or backbone.scores, extra
         self.on_pass: Callable[[int], None] = lambda replies: None  # told of each pass over replies
         self.has_values = settings.algorithm == "ppo"
         self.parameters = backbone.trainable(self.has_values)
@@ -96,11 +89,19 @@ class PPOTrainer:
         self.state = TrainerState(kl_coefficient=settings.kl_coefficient)
 
     def train_step(self) -> dict[str, Any]:
-        """Runs one PPO step: rollout, experience, update, KL coefficient. Returns its figures."""
+        """Runs one PPO step: rollout, experience, update, KL coefficient. Returns its figures.
+
+        Replies whose KL is above the budget are not learned from: they end the run.
+        """
         step, began = self.state.step, time.perf_counter()
         rollout = self.collect_rollout(step + 1)  # rollout 0 is that of measure_reward_statistics
         experience, figures = self.make_experience(rollout)
-        figures |= self.update(experience, step)
+        budget = self.settings.kl_budget
+        if budget is not None and figures["kl"] > budget:
+            self.state.stopped = True
+            figures |= dict.fromkeys(("learning_rate", *UPDATE_FIGURES), 0.0)
+        else:
+            figures |= self.update(experience, step)
         self.adapt_kl_coefficient(figures["kl"])
         self.state.step += 1
         tokens = int(rollout.reply_mask.sum())
@@ -113,7 +114,7 @@ class PPOTrainer:
         fewer than two replies ended.
         """
         rollout = self.collect_rollout(0, reference=True)
-        scores = self._in_batches(rollout, self.score)
+        scores, _ = self._raw_scores(rollout)
         ended = scores[rollout.ended]
         scores = ended if len(ended) > 1 else scores
         self.state.reward_mean, self.state.reward_std = scores.mean().item(), scores.std().item()
@@ -133,16 +134,20 @@ class PPOTrainer:
         prompts = sorted((self.prompts[i] for i in chosen), key=len)  # batches need less padding
         prompts = [prompt for prompt in prompts for _ in range(group)]
         seeds = [seed_of(self.seed, "reply", reference, number, i) for i in range(len(prompts))]
-        with self.backbone.model.disable_adapter() if reference else nullcontext():
-            completions = draw_completions(
-                self.backbone.model,
-                self.tokenizer,
-                prompts,
-                seeds,
-                self.decoding,
-                self.batch_size,
-                self.on_pass,
-            )
+
+        def drawn():
+            with self.backbone.model.disable_adapter() if reference else nullcontext():
+                return draw_completions(
+                    self.backbone.model,
+                    self.tokenizer,
+                    prompts,
+                    seeds,
+                    self.decoding,
+                    self.batch_size,
+                    self.on_pass,
+                )
+
+        completions = self._within_memory(drawn)
         return make_rollout(prompts, completions, self.tokenizer.pad_token_id, self.backbone.device)
 
     def _in_batches(self, rollout: Rollout, function: Callable[[Rollout], Tensor]) -> Tensor:
@@ -150,14 +155,42 @@ class PPOTrainer:
 
         Its result is [rows], or [rows, ..., T] with a column for each of the part's reply tokens.
         """
-        results = []
-        for part in torch.arange(len(rollout.ids), device=rollout.ids.device).split(self.batch_size):
-            rows = rollout.rows(part)
-            result = function(rows)
-            missing = rollout.reply_mask.shape[1] - rows.reply_mask.shape[1]
-            results.append(result if result.ndim == 1 else torch.nn.functional.pad(result, (0, missing)))
-            self.on_pass(len(part))
-        return torch.cat(results)
+
+        def computed() -> Tensor:
+            results = []
+            rows = torch.arange(len(rollout.ids), device=rollout.ids.device)
+            for part in rows.split(self.batch_size):
+                own = rollout.rows(part)
+                result = function(own)
+                missing = rollout.reply_mask.shape[1] - own.reply_mask.shape[1]
+                if result.ndim > 1:
+                    result = torch.nn.functional.pad(result, (0, missing))
+                results.append(result)
+                self.on_pass(len(part))
+            return torch.cat(results)
+
+        return self._within_memory(computed)
+
+    def _within_memory(self, work: Callable[[], Result]) -> Result:
+        """The result of `work`, done again with half the `batch_size` each time that memory runs out."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise
+                self.batch_size = (self.batch_size + 1) // 2
+                torch.cuda.empty_cache()
+                print(f"out of memory: going on with {self.batch_size} rows at a time", file=sys.stderr)
+
+    @torch.no_grad()
+    def _raw_scores(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """(raw scores, the part of them that the extra reward has), both [B]."""
+        scores = self._in_batches(rollout, self.score)
+        if self.extra is None:
+            return scores, torch.zeros_like(scores)
+        extra = self.settings.extra_reward_weight * self.extra(rollout).to(scores)
+        return scores + extra, extra
 
     @torch.no_grad()
     def make_experience(self, rollout: Rollout) -> tuple[Experience, dict[str, float]]:
@@ -174,7 +207,7 @@ class PPOTrainer:
         reference_logprobs = self._in_batches(
             rollout, lambda part: self.backbone.reference_logprobs(part, temperature)
         )
-        raw = self._in_batches(rollout, self.score)
+        raw, extra = self._raw_scores(rollout)
         scores = ppo.terminal_scores(
             raw,
             rollout.ended,
@@ -183,6 +216,9 @@ class PPOTrainer:
             settings.no_eos_reward,
             standardise=settings.reward_scale == "standard",
         )
+        lengths = rollout.reply_mask.sum(1)
+        shaping = ppo.length_penalty(lengths, settings.length_penalty, settings.length_target)
+        scores = scores - shaping
         for what, tensor in (("policy's", logprobs), ("reference's", reference_logprobs)):
             self._require_finite(f"{what} log-probability of a token", tensor[rollout.reply_mask > 0])
         self._require_finite("value of a token", values[rollout.reply_mask > 0])
@@ -195,6 +231,8 @@ class PPOTrainer:
         figures = {
             "score": scores.mean().item(),
             "raw_score": raw.mean().item(),
+            "extra_reward": extra.mean().item(),
+            "length_penalty": shaping.mean().item(),
             "kl": kl.sum(1).mean().item(),
             "kl_coefficient": state.kl_coefficient,
             "ended": rollout.ended.float().mean().item(),
@@ -242,11 +280,14 @@ class PPOTrainer:
         remaining = 1 - step / self.settings.steps  # linear decay of the learning rate
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * remaining
+        group = self.settings.replies_per_context
         generator = torch.Generator().manual_seed(seed_of(self.seed, "minibatches", step))
         sums = dict.fromkeys(UPDATE_FIGURES, 0.0)
         updates = 0
         for _ in range(self.settings.epochs):
-            order = torch.randperm(len(experience.values), generator=generator)
+            # the replies to one context stay together, so that it is read once
+            contexts = torch.randperm(len(experience.values) // group, generator=generator)
+            order = (contexts[:, None] * group + torch.arange(group)).flatten()
             for rows in order.split(self.settings.minibatch_size):
                 for name, value in self._minibatch_update(experience, rows).items():
                     sums[name] += value
@@ -260,8 +301,21 @@ class PPOTrainer:
         Returns its figures (`UPDATE_FIGURES`). Raises UserError if the loss or a gradient is not finite;
         the parameters are then those before this minibatch.
         """
-        settings = self.settings
         rows = rows.to(self.backbone.device)
+        sums = self._within_memory(lambda: self._minibatch_gradient(experience, rows))
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        if self.scaler.get_scale() <= 1:  # a larger scale may be too large: such a step is left out
+            self._require_finite("norm of the gradient", norm)
+        sums["gradient_norm"] = norm.item()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return sums
+
+    def _minibatch_gradient(self, experience: Experience, rows: Tensor) -> dict[str, float]:
+        """Sets the gradient of the minibatch `rows`, summed over forward passes. Returns its figures."""
+        settings = self.settings
+        self.optimizer.zero_grad(set_to_none=True)
         tokens = experience.rollout.reply_mask[rows].sum()
         sums = dict.fromkeys(UPDATE_FIGURES, 0.0)
         for part in rows.split(self.batch_size):
@@ -276,29 +330,24 @@ class PPOTrainer:
                     experience.returns,
                 )
             )
-            logprobs, values = self._logprobs_and_values(rollout)
-            policy, clipped = ppo.policy_loss(logprobs, old_logprobs, advantages, settings.clip_range)
-            value, value_clipped = torch.zeros_like(policy), torch.zeros_like(policy)
-            if self.has_values:
-                value, value_clipped = ppo.value_loss(
-                    values, old_values, returns, settings.value_clip_range
+            with self.backbone.training():
+                logprobs, values = self._logprobs_and_values(rollout)
+                policy, clipped = ppo.policy_loss(
+                    logprobs, old_logprobs, advantages, settings.clip_range
                 )
-            loss = ((policy + settings.value_coefficient * value) * mask).sum() / tokens
-            self._require_finite("loss", loss)
-            self.scaler.scale(loss).backward()
+                value, value_clipped = torch.zeros_like(policy), torch.zeros_like(policy)
+                if self.has_values:
+                    value, value_clipped = ppo.value_loss(
+                        values, old_values, returns, settings.value_clip_range
+                    )
+                loss = ((policy + settings.value_coefficient * value) * mask).sum() / tokens
+                self._require_finite("loss", loss)
+                self.scaler.scale(loss).backward()
             kl = ppo.update_kl(logprobs.detach(), old_logprobs)
             figures = (policy, value, clipped, value_clipped, kl)
             for name, per_token in zip(UPDATE_FIGURES, figures, strict=False):
                 sums[name] += ((per_token.detach() * mask).sum() / tokens).item()
             self.on_pass(len(part))
-        self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
-        if self.scaler.get_scale() <= 1:  # a larger scale may be too large: such a step is left out
-            self._require_finite("norm of the gradient", norm)
-        sums["gradient_norm"] = norm.item()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
         return sums
 
     def _require_drawn(self, rollout: Rollout, logprobs: Tensor) -> float:
@@ -336,87 +385,3 @@ class PPOTrainer:
             self.settings.kl_horizon,
             self.settings.batch_size,
         )
-
-    def save_checkpoint(self, path: Path) -> None:
-        """Writes trained parameters, optimizer and trainer state to one safetensors file."""
-        tensors = {}
-        for name, parameter in self.parameters.items():
-            tensors[name] = parameter.detach().contiguous()
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{name}|{key}"] = value.contiguous()
-        states = {"state": vars(self.state), "scaler": self.scaler.state_dict()}
-        save_file(tensors, path, metadata={name: json.dumps(value) for name, value in states.items()})
-
-    def load_checkpoint(self, path: Path) -> None:
-        """Restores what `save_checkpoint` wrote."""
-        with safe_open(path, framework="pt", device=str(self.backbone.device)) as file:
-            self.state = TrainerState(**json.loads(file.metadata()["state"]))
-            if self.scaler.is_enabled():
-                self.scaler.load_state_dict(json.loads(file.metadata()["scaler"]))
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    parameter.copy_(file.get_tensor(name))
-            for name in sorted(file.keys()):
-                if "|" in name:
-                    parameter, key = name.split("|")
-                    optimizer_state = self.optimizer.state[self.parameters[parameter]]
-                    value = file.get_tensor(name)
-                    optimizer_state[key] = value.cpu() if key == "step" else value
-
-
-def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None:
-    """Runs PPO to its last step, from the latest checkpoint if there is one.
-
-    Writes to `out` the adapter in peft's layout, value_head.safetensors, steps.parquet (one row per
-    step) and TensorBoard logs (`write_curves`). During the run TensorBoard's own log, which also has the
-    times, is in `checkpoints`. A resumed run begins it anew with the rows of its checkpoint.
-
-    Progress is counted in passes over replies: in a step each reply is drawn, read by policy, reference
-    and reward model, and learned from in each epoch.
-    """
-    from torch.utils.tensorboard import SummaryWriter
-
-    saved = Checkpoints(checkpoints / "steps")
-    rows: list[dict[str, Any]] = []
-    settings = trainer.settings
-    passes = settings.batch_size * (1 + 3 + settings.epochs)  # of a step
-    before = settings.batch_size * 2  # of `measure_reward_statistics`
-    total = before + settings.steps * passes
-    checkpoint = saved.latest()
-    if checkpoint is not None:
-        trainer.load_checkpoint(checkpoint / STATE)
-        rows = read_records(checkpoint / ROWS)
-    shutil.rmtree(checkpoints / "tensorboard", ignore_errors=True)
-    writer = SummaryWriter(str(checkpoints / "tensorboard"))
-    for row in rows:
-        _plot(writer, row)
-    with writer, progress_bar(total, label, "passes over replies") as progress:
-        trainer.on_pass = progress.update
-        if checkpoint is not None:
-            progress.update(before + trainer.state.step * passes)
-        else:
-            trainer.measure_reward_statistics()
-        while trainer.state.step < settings.steps:
-            row = trainer.train_step()
-            rows.append(row)
-            _plot(writer, row)
-            speed = rate(row["tokens"], row["seconds"], "tokens")
-            at = f"step {trainer.state.step} of {settings.steps}"
-            progress.set_postfix_str(f"{at}, score {row['score']:+.2f}, KL {row['kl']:.1f}, {speed}")
-            if trainer.state.step % settings.checkpoint_every == 0 or saved.due:
-                with saved.writing(numbered(trainer.state.step)) as folder:
-                    write_records(folder / ROWS, rows)
-                    trainer.save_checkpoint(folder / STATE)
-    save_adapter(trainer.backbone.model, out / "adapter")
-    if trainer.has_values:
-        value_head = {n: p.detach() for n, p in trainer.backbone.value_head.named_parameters()}
-        save_file(value_head, out / VALUE_HEAD)
-    steps = pd.DataFrame(rows)[list(STEP_TYPES)]
-    steps.to_parquet(out / STEPS)
-    write_curves(steps, out / "tensorboard")
-
-
-def _plot(writer, row: dict[str, Any]) -> None:
-    """Adds a row of `steps.parquet` to a TensorBoard log."""
-    for name, value in row.items():
-        writer.add_scalar(f"ppo/{name}", value, row["step"])

@@ -24,16 +24,18 @@ from transformers import (
 
 from expertchat.checkpoints import Checkpoints
 from expertchat.engine.training import (
+    Reader,
     TokenProgress,
     common_arguments,
     load_model,
     lora_config,
     run_to_the_end,
+    why_whole,
     without_dropout,
 )
 from expertchat.errors import UserError
 from expertchat.rewards.length_head import batch_gradients, overlap
-from expertchat.rewards.scoring import Reader, candidate_scores, score_head, why_whole
+from expertchat.rewards.scoring import candidate_scores, score_head
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import LengthHead, Rewards
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from expertchat.settings.lora import LoRA
-from expertchat.settings.section import Section
+from expertchat.settings.section import FilePath, Section
 
 
 class PPO(Section):
@@ -52,6 +52,21 @@ class PPO(Section):
     """Target of the adaptive KL penalty: KL from the reference model, in nats per reply."""
     kl_horizon: int = Field(2000, gt=0)
     """Horizon of the adaptive KL penalty, in replies: the larger, the more slowly its weight adapts."""
+    kl_budget: float | None = Field(None, gt=0)
+    """Largest KL from the reference model, in nats per reply. The run ends at the first step whose
+    replies are above it, without learning from them; null: no limit."""
+    length_penalty: float = Field(0.0, ge=0)
+    """What is subtracted from a reply's score for each token beyond `length_target`."""
+    length_target: int = Field(0, ge=0)
+    """Number of tokens of a reply for which nothing is subtracted."""
+    extra_reward: FilePath | None = None
+    """A Python file of yours with a function `reward(prompt, reply)` of two texts that returns a number,
+    which is added to the reward model's score; null: none. It runs in the job that trains."""
+    extra_reward_weight: float = 1.0
+    """Factor of the extra reward."""
+    gradient_checkpointing: bool | None = None
+    """Whether activations are computed again for the gradient instead of kept, which needs less memory
+    and about a third more time; null: on a GPU only."""
     reward_scale: Literal["logits", "standard"] = "logits"
     """Scale of the rewards. `logits`: the reward model's score minus its mean on the reference model's
     replies, so that a reward model that learned little gives small rewards; `standard`: this difference

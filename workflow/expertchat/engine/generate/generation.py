@@ -326,9 +326,13 @@ def complete_prompts(
 ) -> list[Completion]:
     """Completions of prompts in one batch, with the log-probabilities of their tokens.
 
+    Equal prompts are read once.
     `uniform` [rows, tokens]: uniform numbers, one per draw.
     """
     pad, stopping = tokenizer.pad_token_id, StoppingRules(decoding, end_ids, tokenizer)
-    prefixes = [None] * len(prompts)
-    state = read_prompts(model, prompts, pad, prefixes, stopping.max_tokens, is_reusable(model))
+    places = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    different = list(map(list, places))
+    prefixes = [None] * len(different)
+    state = read_prompts(model, different, pad, prefixes, stopping.max_tokens, is_reusable(model))
+    state = state.select(torch.tensor([places[tuple(p)] for p in prompts], device=model.device))
     return continue_batch(model, state, prompts, uniform, decoding, stopping, pad, records=True)[0]

@@ -1,6 +1,6 @@
 """Bad inputs: each ends in one message that names the file, line or key, within ten seconds.
 
-make test-faults                  600 bad inputs, and writes docs/benchmarks.md
+make test-faults                  800 bad inputs, and writes docs/benchmarks.md
 bad_inputs.py --inputs 60         fewer; needs tests/ and benchmarks/ in PYTHONPATH
 
 The inputs of each family (`families.py`) are valid ones that are changed in their structure, their
@@ -22,7 +22,7 @@ from faults.trial import KINDS, LONGEST_SECONDS, Case, Outcome, try_case
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis.errors import NoSuchExample
 
-ALL_INPUTS = 600
+ALL_INPUTS = 800
 DRAWS = 8  # times the number of bad inputs that are wanted: valid ones are drawn too
 REDUCTIONS = 200  # inputs tried to make one that fails smaller
 FAILED = Path("results/bad-inputs")

@@ -9,13 +9,16 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
 from expertchat import cli, prompts
 from expertchat.dialogues.transcripts import flag_turns, read_transcripts
+from expertchat.instructions.mixing import mix_instructions
 from expertchat.pipeline.prompt_trials import SAMPLES
+from expertchat.preferences.mixing import mix_preferences
 from expertchat.questions.sources import copy_questions, describe
 from expertchat.records import write_json, write_records
 from expertchat.settings.experiment import Experiment
@@ -208,6 +211,49 @@ def use_transcripts(folder: Path) -> None:
     write_records(folder / "out.jsonl", records)
 
 
+# data sets to learn from
+
+LEARNER = {"name": "bad", "models": {"ada": {"source": "hub", "repository": "a/b", "revision": "c"}}}
+TEXTS = [(f"Is rye {i} dense?", "Yes.", f"Why {i}?", "It has little gluten.") for i in range(6)]
+HH_PAIRS = [
+    {
+        "chosen": f"\n\nHuman: {a}\n\nAssistant: {b}\n\nHuman: {c}\n\nAssistant: {d}",
+        "rejected": f"\n\nHuman: {a}\n\nAssistant: {b}\n\nHuman: {c}\n\nAssistant: No.",
+    }
+    for a, b, c, d in TEXTS
+]
+PAIRS = [{"chosen": said(*texts), "rejected": said(*texts[:-1], "No.")} for texts in TEXTS]
+preferences = st.one_of(
+    one_file("pairs.jsonl", damaged([HH_PAIRS, HH_PAIRS[:4]], json_lines)),
+    one_file("pairs.json", damaged([PAIRS, PAIRS[1:]], json_text)),
+)
+ALPACA = [{"instruction": a, "input": b, "output": d} for a, b, _, d in TEXTS]
+instructions = st.one_of(
+    one_file("examples.jsonl", damaged([ALPACA, ALPACA[:4]], json_lines)),
+    one_file("examples.json", damaged([[{"messages": said(*texts)} for texts in TEXTS]], json_text)),
+)
+
+
+def use_preferences(folder: Path) -> None:
+    (path,) = folder.iterdir()
+    source = {"source": "file", "path": str(path), "limit": None}
+    source["format"] = "hh-rlhf" if path.suffix == ".jsonl" else "messages"
+    plan(folder, LEARNER | {"preferences": {"data": [source]}})
+    (folder / "out").mkdir()
+    with redirect_stderr(io.StringIO()):  # the counts, as the message is what is looked at
+        mix_preferences([source], [path], {"held_out": 0.3, "judge": 0.0}, 4, 0, folder / "out")
+
+
+def use_instructions(folder: Path) -> None:
+    (path,) = folder.iterdir()
+    source = {"source": "file", "path": str(path), "limit": None, "answers": "both"}
+    source["format"] = "alpaca" if path.suffix == ".jsonl" else "messages"
+    plan(folder, LEARNER | {"rounds": 0, "sft": {"instructions": [source | {"answers": "human"}]}})
+    (folder / "out").mkdir()
+    with redirect_stderr(io.StringIO()):
+        mix_instructions([source], [path], 0.3, 0, folder / "out")
+
+
 # MMLU's questions
 
 
@@ -342,6 +388,8 @@ FAMILIES = {
     ),
     "topics": Family(topics, use_topics, rf"topics\.(?:jsonl|csv|txt)|^  (?:{KEYS})\."),
     "transcripts": Family(transcripts, use_transcripts, r"talk\.|/given:"),
+    "preferences": Family(preferences, use_preferences, r"pairs\.json|preferences"),
+    "instructions": Family(instructions, use_instructions, r"examples\.json|sft\."),
     "questions": Family(questions, use_questions, r"_(?:dev|val|test)\.csv|mmlu\.\w+"),
     "answers": Family(answers, answering.use, r"the server at \$BAD_URL"),
     "prompts": Family(prompt_files, use_prompts, r"\b\w+\.jinja\b"),

@@ -65,7 +65,8 @@ def mix_preferences(
         splits[split_of(topic, shares, seed)].append(_pair(number, topic, messages, preference))
     for name, pairs in splits.items():
         if not pairs and (name == TRAIN or shares[name]):
-            change = "lower the shares" if name == TRAIN else f"raise preferences.{name}_share"
+            shares_of = "preferences.held_out_share or judge_share"
+            change = f"lower {shares_of}" if name == TRAIN else f"raise preferences.{name}_share"
             raise UserError(
                 f"of {len(every):,} preferences none is in split {name}: {change}, or use more of them"
             )

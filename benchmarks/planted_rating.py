@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from expertchat.context_inputs import contexts_for
 from expertchat.dialogues.artifact import CANDIDATES
 from expertchat.engine.interface import Source
 from expertchat.engine.opening import open_engine
@@ -36,6 +35,7 @@ from expertchat.policies.policy import make_policy
 from expertchat.ratings.artifact import RATINGS
 from expertchat.records import read_all, read_records
 from expertchat.replies.artifact import REPLIES
+from expertchat.replies.contexts import contexts_for
 from expertchat.replies.writing import write_replies
 from expertchat.rewards import reward_model as stage
 from expertchat.rewards.data import rated_data

@@ -25,6 +25,13 @@ HUB_FILE = {
 }
 
 
+LEARNING = {  # an experiment on human preferences
+    "name": "preferences",
+    "models": {"smol": {"source": "hub", "repository": "a/b", "revision": "c"}},
+    "preferences": {"data": [HUB_FILE | {"format": "hh-rlhf"}]},
+}
+
+
 def fault_of(config, root) -> str:
     with pytest.raises(UserError) as caught:
         read_experiment(config, root)

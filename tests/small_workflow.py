@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import torch
 import yaml
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import read_manifest, write_manifest
-from expertchat.records import read_json, write_json
+from expertchat.records import read_json, read_records, write_json
+from expertchat.tables import Table
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,3 +104,38 @@ def support(folder: Path) -> None:
     save_file(tensors, weights, metadata={"format": "pt"})
     manifest = read_manifest(folder)
     write_manifest(folder, Recipe.from_dict(manifest["recipe"]), manifest)
+
+
+TYPES = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "list": list,
+    "mapping": dict,
+}
+
+
+def rows_of(path) -> list[dict]:
+    """The rows of a table as plain Python values."""
+    if path.suffix == ".jsonl":
+        return read_records(path)
+    frame = pd.read_parquet(path)
+    names = [name for name in frame if frame[name].dtype == "category"]
+    frame = frame.astype({name: str for name in names}).astype(object)
+    return frame.where(frame.notna(), None).to_dict("records")
+
+
+def check_columns(table: Table, store: Path) -> None:
+    """Fails unless all files of a table in the store have the described columns and types."""
+    paths = sorted((store / table.stage).glob(f"*/{table.file}"))
+    assert paths
+    described = {column.name: column for column in table.columns}
+    needed = {column.name for column in table.columns if not column.optional}
+    for row in (row for path in paths for row in rows_of(path)):
+        assert needed <= set(row) <= set(described), (table.file, set(row) ^ needed)
+        for name, value in row.items():
+            type_name, _, null = described[name].type.partition(" or ")
+            allowed = TYPES[type_name]
+            right = isinstance(value, allowed) and (allowed is not int or not isinstance(value, bool))
+            assert right or (value is None and null == "null"), (table.file, name, value)

@@ -16,7 +16,7 @@ from expertchat.pipeline.fingerprints import NEUTRAL, PACKAGE, SCRIPTS, code_fil
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
 from packaging.requirements import Requirement
-from planning import with_sft
+from planning import LEARNING, with_sft
 
 # From the bottom to the top: a module imports from its own layer or from layers below it.
 # Within layer "stages" it imports from its own package only.
@@ -25,13 +25,16 @@ LAYERS = {
         *("errors", "splits", "seeds", "records", "checkpoints", "sentences", "statistics"),
         *("console", "foreign", "limits"),
     ),
-    "messages": ("chat", "prompts"),
+    "messages": ("chat", "prompts", "contexts", "data_files"),
     "settings": ("settings", "settings.*"),
     "store": ("pipeline.recipes", "pipeline.fingerprints", "pipeline.store"),
     "engine": ("engine", "engine.*"),
     "demo": ("demo", "demo.*"),
     # what later stages read of a stage: file names, columns, readers
-    "artifacts": ("*.artifact", "dialogues.contexts"),
+    "artifacts": (
+        *("*.artifact", "dialogues.contexts"),
+        *("rewards.encoding", "rewards.length_head", "rewards.scoring"),
+    ),
     "stages": tuple(p for stage in STAGES if stage != "report" for p in (stage, f"{stage}.*")),
     "pipeline": ("pipeline", "pipeline.*"),
     "results": ("results", "tables"),
@@ -169,7 +172,8 @@ def plans(root, default_config):
     two = default_config | {"rounds": 2, "ratings": default_config["ratings"] | ratings}
     two["topics"] = two["topics"] | {"decontaminate": True}
     tuned = with_sft(default_config)
-    return [make_plan(read_experiment(config, root), root) for config in (default_config, two, tuned)]
+    configs = (default_config, two, tuned, LEARNING)
+    return [make_plan(read_experiment(config, root), root) for config in configs]
 
 
 def test_rules_name_the_inputs_that_the_planner_gives(rules, root, default_config):

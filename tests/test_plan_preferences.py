@@ -6,15 +6,11 @@ import pytest
 from expertchat.pipeline.experiment import read_experiment
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
-from planning import HUB_FILE, changed, fault_of, ids, new_stages
+from planning import HUB_FILE, LEARNING, changed, fault_of, ids, new_stages
 
 MODEL = {"source": "hub", "repository": "a/b", "revision": "c"}
 SERVER = {"source": "server", "load": {"server": {"url_env": "X", "model": "m"}}}
-SETTINGS = {
-    "name": "preferences",
-    "models": {"smol": MODEL},
-    "preferences": {"data": [HUB_FILE | {"format": "hh-rlhf"}]},
-}
+SETTINGS = LEARNING
 INSTRUCTIONS = {"instructions": [HUB_FILE]}
 
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 from conftest import save_random_model
 from expertchat import chat
-from expertchat.context_inputs import contexts_for
 from expertchat.engine.generate.cache import is_reusable
 from expertchat.engine.interface import Question, Request
 from expertchat.engine.local import LocalEngine
@@ -14,6 +13,7 @@ from expertchat.engine.training import check_lengths
 from expertchat.errors import UserError
 from expertchat.policies.policy import make_policy
 from expertchat.records import write_records
+from expertchat.replies.contexts import contexts_for
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 from expertchat.settings.ppo import PPO

@@ -8,7 +8,7 @@ system text, and `{% block reply %}` with the beginning of the model's own reply
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from jinja2.sandbox import SandboxedEnvironment, SecurityError
 from expertchat.chat import Message
 from expertchat.errors import UserError
 from expertchat.foreign import read_text
+from expertchat.seeds import seed_of
 
 NAMES = ("topic", "opening", "rating")  # in addition to one template per role
 GATE = "topic_gate"  # needed only if topics.gate asks for an answer
@@ -64,6 +65,18 @@ class _Environment(SandboxedEnvironment):
 _environment = _Environment(
     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
 )
+
+
+def unused_code(texts: Sequence[str], *drawn_for: object) -> str:
+    """A code of 8 hexadecimal digits that occurs in none of the texts, drawn for the given names.
+
+    A model cannot predict the code, so a text that it wrote cannot forge the end of the data.
+    """
+    for attempt in range(1_000):
+        code = f"{seed_of(*drawn_for, attempt):015x}"[-8:]
+        if not any(code in text for text in texts):
+            return code
+    raise ValueError("no code was found that does not occur in the text")
 
 
 def read_prompts(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:

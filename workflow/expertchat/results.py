@@ -351,11 +351,7 @@ class ExperimentResults:
 
     def judgements(self, model: str | None = None) -> pd.DataFrame:
         """One row per pair of replies to a held-out conversation, by model and judge."""
-        parts = [
-            pd.read_parquet(a.folder / JUDGEMENTS).assign(round=a.round, model=a.model, judge=a.judge)
-            for a in self.find("judgements", model=model)
-        ]
-        return _joined(parts)
+        return self._tables("judgements", JUDGEMENTS, model, None)
 
     def answers(
         self, model: str | None = None, split: str = "test", round: int | None = None

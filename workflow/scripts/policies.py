@@ -14,8 +14,8 @@ def main() -> None:
             keep_policy(job.input("policy"), reason, job.out)
             return
 
-        from expertchat.context_inputs import contexts_for
         from expertchat.policies.policy import make_policy
+        from expertchat.replies.contexts import contexts_for
         from expertchat.splits import TRAIN
 
         settings, preferences = job.settings, job.input("preferences")

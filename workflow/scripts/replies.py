@@ -7,8 +7,8 @@ from expertchat.settings.replies import Replies
 
 def main() -> None:
     with open_job("replies", __doc__) as job:
-        from expertchat.context_inputs import contexts_for
         from expertchat.engine.opening import open_copies
+        from expertchat.replies.contexts import contexts_for
         from expertchat.replies.writing import write_replies
         from expertchat.splits import HELD_OUT
 

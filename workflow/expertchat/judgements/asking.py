@@ -11,8 +11,8 @@ from expertchat import prompts
 from expertchat.checkpoints import Checkpoints
 from expertchat.engine.interface import Engine, OnQuestions, Question
 from expertchat.engine.pieces import answer_saved
-from expertchat.fences import unused_code
 from expertchat.judgements.pairing import ReplyPair
+from expertchat.prompts import unused_code
 
 LETTERS = ("A", "B")  # the replies in the order of the prompt
 

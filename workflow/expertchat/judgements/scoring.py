@@ -14,8 +14,7 @@ from expertchat.judgements.pairing import ReplyPair
 from expertchat.records import read_json
 from expertchat.rewards.artifact import METRICS, adapter_folders
 from expertchat.rewards.encoding import encode_context
-from expertchat.rewards.ensemble import combine
-from expertchat.rewards.scoring import score_contexts
+from expertchat.rewards.scoring import combine, score_contexts
 from expertchat.settings.models import Load
 
 

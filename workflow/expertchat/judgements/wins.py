@@ -25,6 +25,7 @@ def write_judgements(
     """
     table = pd.DataFrame(
         {
+            "judge": about["judge"],
             "first": [pair.first for pair in pairs],
             "second": [pair.second for pair in pairs],
             "context_id": [pair.context.id for pair in pairs],

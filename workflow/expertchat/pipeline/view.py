@@ -46,11 +46,6 @@ class Artifact:
         return self.name.split("/")[0] if self.stage in owned else ""
 
     @property
-    def judge(self) -> str:
-        """Who judges, of stage judgements; empty for other stages."""
-        return self.name.split("/")[1] if self.stage == "judgements" else ""
-
-    @property
     def manifest(self) -> dict[str, Any]:
         """Its manifest: recipe, versions, seconds and checksums. UserError if it is not finished."""
         return read_manifest(self.folder)

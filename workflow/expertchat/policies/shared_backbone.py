@@ -201,7 +201,7 @@ class SharedBackbone:
     def scores(self, rollout: Rollout) -> Tensor:
         """The reward model's raw scores [B] of the replies, read at the last real token.
 
-        Those of an ensemble are combined as in `rewards.ensemble.combine`.
+        Those of an ensemble are combined as in `rewards.scoring.combine`.
         """
         scores = []
         for name, weight in self.score_weights.items():

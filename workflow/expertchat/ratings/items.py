@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expertchat.fences import unused_code
+from expertchat.prompts import unused_code
 from expertchat.ratings.artifact import DIALOGUE, PARTNER, REPLY, SELF, THIRD
 
 

@@ -16,7 +16,7 @@ from expertchat.engine.training import save_adapter
 from expertchat.records import read_json, write_json
 from expertchat.rewards.artifact import adapter_name
 from expertchat.rewards.length_head import QUALITY
-from expertchat.rewards.scoring import score_contexts
+from expertchat.rewards.scoring import combine, score_contexts
 from expertchat.rewards.training import ContextPairs, RewardModel, tokens_to_train, train
 from expertchat.seeds import seed_of
 from expertchat.settings.rewards import Rewards
@@ -136,17 +136,6 @@ def combined(scores: Sequence[Mapping[str, float]], spread_penalty: float) -> di
     """The ensemble's scores by candidate id, from those of its members."""
     table = np.array([[member[name] for name in scores[0]] for member in scores])
     return dict(zip(scores[0], combine(table, spread_penalty).tolist(), strict=True))
-
-
-def combine(scores: np.ndarray, spread_penalty: float) -> np.ndarray:
-    """The ensemble's scores [candidates] from its members' scores [members, candidates].
-
-    They are the mean minus `spread_penalty` times the standard deviation, which is 0 for one member.
-
-    Coste et al. (2024, section 4.2) subtract the variance; with the standard deviation, scores of twice
-    the size give combined scores of twice the size.
-    """
-    return scores.mean(0) - spread_penalty * scores.std(0)
 
 
 def publish_member(adapter: Path, scale: float, out: Path, number: int) -> None:

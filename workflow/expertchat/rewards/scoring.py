@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,3 +45,14 @@ def score_contexts(
         if on_tokens is not None:
             on_tokens(reader.tokens(rows))
     return scores
+
+
+def combine(scores: np.ndarray, spread_penalty: float) -> np.ndarray:
+    """The ensemble's scores [candidates] from its members' scores [members, candidates].
+
+    They are the mean minus `spread_penalty` times the standard deviation, which is 0 for one member.
+
+    Coste et al. (2024, section 4.2) subtract the variance; with the standard deviation, scores of twice
+    the size give combined scores of twice the size.
+    """
+    return scores.mean(0) - spread_penalty * scores.std(0)

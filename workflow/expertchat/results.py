@@ -333,8 +333,7 @@ class ExperimentResults:
         return pd.DataFrame(rows.values())
 
     def preferences(self, model: str | None = None, round: int | None = None) -> pd.DataFrame:
-        """One row per preference pair of a model's reward model; `chosen` and `rejected` are
-        candidate_ids."""
+        """One row per preference pair of a reward model, with candidate_ids `chosen` and `rejected`."""
         return self._tables("rewards", PAIRS, model, round)
 
     def ppo_steps(self, model: str | None = None, round: int | None = None) -> pd.DataFrame:

@@ -24,7 +24,6 @@ from typing import Any
 from record import markdown_table, record
 
 CONTEXTS, GROUP, PROMPT, REPLY = 8, 8, 300, 64
-STEPS = 2  # timed, of each run
 BETA, RATE, RANK = 0.05, 1e-4, 8
 WORDS = ("bread", "flour", "water", "salt", "oven", "steam", "crust", "crumb", "yeast", "dough", "knife")
 
@@ -41,7 +40,7 @@ def prompts(tokenizer) -> list[str]:
     return texts
 
 
-def ours(model_folder: Path, algorithm: str, batch_size: int) -> list[float]:
+def ours(model_folder: Path, algorithm: str, batch_size: int, steps: int) -> list[float]:
     """Seconds of each step of this project's trainer."""
     import torch
     from expertchat.engine import training
@@ -64,7 +63,7 @@ def ours(model_folder: Path, algorithm: str, batch_size: int) -> list[float]:
         batch_size=CONTEXTS * GROUP,
         minibatch_size=CONTEXTS * GROUP,
         epochs=1,
-        steps=STEPS + 1,
+        steps=steps,
         learning_rate=RATE,
         kl_coefficient=BETA,
         lora=lora,
@@ -81,10 +80,10 @@ def ours(model_folder: Path, algorithm: str, batch_size: int) -> list[float]:
         batch_size,
         score=lambda rollout: torch.rand(len(rollout.ids), generator=generator),
     )
-    return [trainer.train_step()["seconds"] for _ in range(STEPS + 1)]
+    return [trainer.train_step()["seconds"] for _ in range(steps)]
 
 
-def trl(model_folder: Path, algorithm: str, batch_size: int) -> list[float]:
+def trl(model_folder: Path, algorithm: str, batch_size: int, steps: int) -> list[float]:
     """Seconds of each step of TRL's trainer."""
     import random
 
@@ -116,7 +115,7 @@ def trl(model_folder: Path, algorithm: str, batch_size: int) -> list[float]:
             generation_kwargs={"min_new_tokens": REPLY},
             beta=BETA,
             learning_rate=RATE,
-            max_steps=STEPS + 1,
+            max_steps=steps,
             disable_dropout=True,
             gradient_checkpointing=False,
             use_cpu=True,
@@ -142,10 +141,10 @@ def trl(model_folder: Path, algorithm: str, batch_size: int) -> list[float]:
 CONTENDERS = {"ExpertChat": ours, "TRL": trl}
 
 
-def measured(model: Path, algorithm: str, name: str, batch_size: int) -> dict[str, Any]:
+def measured(model: Path, algorithm: str, name: str, batch_size: int, steps: int) -> dict[str, Any]:
     """Runs one contender in a process of its own. Returns {seconds, peak}."""
     command = [sys.executable, __file__, str(model), "--one", algorithm, name]
-    command += ["--batch-size", str(batch_size)]
+    command += ["--batch-size", str(batch_size), "--steps", str(steps)]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
         raise SystemExit(f"{name}, {algorithm}:\n{run.stderr[-2000:]}")
@@ -156,13 +155,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", type=Path, help="folder of the model")
     parser.add_argument("--batch-size", type=int, default=16, help="rows of a forward pass")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps of a run")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each contender, in turns")
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         algorithm, name = arguments.one
-        seconds = CONTENDERS[name](arguments.model, algorithm, arguments.batch_size)
+        seconds = CONTENDERS[name](arguments.model, algorithm, arguments.batch_size, arguments.steps + 1)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"seconds": seconds[1:], "peak": peak}))
         return
@@ -171,7 +171,9 @@ def main() -> None:
         found: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
         for _ in range(arguments.repeats):
             for name in CONTENDERS:
-                found[name].append(measured(arguments.model, algorithm, name, arguments.batch_size))
+                found[name].append(
+                    measured(arguments.model, algorithm, name, arguments.batch_size, arguments.steps)
+                )
         speed, peak = {}, {}
         for name, runs in found.items():
             middle = statistics.median(second for run in runs for second in run["seconds"])
@@ -192,7 +194,7 @@ def main() -> None:
     body = (
         f"{CONTEXTS} prompts of {PROMPT} tokens, {GROUP} replies of {REPLY} tokens to each, float32, "
         f"LoRA of rank {RANK}, {arguments.batch_size} rows at a time, KL weight {BETA}; median of "
-        f"{STEPS * arguments.repeats} steps after the first. TRL generates by transformers, without "
+        f"{arguments.steps * arguments.repeats} steps after the first. TRL generates by transformers, without "
         "vLLM. Memory is the peak of the process, with the interpreter and the libraries.\n\n"
         + markdown_table(head, rows)
     )

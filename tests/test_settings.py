@@ -24,7 +24,11 @@ STYLES = "must be 'harness', 'hendrycks' or 'chat'"
 # (key, value, the sentence, or its parts in order)
 CASES = {
     # unknown and misplaced keys, at every level
-    "unknown key": ("learning", 1, "learning: unknown key; known keys: control, dialogues, mmlu, "),
+    "unknown key": (
+        "learning",
+        1,
+        "learning: unknown key; known keys: control, dialogues, judgements, ",
+    ),
     "unknown key, close to one": (
         "ppo.learning_rte",
         1e-3,

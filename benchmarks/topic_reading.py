@@ -33,6 +33,11 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="write the sheet for the readers")
     parser.add_argument("--readers", type=Path, nargs="+", help="their files, an odd number of them")
     parser.add_argument("--who", default="people", help="what the readers are")
+    parser.add_argument(
+        "--title",
+        default="Topics that a model of 135M parameters writes",
+        help="of the section in docs/benchmarks.md",
+    )
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
     arguments = parser.parse_args()
     kept = read_records(arguments.kept)[:READ]
@@ -45,7 +50,7 @@ def main() -> None:
         body = counted(kept, lines, readers, arguments.who)
         print(body)
         if arguments.record:
-            record("Topics that a model of 135M parameters writes", "benchmarks/topic_reading.py", body)
+            record(arguments.title, "benchmarks/topic_reading.py", body)
 
 
 @dataclass(frozen=True)

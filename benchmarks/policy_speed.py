@@ -18,11 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from record import markdown_table, record
 
+ALGORITHMS = ("rloo", "grpo")
 CONTEXTS, GROUP, PROMPT, REPLY = 8, 8, 300, 64
 BETA, RATE, RANK = 0.05, 1e-4, 8
 WORDS = ("bread", "flour", "water", "salt", "oven", "steam", "crust", "crumb", "yeast", "dough", "knife")
@@ -80,6 +82,13 @@ def ours(model_folder: Path, algorithm: str, batch_size: int, steps: int) -> lis
         batch_size,
         score=lambda rollout: torch.rand(len(rollout.ids), generator=generator),
     )
+    collect = trainer.collect_rollout
+
+    def ended(*args, **kwargs):  # TRL scores replies that did not end too
+        rollout = collect(*args, **kwargs)
+        return replace(rollout, ended=torch.ones_like(rollout.ended))
+
+    trainer.collect_rollout = ended  # type: ignore[method-assign]
     return [trainer.train_step()["seconds"] for _ in range(steps)]
 
 
@@ -155,6 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", type=Path, help="folder of the model")
     parser.add_argument("--batch-size", type=int, default=16, help="rows of a forward pass")
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS)
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a run")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each contender, in turns")
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
@@ -167,7 +177,7 @@ def main() -> None:
         print(json.dumps({"seconds": seconds[1:], "peak": peak}))
         return
     rows = []
-    for algorithm in ("rloo", "grpo"):
+    for algorithm in arguments.algorithms:
         found: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
         for _ in range(arguments.repeats):
             for name in CONTENDERS:

@@ -278,9 +278,9 @@ class PPOTrainer:
         values, the KL from the policy that drew the replies, and the norm of the gradient.
         """
         remaining = 1 - step / self.settings.steps  # linear decay of the learning rate
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * remaining
-        group = self.settings.replies_per_context
+        rate, group = self.settings.learning_rate * remaining, self.settings.replies_per_context
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
         generator = torch.Generator().manual_seed(seed_of(self.seed, "minibatches", step))
         sums = dict.fromkeys(UPDATE_FIGURES, 0.0)
         updates = 0
@@ -292,7 +292,6 @@ class PPOTrainer:
                 for name, value in self._minibatch_update(experience, rows).items():
                     sums[name] += value
                 updates += 1
-        rate = self.settings.learning_rate * remaining
         return {"learning_rate": rate} | {name: value / updates for name, value in sums.items()}
 
     def _minibatch_update(self, experience: Experience, rows: Tensor) -> dict[str, float]:
@@ -307,7 +306,7 @@ class PPOTrainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         if self.scaler.get_scale() <= 1:  # a larger scale may be too large: such a step is left out
             self._require_finite("norm of the gradient", norm)
-        sums["gradient_norm"] = norm.item()
+        sums["gradient_norm"] = norm.nan_to_num(0, 0).item()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return sums

@@ -204,7 +204,7 @@ def main() -> None:
     body = (
         f"{CONTEXTS} prompts of {PROMPT} tokens, {GROUP} replies of {REPLY} tokens to each, float32, "
         f"LoRA of rank {RANK}, {arguments.batch_size} rows at a time, KL weight {BETA}; median of "
-        f"{arguments.steps * arguments.repeats} steps after the first. TRL generates by transformers, "
+        f"{arguments.steps * arguments.repeats} step(s) after the first. TRL generates by transformers, "
         "without vLLM. Memory is the peak of the process, with the interpreter and the libraries.\n\n"
         + markdown_table(head, rows)
     )

@@ -28,8 +28,10 @@ SHOWN = 10  # dialogues to read
 TIMES = "seconds.json"  # wall-clock seconds of the runs, by experiment
 
 
-def snakemake(folder: Path, *overrides: str, targets: Sequence[str] = ()) -> float:
-    """Runs the preset in `folder` with changed settings, to its end or until the `targets` are made.
+def snakemake(
+    folder: Path, *overrides: str, targets: Sequence[str] = (), settings: Path = PRESET
+) -> float:
+    """Runs an experiment in `folder` with changed settings, to its end or until the `targets` are made.
 
     Returns its duration in seconds.
     """
@@ -37,7 +39,8 @@ def snakemake(folder: Path, *overrides: str, targets: Sequence[str] = ()) -> flo
     command += ["--snakefile", str(ROOT / "Snakefile"), "--profile", str(ROOT / "profiles/local")]
     began = time.perf_counter()
     with (folder / "snakemake.log").open("a") as log:
-        arguments = ["--configfile", str(PRESET), "--config", *overrides]
+        changes = ["--config", *overrides] if overrides else []
+        arguments = ["--configfile", str(settings), *changes]
         subprocess.run([*command, *targets, *arguments], check=True, stdout=log, stderr=log)
     return time.perf_counter() - began
 

@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 from expertchat.results import ExperimentResults, open_experiment
+from laptop import TIMES, snakemake
 from record import markdown_table, record
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESET = ROOT / "config/presets/minchatgpt.yaml"
-TIMES = "seconds.json"  # wall-clock seconds of the runs
 PUBLISHED = {("tuned", "sft"): "0.88", ("tuned", "base"): "0.96"}  # minChatGPT, GPT-2, another judge
 
 
@@ -45,14 +42,9 @@ def run(folder: Path, data: Path) -> None:
     """Runs the preset in `folder`, and adds the seconds to those of earlier runs."""
     config = folder / "minchatgpt.yaml"
     config.write_text(yaml.safe_dump(local_data(data), sort_keys=False), encoding="utf-8")
-    command = [str(Path(sys.executable).parent / "snakemake"), "--directory", str(folder)]
-    command += ["--snakefile", str(ROOT / "Snakefile"), "--profile", str(ROOT / "profiles/local")]
     times = folder / TIMES
     before = json.loads(times.read_text()) if times.exists() else 0.0
-    began = time.perf_counter()
-    with (folder / "snakemake.log").open("a") as log:
-        subprocess.run([*command, "--configfile", str(config)], check=True, stdout=log, stderr=log)
-    times.write_text(json.dumps(before + time.perf_counter() - began))
+    times.write_text(json.dumps(before + snakemake(folder, settings=config)))
 
 
 def bounds(interval: list[float], digits: int = 2) -> str:

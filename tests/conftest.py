@@ -177,3 +177,27 @@ def count_tokens(engine, monkeypatch):
 
     monkeypatch.setattr(trunk, "forward", counting)
     return counts
+
+
+@pytest.fixture(scope="module")
+def reward_folder(model_folder, tmp_path_factory):
+    """(folder, model) of a random reward model on the random model."""
+    from small_policy import make_reward_model
+
+    return make_reward_model(model_folder, tmp_path_factory.mktemp("reward"))
+
+
+@pytest.fixture
+def backbone(model_folder, reward_folder):
+    """The random model with what PPO needs."""
+    from small_policy import make_backbone
+
+    return make_backbone(model_folder, reward_folder)
+
+
+@pytest.fixture
+def trainer(backbone, model_folder):
+    """A trainer of the backbone, before its first step."""
+    from small_policy import make_trainer
+
+    return make_trainer(backbone, model_folder)

@@ -8,86 +8,25 @@ import torch
 from disk_use import disk_use
 from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.contexts import OpenContext
-from expertchat.engine.loading import load_model, load_tokenizer
-from expertchat.engine.training import Completion, Reader, lora_config, save_adapter, token_logprobs
+from expertchat.engine.loading import load_model
+from expertchat.engine.training import Completion, save_adapter, token_logprobs
 from expertchat.errors import UserError
 from expertchat.pipeline.jobs import Job
 from expertchat.pipeline.recipes import Recipe, load_runtime
-from expertchat.policies import ppo, shared_backbone
-from expertchat.policies.extra_reward import extra_rewards, load_reward
+from expertchat.policies import ppo
 from expertchat.policies.outcome import keep_policy, reason_against_tuning
 from expertchat.policies.policy import make_policy
 from expertchat.policies.rollout import make_rollout
 from expertchat.policies.running import train
 from expertchat.policies.shared_backbone import SharedBackbone
-from expertchat.policies.trainer import PPOTrainer
 from expertchat.records import read_json, write_json
 from expertchat.settings.decoding import Decoding
-from expertchat.settings.lora import LoRA
 from expertchat.settings.models import Load
-from expertchat.settings.ppo import PPO
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from small_policy import GROUPS, SETTINGS, make_trainer, new_adapter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForSequenceClassification
-
-SETTINGS = PPO(
-    steps=4,
-    batch_size=8,
-    minibatch_size=4,
-    learning_rate=5e-3,
-    checkpoint_every=1,
-    no_eos_reward=-1.0,
-    lora=LoRA(rank=4),
-)
-
-
-GROUPS = {  # settings of the algorithms
-    "ppo": {},
-    "rloo": {"algorithm": "rloo", "replies_per_context": 4},
-    "grpo": {"algorithm": "grpo", "replies_per_context": 4},
-}
-
-
-@pytest.fixture(scope="module")
-def reward_folder(model_folder, tmp_path_factory):
-    """A reward model with a random adapter, as stage rewards saves it."""
-    torch.manual_seed(1)
-    base = load_model(model_folder, Load(), AutoModelForSequenceClassification, num_labels=1)
-    config = LoraConfig(
-        r=4,
-        target_modules=["q_proj", "v_proj"],
-        init_lora_weights=False,
-        task_type="SEQ_CLS",
-        modules_to_save=["score"],
-    )
-    model = get_peft_model(base, config)
-    folder = tmp_path_factory.mktemp("reward")
-    model.save_pretrained(folder)
-    return folder, model.eval()
-
-
-@pytest.fixture
-def backbone(model_folder, reward_folder):
-    torch.manual_seed(0)
-    base = load_model(model_folder, Load())
-    return SharedBackbone(base, new_adapter(base), [reward_folder[0]])
-
-
-def new_adapter(base):
-    return lora_config(SETTINGS.lora, base, "ppo.lora", "the model", task_type="CAUSAL_LM")
-
-
-@pytest.fixture
-def trainer(backbone, model_folder):
-    return make_trainer(backbone, model_folder)
-
-
-def make_trainer(backbone, model_folder, settings=SETTINGS, max_new_tokens=8, batch_size=4, score=None):
-    tokenizer = load_tokenizer(model_folder, Load())
-    prompts = [tokenizer.encode(text) for text in ("Topic: bread.", "Rate A", "I bake", "degrees from")]
-    decoding = Decoding(max_new_tokens=max_new_tokens)
-    return PPOTrainer(backbone, tokenizer, prompts, settings, decoding, 0, batch_size, score)
 
 
 def test_the_score_is_that_of_the_saved_reward_model(trainer, reward_folder):
@@ -445,201 +384,3 @@ def test_an_adapter_is_stored_with_its_layers_in_order(model_folder, tmp_path):
     assert read_json(tmp_path / "adapter/adapter_config.json")["target_modules"] == sorted(names)
     again = PeftModel.from_pretrained(load_model(model_folder, Load()), tmp_path / "adapter")
     assert len(again.peft_config["default"].target_modules) == len(names)
-
-
-def test_nothing_is_recorded_for_gradients_while_replies_are_drawn(trainer):
-    recording: list[bool] = []
-    for module in trainer.backbone.model.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.register_forward_hook(lambda _, __, output: recording.append(output.requires_grad))
-    trainer.collect_rollout(1)
-    assert recording and not any(recording)
-
-
-def test_the_end_token_that_is_learned_is_the_one_that_was_drawn():
-    completions = [Completion([5], "stop", 7), Completion([5, 6], "stop"), Completion([5, 6], "length")]
-    rollout = make_rollout([[1, 4]] * 3, completions, 0, "cpu")
-    assert rollout.replies.tolist() == [[5, 7], [5, 6], [5, 6]]
-    assert rollout.ended.tolist() == [True, True, False]  # the second one by a stop text
-
-
-def test_replies_that_did_not_end_do_not_move_the_mean_score(trainer):
-    rollout = trainer.collect_rollout(0, reference=True)
-    scores = torch.arange(len(rollout.ids)).float()
-    ended = torch.zeros(len(rollout.ids), dtype=torch.bool)
-    ended[[1, 3]] = True
-    trainer.collect_rollout = lambda *_, **__: replace(rollout, ended=ended)
-    trainer._in_batches = lambda *_: scores
-    trainer.measure_reward_statistics()
-    assert trainer.state.reward_mean == 2.0 and trainer.state.reward_std == pytest.approx(2**0.5)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_what_is_learned_from_is_what_was_drawn(trainer, temperature):
-    trainer.decoding = trainer.decoding.model_copy(update={"temperature": temperature})
-    row = trainer.train_step()
-    assert 0 < row["drawn_gap"] < 1e-5
-    assert row["entropy"] > 0 and row["gradient_norm"] > 0 and row["update_kl"] >= 0
-
-
-def test_another_text_than_was_drawn_stops_the_run(trainer):
-    collect = trainer.collect_rollout
-
-    def changed(*args, **kwargs):
-        rollout = collect(*args, **kwargs)
-        rollout.ids[:, -rollout.reply_mask.shape[1]] += 1  # the first token of each reply
-        return rollout
-
-    trainer.collect_rollout = changed
-    with pytest.raises(UserError, match="the log-probability of a drawn token is off by"):
-        trainer.train_step()
-
-
-def test_few_logits_are_in_memory_at_once_and_the_gradient_is_the_same(trainer, monkeypatch):
-    rollout = trainer.collect_rollout(1)
-    found = {}
-    for name, size in (("whole", 1 << 30), ("chunks", 1)):
-        monkeypatch.setattr(shared_backbone, "LOGIT_BYTES", size)
-        trainer.backbone.model.zero_grad()
-        logprobs = trainer.backbone.policy_logprobs(rollout, 1.0)
-        logprobs.sum().backward()
-        gradients = [p.grad.clone() for p in trainer.backbone.trainable(False).values()]
-        found[name] = (logprobs.detach(), gradients)
-    assert torch.allclose(found["whole"][0], found["chunks"][0], atol=1e-6)
-    for whole, chunks in zip(found["whole"][1], found["chunks"][1], strict=True):
-        assert torch.allclose(whole, chunks, atol=1e-5 * whole.abs().max().item())
-
-
-def gradient_of(trainer, experience):
-    trainer._minibatch_gradient(experience, torch.arange(len(experience.values)))
-    return [p.grad.clone() for p in trainer.parameters.values() if p.grad is not None]
-
-
-def close(first, second, tolerance=1e-4):
-    return all(
-        torch.allclose(a, b, rtol=0, atol=tolerance * max(a.abs().max().item(), 1e-6))
-        for a, b in zip(first, second, strict=True)
-    )
-
-
-def test_memory_that_runs_out_halves_the_rows_and_not_the_gradient(trainer, capsys):
-    experience, _ = trainer.make_experience(trainer.collect_rollout(1))
-    expected = gradient_of(trainer, experience)
-    read, rows = trainer.backbone.logprobs_and_values, trainer.batch_size
-
-    def too_large(rollout, temperature):
-        if len(rollout.ids) > rows // 2:
-            raise torch.OutOfMemoryError("no memory")
-        return read(rollout, temperature)
-
-    trainer.backbone.logprobs_and_values = too_large
-    sums = trainer._minibatch_update(experience, torch.arange(len(experience.values)))
-    assert trainer.batch_size == rows // 2
-    assert f"out of memory: going on with {rows // 2} rows at a time" in capsys.readouterr().err
-    found = [p.grad for p in trainer.parameters.values() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(expected)
-    assert sums["gradient_norm"] == pytest.approx(norm.item(), rel=1e-4) and len(found) == len(expected)
-
-
-def test_the_gradient_does_not_depend_on_the_rows_at_a_time(trainer):
-    experience, _ = trainer.make_experience(trainer.collect_rollout(1))
-    expected = gradient_of(trainer, experience)
-    trainer.batch_size = 1
-    assert close(expected, gradient_of(trainer, experience))
-
-
-def test_memory_that_is_too_small_for_one_row_is_an_error(trainer):
-    def never():
-        raise torch.OutOfMemoryError("no memory")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        trainer._within_memory(never)
-    assert trainer.batch_size == 1
-
-
-def test_activations_that_are_computed_again_give_the_same_gradient(model_folder, reward_folder):
-    found = []
-    for again in (False, True):
-        torch.manual_seed(0)
-        base = load_model(model_folder, Load())
-        backbone = SharedBackbone(
-            base, new_adapter(base), [reward_folder[0]], gradient_checkpointing=again
-        )
-        trainer = make_trainer(backbone, model_folder)
-        experience, figures = trainer.make_experience(trainer.collect_rollout(1))
-        assert figures["drawn_gap"] < 1e-5
-        found.append(gradient_of(trainer, experience))
-        assert not backbone.model.training
-    assert close(*found, tolerance=1e-5)
-
-
-def test_replies_to_one_context_are_read_together_and_as_if_alone(backbone, model_folder):
-    settings = SETTINGS.model_copy(update=GROUPS["grpo"])
-    trainer = make_trainer(backbone, model_folder, settings)
-    rollout = trainer.collect_rollout(1)
-    prompts = rollout.prompt_ids()
-    group = settings.replies_per_context
-    assert all(prompts[i] == prompts[i - i % group] for i in range(len(prompts)))
-    together = backbone.policy_logprobs(rollout, 1.0), backbone.scores(rollout)
-    backbone.reader = Reader(0, "a test")
-    alone = backbone.policy_logprobs(rollout, 1.0), backbone.scores(rollout)
-    for first, second in zip(together, alone, strict=True):
-        assert torch.allclose(first, second, atol=1e-5)
-
-
-def test_the_kl_budget_ends_the_run_without_learning_from_the_last_replies(
-    backbone, model_folder, tmp_path
-):
-    settings = SETTINGS.model_copy(update={"kl_budget": 1e-9, "steps": 4})
-    trainer = make_trainer(backbone, model_folder, settings)
-    trainer.train_step()  # the first replies are the reference's own, up to rounding
-    trainer.state.stopped = False
-    before = [p.detach().clone() for p in trainer.parameters.values()]
-    kl = trainer.make_experience
-    trainer.make_experience = lambda rollout: (kl(rollout)[0], kl(rollout)[1] | {"kl": 1.0})
-    (tmp_path / "out").mkdir()
-    train(trainer, "test", tmp_path / "checkpoints", tmp_path / "out")
-    assert trainer.state.stopped and trainer.state.step == 2
-    assert all(
-        torch.equal(old, new) for old, new in zip(before, trainer.parameters.values(), strict=True)
-    )
-    steps = pd.read_parquet(tmp_path / "out/steps.parquet")
-    assert len(steps) == 1 and steps["learning_rate"].iloc[-1] == 0
-
-
-def test_an_extra_reward_and_a_penalty_on_length_are_parts_of_the_score(
-    backbone, model_folder, tmp_path
-):
-    path = tmp_path / "mine.py"
-    path.write_text("def reward(prompt, reply):\n    return float(len(prompt) > 0)\n")
-    changed = {"extra_reward_weight": 3.0, "length_penalty": 0.5, "length_target": 1}
-    settings = SETTINGS.model_copy(update=changed)
-    trainer = make_trainer(
-        backbone, model_folder, settings, score=lambda rollout: torch.zeros(len(rollout.ids))
-    )
-    trainer.extra = extra_rewards(load_reward(path), trainer.tokenizer)
-    rollout = trainer.collect_rollout(1)
-    _, figures = trainer.make_experience(rollout)
-    assert figures["extra_reward"] == figures["raw_score"] == 3.0
-    lengths = rollout.reply_mask.sum(1).float()
-    expected = (0.5 * (lengths - 1).clamp(min=0)).mean().item()
-    assert figures["length_penalty"] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("def reward(prompt, reply):\n    return 1 / 0\n", "reward raised ZeroDivisionError"),
-        ("def reward(prompt, reply):\n    return float('nan')\n", "reward returned nan"),
-        ("def reward(prompt, reply):\n    return 'good'\n", "reward raised ValueError"),
-        ("def other():\n    pass\n", "has no function reward(prompt, reply)"),
-        ("def reward(:\n", "cannot be run: SyntaxError"),
-        ("import nowhere_at_all\n", "cannot be run: ModuleNotFoundError"),
-    ],
-)
-def test_an_extra_reward_that_fails_is_one_sentence(trainer, tmp_path, text, words):
-    path = tmp_path / "mine.py"
-    path.write_text(text)
-    with pytest.raises(UserError) as caught:
-        extra_rewards(load_reward(path), trainer.tokenizer)(trainer.collect_rollout(1))
-    assert str(caught.value).startswith("ppo.extra_reward: ") and words in str(caught.value)

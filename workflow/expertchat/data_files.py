@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from expertchat.chat import Message
 from expertchat.errors import UserError
 from expertchat.foreign import one_line, parse_json, read_text
+from expertchat.seeds import seed_of
 
 Record = Mapping[str, Any]
 Conversation = list[Message]  # an optional system message, then user and assistant in turn
@@ -166,6 +168,39 @@ def drawn(items: Sequence[Found], limit: int | None, seed: int) -> list[Found]:
         return list(items)
     chosen = sorted(random.Random(seed).sample(range(len(items)), limit))
     return [items[number] for number in chosen]
+
+
+def mixed(
+    sources: Sequence[Mapping[str, Any]],
+    files: Sequence[Path],
+    read: Callable[[Mapping[str, Any], Path], tuple[list[Found], list[str], dict[str, int]]],
+    stage: str,
+    noun: str,
+    seed: int,
+) -> tuple[list[Found], list[dict[str, Any]], list[str]]:
+    """The different items of all data sets in random order, counts by data set, and all faults.
+
+    `sources` are as in the settings. `read` gives the items of a file, its faults, and counts of its
+    records and of what was left out, `duplicates` among them; an item that an earlier data set has is
+    one too. `stage` names the draws, and `noun` what is counted. The counts are printed.
+    """
+    every: dict[str, Found] = {}
+    counts, faults = [], []
+    for number, (source, path) in enumerate(zip(sources, files, strict=True)):
+        items, own_faults, left_out = read(source, path)
+        kept = drawn(items, source["limit"], seed_of(seed, stage, number))
+        new = {repr(item): item for item in kept}
+        left_out["duplicates"] += len(new.keys() & every.keys())
+        records = left_out.pop("records")
+        named = {"name": source.get("file") or path.name, "format": source["format"]}
+        counts.append(named | {"records": records, noun: len(kept)} | left_out)
+        every |= new
+        faults += own_faults
+        words = ", ".join(f"{count:,} {what}" for what, count in left_out.items())
+        print(f"{named['name']}: {len(kept):,} {noun} of {records:,} records; {words}", file=sys.stderr)
+    order = list(every.values())
+    random.Random(seed_of(seed, "mixed")).shuffle(order)
+    return order, counts, faults
 
 
 def as_object(value: Any, where: str) -> Record:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expertchat.data_files import Conversation, drawn
+from expertchat.data_files import Conversation, mixed
 from expertchat.errors import UserError
 from expertchat.instructions.artifact import COUNTS, FAULTS, HELD_OUT_FILE, TRAIN_FILE
 from expertchat.instructions.records import read_instructions, split_conversations
 from expertchat.records import write_json, write_records
-from expertchat.seeds import seed_of
 
 
 def mix_instructions(
@@ -29,31 +26,7 @@ def mix_instructions(
     Raises UserError if a file cannot be read, if too many of its records are invalid, or if a split is
     empty.
     """
-    mixed: dict[str, Conversation] = {}
-    counts, faults = [], []
-    for number, (source, path) in enumerate(zip(sources, files, strict=True)):
-        found = read_instructions(path, source["format"], source["answers"])
-        kept = drawn(found.conversations, source["limit"], seed_of(seed, "instructions", number))
-        new = {repr(conversation): conversation for conversation in kept}
-        count = {
-            "name": source.get("file") or path.name,
-            "format": source["format"],
-            "records": found.records,
-            "conversations": len(kept),
-            "invalid": len(found.faults),
-            "duplicates": found.duplicates + len(new.keys() & mixed.keys()),
-            "unanswered": found.unanswered,
-        }
-        mixed |= new
-        counts.append(count)
-        faults += found.faults
-        print(
-            f"{count['name']}: {count['conversations']:,} conversations of {count['records']:,} "
-            f"records; {count['invalid']:,} invalid, {count['duplicates']:,} duplicates",
-            file=sys.stderr,
-        )
-    every = list(mixed.values())
-    random.Random(seed_of(seed, "mixed")).shuffle(every)
+    every, counts, faults = mixed(sources, files, _read, "instructions", "conversations", seed)
     for name, part in zip(
         (TRAIN_FILE, HELD_OUT_FILE), split_conversations(every, held_out_share, seed), strict=True
     ):
@@ -66,3 +39,11 @@ def mix_instructions(
         write_records(out / name, ({"messages": conversation} for conversation in part))
     write_json(out / COUNTS, counts)
     (out / FAULTS).write_text("".join(f"{fault}\n" for fault in faults), encoding="utf-8")
+
+
+def _read(source: Mapping[str, Any], path: Path) -> tuple[list[Conversation], list[str], dict[str, int]]:
+    """The conversations of a data set, its faults, and counts."""
+    found = read_instructions(path, source["format"], source["answers"])
+    counts = {"invalid": len(found.faults), "duplicates": found.duplicates}
+    counts |= {"records": found.records, "unanswered": found.unanswered}
+    return found.conversations, found.faults, counts

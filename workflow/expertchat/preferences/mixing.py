@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import random
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from expertchat.chat import without_oldest
-from expertchat.data_files import Conversation, drawn
+from expertchat.data_files import Conversation, mixed
 from expertchat.errors import UserError
 from expertchat.preferences.artifact import COUNTS, FAULTS, split_file
 from expertchat.preferences.records import Preference, read_preferences
@@ -31,31 +29,10 @@ def mix_preferences(
     pairs of each split, in random order, with counts and faults.
 
     `shares` gives the shares of the splits held_out and judge. A conversation of more than `max_words`
-    words loses its oldest messages. Raises UserError if a file cannot be
-    read, if too many of its records are invalid, or if a split that has a share is empty.
+    words loses its oldest messages. Raises UserError if a file cannot be read, if too many of its
+    records are invalid, or if a split that has a share is empty.
     """
-    mixed: dict[str, Preference] = {}
-    counts, faults = [], []
-    for number, (source, path) in enumerate(zip(sources, files, strict=True)):
-        found = read_preferences(path, source["format"])
-        kept = drawn(found.preferences, source["limit"], seed_of(seed, "preferences", number))
-        new = {preference.key: preference for preference in kept}
-        counts.append(
-            {
-                "name": source.get("file") or path.name,
-                "format": source["format"],
-                "records": found.records,
-                "pairs": len(kept),
-                "invalid": len(found.faults),
-                "duplicates": found.duplicates + len(new.keys() & mixed.keys()),
-                "equal": found.equal,
-            }
-        )
-        mixed |= new
-        faults += found.faults
-        print(_said(counts[-1]), file=sys.stderr)
-    every = list(mixed.values())
-    random.Random(seed_of(seed, "mixed preferences")).shuffle(every)
+    every, counts, faults = mixed(sources, files, _read, "preferences", "pairs", seed)
     splits: dict[str, list[dict[str, Any]]] = {TRAIN: [], HELD_OUT: [], JUDGE: []}
     shortened = 0
     for number, preference in enumerate(every):
@@ -121,9 +98,8 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
-def _said(count: Mapping[str, Any]) -> str:
-    return (
-        f"{count['name']}: {count['pairs']:,} pairs of {count['records']:,} records; "
-        f"{count['invalid']:,} invalid, {count['duplicates']:,} duplicates, {count['equal']:,} with "
-        "equal replies"
-    )
+def _read(source: Mapping[str, Any], path: Path) -> tuple[list[Preference], list[str], dict[str, int]]:
+    """The preferences of a data set, its faults, and counts."""
+    found = read_preferences(path, source["format"])
+    counts = {"invalid": len(found.faults), "duplicates": found.duplicates}
+    return found.preferences, found.faults, counts | {"records": found.records, "equal": found.equal}

@@ -53,6 +53,7 @@ test-faults: env
 	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/points.py --keep results/faults --record
 	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/corruptions.py --finished results/faults --record
 	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/bad_inputs.py --record
+	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/training_kills.py --record
 
 docs: env
 	$(BIN)/expertchat settings > config/README.md

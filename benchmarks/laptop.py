@@ -10,56 +10,23 @@ python benchmarks/laptop.py --keep DIR --read         writes them from the finis
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import whole_run
 from expertchat.results import ExperimentResults, open_experiment
 from record import markdown_table, record
 
-ROOT = Path(__file__).resolve().parents[1]
-PRESET = ROOT / "config/presets/laptop.yaml"
+PRESET = whole_run.ROOT / "config/presets/laptop.yaml"
+NAMES = ("laptop", "laptop-shuffled")  # the experiment and its control
 SHOWN = 10  # dialogues to read
-TIMES = "seconds.json"  # wall-clock seconds of the runs, by experiment
 
 
-def snakemake(
-    folder: Path, *overrides: str, targets: Sequence[str] = (), settings: Path = PRESET
-) -> float:
-    """Runs an experiment in `folder` with changed settings, to its end or until the `targets` are made.
-
-    Returns its duration in seconds.
-    """
-    command = [str(Path(sys.executable).parent / "snakemake"), "--directory", str(folder)]
-    command += ["--snakefile", str(ROOT / "Snakefile"), "--profile", str(ROOT / "profiles/local")]
-    began = time.perf_counter()
-    with (folder / "snakemake.log").open("a") as log:
-        changes = ["--config", *overrides] if overrides else []
-        arguments = ["--configfile", str(settings), *changes]
-        subprocess.run([*command, *targets, *arguments], check=True, stdout=log, stderr=log)
-    return time.perf_counter() - began
-
-
-def with_mmlu(folder: Path) -> str:
-    """The changed setting that measures MMLU with the questions in `folder`."""
-    questions = {"source": "folder", "path": str(folder.resolve())}
-    section = {"limit": 3, "shots": 0, "formulation": "cloze", "mixture": False, "questions": questions}
-    return f"mmlu={json.dumps(section)}"
-
-
-def run(folder: Path, mmlu: Path) -> None:
-    """Runs the experiment and its control, and adds the seconds of each to those of earlier runs."""
-    times = folder / TIMES
-    seconds = json.loads(times.read_text()) if times.exists() else {}
-    for name, control in (("laptop", "none"), ("laptop-shuffled", "shuffled")):
-        taken = snakemake(folder, f"control={control}", with_mmlu(mmlu))
-        seconds[name] = seconds.get(name, 0) + taken
-        times.write_text(json.dumps(seconds))
+def run(folder: Path, arguments: argparse.Namespace) -> None:
+    """Runs the experiment and its control in `folder`."""
+    for name, control in zip(NAMES, ("none", "shuffled"), strict=True):
+        mmlu = whole_run.with_mmlu(arguments.mmlu)
+        whole_run.timed_run(folder, name, PRESET, f"control={control}", mmlu)
 
 
 def interval(low_high: list[float] | None) -> str:
@@ -173,27 +140,13 @@ def dialogues_to_read(results: ExperimentResults) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--mmlu", type=Path, help="folder with MMLU's questions")
-    parser.add_argument("--keep", type=Path, help="run in this folder and keep it")
-    parser.add_argument("--read", action="store_true", help="run nothing: read the finished run")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.keep or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not arguments.read:
-            if arguments.mmlu is None:
-                parser.error("--mmlu is required")
-            run(folder, arguments.mmlu)
-        names = ("laptop", "laptop-shuffled")
-        runs = {name: open_experiment(name, folder / "results") for name in names}
-        seconds = json.loads((folder / TIMES).read_text())
-        record("A pretrained model of 135M parameters", "benchmarks/laptop.py", table(seconds, runs))
-        (ROOT / "docs/laptop-dialogues.md").write_text(dialogues_to_read(runs["laptop"]))
+def write(folder: Path) -> None:
+    """Writes the section and the dialogues from the finished runs in `folder`."""
+    runs = {name: open_experiment(name, folder / "results") for name in NAMES}
+    seconds = whole_run.seconds_of_runs(folder)
+    record("A pretrained model of 135M parameters", "benchmarks/laptop.py", table(seconds, runs))
+    (whole_run.ROOT / "docs/laptop-dialogues.md").write_text(dialogues_to_read(runs["laptop"]))
 
 
 if __name__ == "__main__":
-    main()
+    whole_run.main(__doc__, {"mmlu": "folder with MMLU's questions"}, run, write)

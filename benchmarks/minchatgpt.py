@@ -11,18 +11,16 @@ FOLDER has alpaca-1000.json (Alpaca records) and hh-rlhf-harmless-base-test.json
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import whole_run
 import yaml
 from expertchat.results import ExperimentResults, open_experiment
-from laptop import TIMES, snakemake
 from record import markdown_table, record
 
-ROOT = Path(__file__).resolve().parents[1]
-PRESET = ROOT / "config/presets/minchatgpt.yaml"
+PRESET = whole_run.ROOT / "config/presets/minchatgpt.yaml"
+NAME = "minchatgpt"
 PUBLISHED = {("tuned", "sft"): "0.88", ("tuned", "base"): "0.96"}  # minChatGPT, GPT-2, another judge
 
 
@@ -38,13 +36,12 @@ def local_data(data: Path) -> dict[str, Any]:
     return settings
 
 
-def run(folder: Path, data: Path) -> None:
-    """Runs the preset in `folder`, and adds the seconds to those of earlier runs."""
-    config = folder / "minchatgpt.yaml"
-    config.write_text(yaml.safe_dump(local_data(data), sort_keys=False), encoding="utf-8")
-    times = folder / TIMES
-    before = json.loads(times.read_text()) if times.exists() else 0.0
-    times.write_text(json.dumps(before + snakemake(folder, settings=config)))
+def run(folder: Path, arguments: argparse.Namespace) -> None:
+    """Runs the preset in `folder`."""
+    config = folder / f"{NAME}.yaml"
+    text = yaml.safe_dump(local_data(arguments.data), sort_keys=False)
+    config.write_text(text, encoding="utf-8")
+    whole_run.timed_run(folder, NAME, config)
 
 
 def bounds(interval: list[float], digits: int = 2) -> str:
@@ -113,26 +110,12 @@ def section(results: ExperimentResults, seconds: float) -> str:
     return "\n\n".join(parts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, help="folder with both data sets")
-    parser.add_argument("--keep", type=Path, help="run in this folder and keep it")
-    parser.add_argument("--read", action="store_true", help="run nothing: read the finished run")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.keep or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not arguments.read:
-            if arguments.data is None:
-                parser.error("--data is required")
-            run(folder, arguments.data)
-        results = open_experiment("minchatgpt", folder / "results")
-        seconds = json.loads((folder / TIMES).read_text())
-        title = "ChatGPT's three steps on 135M parameters"
-        record(title, "benchmarks/minchatgpt.py", section(results, seconds))
+def write(folder: Path) -> None:
+    """Writes the section from the finished run in `folder`."""
+    results = open_experiment(NAME, folder / "results")
+    text = section(results, whole_run.seconds_of_runs(folder)[NAME])
+    record("ChatGPT's three steps on 135M parameters", "benchmarks/minchatgpt.py", text)
 
 
 if __name__ == "__main__":
-    main()
+    whole_run.main(__doc__, {"data": "folder with both data sets"}, run, write)

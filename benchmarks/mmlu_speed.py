@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import contenders
 from harness import ENDINGS, Harness, read_rows, subjects_of, write_tasks
 
 HERE = Path(__file__).resolve().parent
@@ -155,17 +154,10 @@ def build_models(data: Path, work: Path, sizes: Sequence[str]) -> None:
 
 
 def run(command: Sequence[str], threads: int) -> dict:
-    """The last line printed by a process, with its peak resident memory as `peak_bytes`."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    """`contenders.run`, with this number of threads and without a network."""
+    environment = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     environment |= {"HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        out.seek(0)
-        errors.seek(0)
-        if status:
-            raise SystemExit(f"{command[:2]} failed:\n{errors.read()[-3000:]}")
-        return json.loads(out.read().splitlines()[-1]) | {"peak_bytes": usage.ru_maxrss * 1024}
+    return contenders.run(command, environment)
 
 
 def ours(job: dict) -> dict:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import whole_run
 from expertchat.dialogues.artifact import CANDIDATES
 from expertchat.engine.interface import Source
 from expertchat.engine.opening import open_engine
@@ -45,7 +46,7 @@ from expertchat.settings.ppo import PPO
 from expertchat.settings.rewards import Rewards
 from expertchat.splits import HELD_OUT, TRAIN
 from expertchat.statistics import cluster_bootstrap
-from laptop import PRESET, snakemake, with_mmlu
+from laptop import PRESET
 from record import markdown_table, record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,7 +103,7 @@ def main() -> None:
 
 def overrides(mmlu: Path) -> list[str]:
     """The changed settings: candidates in all turns, so that there are twice as many contexts."""
-    return [with_mmlu(mmlu), "dialogues={candidate_turns: [0, 1, 2, 3]}"]
+    return [whole_run.with_mmlu(mmlu), "dialogues={candidate_turns: [0, 1, 2, 3]}"]
 
 
 def make_inputs(folder: Path, mmlu: Path, recipe: Recipe) -> None:
@@ -110,7 +111,7 @@ def make_inputs(folder: Path, mmlu: Path, recipe: Recipe) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     manifests = [f"results/{reference}/{MANIFEST}" for reference in recipe.references()]
     if not all((folder / manifest).exists() for manifest in manifests):
-        snakemake(folder, *overrides(mmlu), targets=manifests)
+        whole_run.snakemake(folder, PRESET, *overrides(mmlu), targets=manifests)
 
 
 def tuned(store: Path, policies: Recipe, replies: Recipe, steps: int, out: Path) -> dict[str, str]:

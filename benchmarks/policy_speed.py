@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from contenders import run
 from record import markdown_table, record
 
 ALGORITHMS = ("rloo", "grpo")
@@ -151,13 +150,9 @@ CONTENDERS = {"ExpertChat": ours, "TRL": trl}
 
 
 def measured(model: Path, algorithm: str, name: str, batch_size: int, steps: int) -> dict[str, Any]:
-    """Runs one contender in a process of its own. Returns {seconds, peak}."""
+    """Runs one contender in a process of its own. Returns {seconds, peak_bytes}."""
     command = [sys.executable, __file__, str(model), "--one", algorithm, name]
-    command += ["--batch-size", str(batch_size), "--steps", str(steps)]
-    run = subprocess.run(command, capture_output=True, text=True)
-    if run.returncode:
-        raise SystemExit(f"{name}, {algorithm}:\n{run.stderr[-2000:]}")
-    return json.loads(run.stdout.splitlines()[-1])
+    return run([*command, "--batch-size", str(batch_size), "--steps", str(steps)])
 
 
 def main() -> None:
@@ -173,8 +168,7 @@ def main() -> None:
     if arguments.one:
         algorithm, name = arguments.one
         seconds = CONTENDERS[name](arguments.model, algorithm, arguments.batch_size, arguments.steps + 1)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds[1:], "peak": peak}))
+        print(json.dumps({"seconds": seconds[1:]}))
         return
     rows = []
     for algorithm in arguments.algorithms:
@@ -188,7 +182,7 @@ def main() -> None:
         for name, runs in found.items():
             middle = statistics.median(second for run in runs for second in run["seconds"])
             speed[name] = CONTEXTS * GROUP / middle
-            peak[name] = max(run["peak"] for run in runs) / 2**30
+            peak[name] = max(run["peak_bytes"] for run in runs) / 2**30
         rows.append(
             [
                 algorithm,

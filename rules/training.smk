@@ -12,7 +12,7 @@ rule make_sft:
         "logs/sft/{id}.log",
     benchmark:
         "logs/sft/{id}.tsv"
-    threads: experiment.threads
+    threads: experiment.training_threads
     resources:
         machine_gpus=1,
     params:
@@ -38,7 +38,7 @@ rule make_rewards:
         "logs/rewards/{id}.log",
     benchmark:
         "logs/rewards/{id}.tsv"
-    threads: experiment.threads
+    threads: experiment.training_threads
     resources:
         machine_gpus=1,
     params:
@@ -65,7 +65,7 @@ rule make_policies:
         "logs/policies/{id}.log",
     benchmark:
         "logs/policies/{id}.tsv"
-    threads: experiment.threads
+    threads: experiment.training_threads
     resources:
         machine_gpus=1,
     params:

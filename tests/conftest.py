@@ -39,6 +39,11 @@ def planned(root):
 @pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level tokenizer with a chat template, trained on a few texts."""
+    return small_tokenizer()
+
+
+def small_tokenizer():
+    """See `tokenizer`."""
     from expertchat.demo.tokenizer import train_tokenizer
 
     texts = ["Topic: bread. I bake rye bread at 220 degrees.", "Rate A for coherence from 0 to 9."]

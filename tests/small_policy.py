@@ -45,9 +45,9 @@ def make_reward_model(model_folder, folder):
     return folder, model.eval()
 
 
-def make_backbone(model_folder, reward_folder):
+def make_backbone(model_folder, reward_folder, **load):
     torch.manual_seed(0)
-    base = load_model(model_folder, Load())
+    base = load_model(model_folder, Load(**load))
     return SharedBackbone(base, new_adapter(base), [reward_folder[0]])
 
 

@@ -7,7 +7,13 @@ import sys
 import pytest
 import torch
 from conftest import save_random_model
-from expertchat.engine.loading import check_attention, load_model, make_skeleton, pick_dtype
+from expertchat.engine.loading import (
+    check_attention,
+    has_kernels,
+    load_model,
+    make_skeleton,
+    pick_dtype,
+)
 from expertchat.engine.memory import (
     block_bytes,
     check_footprint,
@@ -291,6 +297,23 @@ def test_a_gpu_without_bfloat16_gets_float16(monkeypatch, has_bfloat16, expected
     assert pick_dtype(Load(), torch.device("cuda")) == expected
     assert pick_dtype(Load(), torch.device("cpu")) == torch.float32
     assert pick_dtype(Load(dtype="bfloat16"), torch.device("cuda")) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 0), False), ((7, 5), True), ((8, 6), True), ((9, 0), True), ((10, 3), True), ((12, 0), False)],
+)
+def test_kernels_run_on_later_gpus_of_their_generation(capability, expected):
+    assert has_kernels(capability, ["sm_75", "sm_80", "sm_90a", "sm_100"]) == expected
+    assert has_kernels(capability, ["compute_75"]) == (capability >= (7, 5))
+
+
+def test_a_gpu_without_kernels_is_named(llama_folder, monkeypatch):
+    known = {"get_arch_list": ["sm_75", "sm_80"], "device_count": 1, "get_device_name": "Tesla V100"}
+    for name, value in (known | {"get_device_capability": (7, 0)}).items():
+        monkeypatch.setattr(torch.cuda, name, lambda *gpu, value=value: value)
+    with pytest.raises(UserError, match=r"Tesla V100 has compute capability 7\.0, and this PyTorch"):
+        load_model(llama_folder, Load())
 
 
 def test_flash_attention_is_refused_before_weights_are_read(llama_folder, tmp_path, monkeypatch):

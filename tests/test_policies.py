@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from disk_use import disk_use
+from expertchat.chat import reply_end
 from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.contexts import OpenContext
 from expertchat.engine.loading import load_model
@@ -16,7 +17,7 @@ from expertchat.pipeline.recipes import Recipe, load_runtime
 from expertchat.policies import ppo
 from expertchat.policies.outcome import keep_policy, reason_against_tuning
 from expertchat.policies.policy import make_policy
-from expertchat.policies.rollout import make_rollout
+from expertchat.policies.rollout import make_rollout, spoken_ids
 from expertchat.policies.running import train
 from expertchat.policies.shared_backbone import SharedBackbone
 from expertchat.records import read_json, write_json
@@ -24,7 +25,7 @@ from expertchat.settings.decoding import Decoding
 from expertchat.settings.models import Load
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from small_policy import GROUPS, SETTINGS, make_trainer, new_adapter
+from small_policy import GROUPS, SETTINGS, make_backbone, make_trainer, new_adapter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForSequenceClassification
 
@@ -43,11 +44,12 @@ def test_the_score_is_that_of_the_saved_reward_model(trainer, reward_folder):
 def test_reference_and_new_policy_agree_and_equal_the_base_model(trainer, model_folder):
     rollout = trainer.collect_rollout(1)
     with torch.no_grad():
-        logprobs, values = trainer.backbone.logprobs_and_values(rollout, 0.7)
+        reading = trainer.backbone.read(rollout, 0.7)
+    logprobs = reading.logprobs
     reference = trainer.backbone.reference_logprobs(rollout, 0.7)
     mask = rollout.reply_mask
     assert torch.allclose(logprobs[mask], reference[mask], atol=1e-5)
-    assert not values.any()  # the value head starts at 0
+    assert not reading.values.any()  # the value head starts at 0
     base = load_model(model_folder, Load())
     row = rollout.ids[0][rollout.mask[0].bool()].unsqueeze(0)
     length = int(mask[0].sum())
@@ -72,7 +74,7 @@ def test_only_the_policy_adapter_and_the_value_head_are_trained(trainer):
 
 def test_the_first_update_starts_from_ratio_1(trainer):
     experience, figures = trainer.make_experience(trainer.collect_rollout(1))
-    again, _ = trainer.backbone.logprobs_and_values(experience.rollout, 1.0)
+    again = trainer.backbone.read(experience.rollout, 1.0).logprobs
     mask = experience.rollout.reply_mask
     assert torch.allclose(again[mask], experience.logprobs[mask], atol=1e-5)
     assert figures["kl"] == pytest.approx(0, abs=1e-3)
@@ -81,7 +83,7 @@ def test_the_first_update_starts_from_ratio_1(trainer):
 def as_drawn(trainer, rollout):
     """The rollout with the log-probabilities that its tokens would have been drawn with."""
     with torch.no_grad():
-        logprobs = trainer.backbone.policy_logprobs(rollout, trainer.decoding.temperature)
+        logprobs = trainer.backbone.read(rollout, trainer.decoding.temperature).logprobs
     return replace(rollout, drawn_logprobs=logprobs)
 
 
@@ -99,6 +101,22 @@ def test_a_reply_without_an_end_token_gets_the_fixed_score(backbone, model_folde
     assert experience.returns[:, -1].tolist() == pytest.approx([finished, unfinished], abs=1e-3)
 
 
+def test_a_reply_that_a_stop_text_ended_is_learned_as_drawn_and_scored_as_dialogues_have_it(
+    trainer, tokenizer
+):
+    drawn = Completion(tokenizer.encode("rye bread \nUser: more", add_special_tokens=False), "stop")
+    spoken = spoken_ids(drawn, ["\nUser:"], tokenizer)
+    assert tokenizer.decode(spoken[:-1]) == "rye bread" and spoken[-1] == reply_end(tokenizer)
+    rollout = make_rollout([[1, 4]], [drawn], 0, "cpu", [spoken])
+    assert rollout.reply_ids() == [drawn.ids] and rollout.ended.all()
+    ended = Completion(spoken[:-1], "stop", spoken[-1])
+    assert spoken_ids(ended, ["\nUser:"], tokenizer) == spoken
+    expected = trainer.score(make_rollout([[1, 4]], [ended], 0, "cpu"))
+    assert trainer.score(rollout).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    cut = Completion(drawn.ids, "length")
+    assert spoken_ids(cut, ["\nUser:"], tokenizer) == drawn.ids
+
+
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
 def test_replies_to_one_context_are_compared_without_values(backbone, model_folder, tmp_path, algorithm):
     settings = SETTINGS.model_copy(update={**GROUPS[algorithm], "kl_coefficient": 0, "steps": 1})
@@ -110,7 +128,7 @@ def test_replies_to_one_context_are_compared_without_values(backbone, model_fold
         return scores[4 * part : 4 * part + len(rollout.ids)]
 
     trainer = make_trainer(backbone, model_folder, settings, score=score)
-    backbone.logprobs_and_values = None  # no value is computed
+    backbone.value_head = None  # no value is computed
     rollout = trainer.collect_rollout(1)
     prompts = [row[: -rollout.reply_mask.shape[1]].tolist() for row in rollout.ids]
     assert prompts[0] == prompts[1] == prompts[2] == prompts[3] != prompts[4]
@@ -281,13 +299,29 @@ def test_batches_of_any_size_give_the_same_experience(backbone, model_folder):
     assert not found[3].logprobs[~mask].any()
 
 
+def test_float16_is_trained_with_a_scaled_loss_and_without_bfloat16(model_folder, reward_folder):
+    """As on GPUs that do not compute bfloat16, here on a CPU."""
+    backbone = make_backbone(model_folder, reward_folder, dtype="float16")
+    tensors = {**dict(backbone.model.named_parameters()), **dict(backbone.model.named_buffers())}
+    assert torch.bfloat16 not in {tensor.dtype for tensor in tensors.values()}
+    assert {tensor.dtype for tensor in backbone.trainable().values()} == {torch.float32}
+    trainer = make_trainer(backbone, model_folder)
+    before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
+    trainer.measure_reward_statistics()
+    rows = [trainer.train_step() for _ in range(3)]
+    assert trainer.scaler.is_enabled() and trainer.scaler.get_scale() > 1
+    assert all(row["gradient_norm"] > 0 and row["drawn_gap"] < 0.1 for row in rows[-1:])
+    moved = [name for name, p in trainer.parameters.items() if not torch.equal(p, before[name])]
+    assert moved and all(torch.isfinite(p).all() for p in trainer.parameters.values())
+
+
 def test_the_head_reads_real_reply_tokens_only(backbone):
     completions = [Completion([5, 6, 7, 8, 9], "length"), Completion([5], "stop", 2)]
     rollout = make_rollout([[1, 4], [1, 4, 5, 6]], completions, 0, "cpu")
     seen = []
     head = backbone.model.get_base_model().get_output_embeddings()
     hook = head.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
-    backbone.logprobs_and_values(rollout, 1.0)
+    backbone.read(rollout, 1.0)
     backbone.reference_logprobs(rollout, 1.0)
     hook.remove()
     assert seen == [5 + 2, 5 + 2]  # of 2 rows of 4 + 5 columns
@@ -295,7 +329,7 @@ def test_the_head_reads_real_reply_tokens_only(backbone):
 
 def test_progress_counts_every_pass_over_the_replies(trainer):
     passes = []
-    trainer.on_pass = passes.append
+    trainer.passes.on_pass = passes.append
     trainer.measure_reward_statistics()
     assert sum(passes) == 2 * 8  # drawn and scored
     passes.clear()

@@ -36,7 +36,7 @@ def test_replies_that_did_not_end_do_not_move_the_mean_score(trainer):
     ended = torch.zeros(len(rollout.ids), dtype=torch.bool)
     ended[[1, 3]] = True
     trainer.collect_rollout = lambda *_, **__: replace(rollout, ended=ended)
-    trainer._in_batches = lambda *_: scores
+    trainer.passes.over = lambda *_: scores
     trainer.measure_reward_statistics()
     assert trainer.state.reward_mean == 2.0 and trainer.state.reward_std == pytest.approx(2**0.5)
 
@@ -68,7 +68,7 @@ def test_few_logits_are_in_memory_at_once_and_the_gradient_is_the_same(trainer, 
     for name, size in (("whole", 1 << 30), ("chunks", 1)):
         monkeypatch.setattr(shared_backbone, "LOGIT_BYTES", size)
         trainer.backbone.model.zero_grad()
-        logprobs = trainer.backbone.policy_logprobs(rollout, 1.0)
+        logprobs = trainer.backbone.read(rollout, 1.0).logprobs
         logprobs.sum().backward()
         gradients = [p.grad.clone() for p in trainer.backbone.trainable(False).values()]
         found[name] = (logprobs.detach(), gradients)
@@ -92,16 +92,16 @@ def close(first, second, tolerance=1e-4):
 def test_memory_that_runs_out_halves_the_rows_and_not_the_gradient(trainer, capsys):
     experience, _ = trainer.make_experience(trainer.collect_rollout(1))
     expected = gradient_of(trainer, experience)
-    read, rows = trainer.backbone.logprobs_and_values, trainer.batch_size
+    read, rows = trainer.backbone.read, trainer.passes.batch_size
 
-    def too_large(rollout, temperature):
+    def too_large(rollout, temperature, **wanted):
         if len(rollout.ids) > rows // 2:
             raise torch.OutOfMemoryError("no memory")
-        return read(rollout, temperature)
+        return read(rollout, temperature, **wanted)
 
-    trainer.backbone.logprobs_and_values = too_large
+    trainer.backbone.read = too_large
     sums = trainer._minibatch_update(experience, torch.arange(len(experience.values)))
-    assert trainer.batch_size == rows // 2
+    assert trainer.passes.batch_size == rows // 2
     assert f"out of memory: going on with {rows // 2} rows at a time" in capsys.readouterr().err
     found = [p.grad for p in trainer.parameters.values() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(expected)
@@ -111,8 +111,23 @@ def test_memory_that_runs_out_halves_the_rows_and_not_the_gradient(trainer, caps
 def test_the_gradient_does_not_depend_on_the_rows_at_a_time(trainer):
     experience, _ = trainer.make_experience(trainer.collect_rollout(1))
     expected = gradient_of(trainer, experience)
-    trainer.batch_size = 1
+    trainer.passes.batch_size = 1
     assert close(expected, gradient_of(trainer, experience))
+
+
+def test_the_entropy_bonus_adds_the_gradient_of_the_entropy(trainer):
+    experience, _ = trainer.make_experience(trainer.collect_rollout(1))
+    without = gradient_of(trainer, experience)
+    trainer.settings = trainer.settings.model_copy(update={"entropy_coefficient": 0.5})
+    found = gradient_of(trainer, experience)
+    trainer.optimizer.zero_grad(set_to_none=True)
+    mask = experience.rollout.reply_mask
+    entropies = trainer.backbone.read(experience.rollout, 1.0, entropy=True).entropies
+    (-0.5 * entropies[mask].mean()).backward()
+    own = [p.grad for n, p in trainer.parameters.items() if not n.startswith("value_head")]
+    expected = [a + b for a, b in zip(without, own, strict=False)]
+    assert close(expected, found[: len(own)])
+    assert (entropies[mask] > 0).all() and not entropies[~mask].any()
 
 
 def test_memory_that_is_too_small_for_one_row_is_an_error(trainer):
@@ -120,8 +135,8 @@ def test_memory_that_is_too_small_for_one_row_is_an_error(trainer):
         raise torch.OutOfMemoryError("no memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        trainer._within_memory(never)
-    assert trainer.batch_size == 1
+        trainer.passes.within_memory(never)
+    assert trainer.passes.batch_size == 1
 
 
 def test_activations_that_are_computed_again_give_the_same_gradient(model_folder, reward_folder):
@@ -147,8 +162,8 @@ def test_replies_to_one_context_are_read_together_and_as_if_alone(backbone, mode
     prompts = rollout.prompt_ids()
     group = settings.replies_per_context
     assert all(prompts[i] == prompts[i - i % group] for i in range(len(prompts)))
-    together = backbone.policy_logprobs(rollout, 1.0), backbone.scores(rollout)
+    together = backbone.read(rollout, 1.0).logprobs, backbone.scores(rollout)
     backbone.reader = Reader(0, "a test")
-    alone = backbone.policy_logprobs(rollout, 1.0), backbone.scores(rollout)
+    alone = backbone.read(rollout, 1.0).logprobs, backbone.scores(rollout)
     for first, second in zip(together, alone, strict=True):
         assert torch.allclose(first, second, atol=1e-5)

@@ -48,6 +48,21 @@ PAIRS = [
     {"context_id": c, "chosen": first, "rejected": second, "topic_id": c}
     for c, first, second in (("a", "a0", "a1"), ("a", "a2", "a1"), ("b", "b1", "b0"), ("a", "a0", "a3"))
 ]
+
+
+def five_contexts():
+    """Five contexts: an uneven number of shares and of batches."""
+    names = [f"{first}{number}" for number in range(5) for first in "xyz"]
+    encoded = {name: [10 + int(name[1]), 11, 12, 30 + 3 * i, 40, 2] for i, name in enumerate(names)}
+    pairs = [
+        {"context_id": name[1], "chosen": name, "rejected": f"{other}{name[1]}", "topic_id": name[1]}
+        for name in names
+        for other in "yz"
+        if other > name[0]
+    ]
+    return group_pairs(pairs, encoded, {name: 3 + i % 4 for i, name in enumerate(names)})
+
+
 SETTINGS = Rewards(learning_rate=1e-2, epochs=2, batch_size=2, lora=LoRA(rank=4))
 BAR = {"label": "test", "unit": "tokens"}
 

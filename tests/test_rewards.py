@@ -143,15 +143,17 @@ def artifacts(folder, generator, varied=False):
 SETTINGS = Rewards(learning_rate=5e-3, epochs=4, batch_size=2, lora=LoRA(rank=4))
 
 
-def train(model_folder, folder, shuffled, changed=None, **load):
+def train(model_folder, folder, shuffled, changed=None, rated=None, **load):
+    """The metrics of a reward model on the artifacts in `rated`, by default in `folder`."""
+    rated = rated or folder
     for name in ("checkpoints", "out"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(exist_ok=True)
     settings = SETTINGS.model_copy(update=changed or {})
     tokenizer = load_tokenizer(model_folder, Load(**load))
     data = rated_data(
         tokenizer,
-        dialogues=[folder],
-        ratings=[folder],
+        dialogues=[rated],
+        ratings=[rated],
         speaker="a",
         weights={"c": 1.0},
         min_valid_mass=0.5,

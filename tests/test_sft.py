@@ -92,7 +92,11 @@ def test_rows_of_a_pass_divide_those_of_a_step():
 @pytest.fixture(scope="module")
 def instructions(tmp_path_factory):
     """An artifact of stage instructions: 24 conversations to train on, and 6 others."""
-    folder = tmp_path_factory.mktemp("instructions")
+    return write_instructions(tmp_path_factory.mktemp("instructions"))
+
+
+def write_instructions(folder):
+    """See `instructions`."""
 
     def conversations(first, last):
         for n in range(first, last):

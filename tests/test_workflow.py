@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from expertchat.pipeline.plan import STAGES
 from expertchat.records import read_json
@@ -252,7 +253,29 @@ def test_every_preset_can_be_planned(preset, profile, tmp_path):
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
 
 
-def test_a_gpu_rule_asks_slurm_for_four_gpus_of_one_node(copied, tmp_path):
+def test_two_processes_make_the_same_reward_model_and_policy_up_to_rounding(finished, copied):
+    view = "results/experiments/demo/round-1"
+    reward, policy = ((copied / view / stage / "llama").resolve() for stage in ("rewards", "policies"))
+    alone = read_json(reward / "training.json")[0]["final"]
+    shutil.rmtree(reward)
+    snakemake(copied, "rewards", "--config", "processes=2")
+    assert read_json(reward / "manifest.json")["processes"] == 2
+    together = read_json(reward / "training.json")[0]["final"]
+    assert [e["loss"] for e in together] == pytest.approx([e["loss"] for e in alone], abs=1e-4)
+    support(reward)
+    adapters = []
+    for processes in (1, 2):
+        shutil.rmtree(policy)
+        snakemake(copied, "policies", "--config", f"processes={processes}")
+        assert read_json(policy / "manifest.json").get("processes", 1) == processes
+        assert not (copied / "results/work/policies" / policy.name).exists()
+        adapters.append(load_file(policy / "adapter/adapter_model.safetensors"))
+    for name, tensor in adapters[0].items():
+        assert torch.allclose(tensor, adapters[1][name], rtol=0, atol=1e-4), name
+
+
+@pytest.mark.parametrize("nodes", ["1", "2"])
+def test_training_asks_slurm_for_four_gpus_of_each_node(copied, tmp_path, nodes):
     """What sbatch is really called with, by an sbatch that writes it down and refuses."""
     (tmp_path / "bin").mkdir()
     for name in ("sbatch", "squeue", "sacct", "sinfo", "scontrol", "scancel", "sacctmgr", "sshare"):
@@ -264,11 +287,10 @@ def test_a_gpu_rule_asks_slurm_for_four_gpus_of_one_node(copied, tmp_path):
     path = f"{tmp_path}/bin:{os.environ['PATH']}"
     arguments = ["policies", "--profile", str(ROOT / "profiles/slurm"), "--retries", "0"]
     arguments += ["--slurm-init-seconds-before-status-checks", "1"]
-    snakemake(
-        copied, *arguments, check=False, PATH=path, EXPERTCHAT_PARTITION="gpu", EXPERTCHAT_ACCOUNT="me"
-    )
+    site = {"EXPERTCHAT_PARTITION": "gpu", "EXPERTCHAT_ACCOUNT": "me", "EXPERTCHAT_NODES": nodes}
+    snakemake(copied, *arguments, check=False, PATH=path, **site)
     calls = [c for c in (tmp_path / "calls").read_text().splitlines() if c.startswith("sbatch")]
-    assert calls and all("--gres=gpu:4" in call and "--nodes=1" in call for call in calls)
+    assert calls and all("--gres=gpu:4" in call and f"--nodes={nodes}" in call for call in calls)
     assert all(" -p gpu " in call and " -A me " in call for call in calls)
 
 

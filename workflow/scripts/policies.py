@@ -13,6 +13,8 @@ def main() -> None:
         if reason is not None:
             keep_policy(job.input("policy"), reason, job.out)
             return
+        if job.trains_together(job.settings["speaker"]):
+            return
 
         from expertchat.policies.policy import make_policy
         from expertchat.replies.contexts import contexts_for

@@ -6,6 +6,9 @@ from expertchat.settings.rewards import Rewards
 
 def main() -> None:
     with open_job("rewards", __doc__) as job:
+        if job.trains_together(job.settings["speaker"]):
+            return
+
         from expertchat.engine.training import load_tokenizer
         from expertchat.rewards.data import preferred_data, rated_data
         from expertchat.rewards.reward_model import make_reward_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -53,6 +53,38 @@ def pick_dtype(load: Load, device: torch.device) -> torch.dtype:
 def default_device() -> torch.device:
     """The device for models in this process: a GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def has_kernels(capability: tuple[int, int], builds: Sequence[str]) -> bool:
+    """Whether PyTorch, built for `builds` such as sm_80 and compute_90, runs on a GPU of this compute
+    capability.
+
+    A binary (sm) runs on GPUs of its major version from its minor version on, portable code (compute) on
+    all later ones.
+    """
+    for build in builds:
+        kind, _, number = build.partition("_")
+        digits = "".join(character for character in number if character.isdigit())
+        major, minor = int(digits[:-1]), int(digits[-1])
+        if kind == "sm" and capability[0] == major and capability[1] >= minor:
+            return True
+        if kind == "compute" and capability >= (major, minor):
+            return True
+    return False
+
+
+def check_gpus() -> None:
+    """Raises UserError if PyTorch has no kernels for one of the GPUs that this process sees."""
+    builds = torch.cuda.get_arch_list()
+    for gpu in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(gpu)
+        if builds and not has_kernels(capability, builds):
+            raise UserError(
+                f"{torch.cuda.get_device_name(gpu)} has compute capability {capability[0]}."
+                f"{capability[1]}, and this PyTorch (CUDA {torch.version.cuda}) has no kernels for it, "
+                f"only for {', '.join(builds)}: install a build that has, such as one for CUDA 12.6 for "
+                "GPUs of capability 7.0 (V100)"
+            )
 
 
 def check_attention(load: Load, dtype: torch.dtype, device: torch.device) -> None:
@@ -151,6 +183,7 @@ def load_model(
     disable_progress_bar()  # the stages show their own progress bars
     folder = Path(folder)
     dtype = pick_dtype(load, default_device())
+    check_gpus()
     check_attention(load, dtype, default_device())
     skeleton = make_skeleton(folder, load, auto_class, **changes)
     check_quantizable(skeleton, load, str(folder))

@@ -1,4 +1,8 @@
-"""What the stages share that train by transformers' Trainer: arguments, progress, and checkpoints."""
+"""What the stages share that train by transformers' Trainer: arguments, progress, and checkpoints.
+
+Where several processes train together, each has a Trainer that knows of itself only: all see the same
+batches, and each works on its share of a batch (`parallel`).
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from expertchat.checkpoints import Checkpoints, numbered
+from expertchat.engine import parallel
 
 LOGGED = 50  # entries of a log, about
 
@@ -27,7 +33,8 @@ class Seal(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         # an entry of the log is a mean since the last one, and the Trainer forgets what it has of one
-        control.should_save = self.saved.due and state.global_step % args.logging_steps == 0
+        logged = state.global_step % args.logging_steps == 0
+        control.should_save = logged and self.saved.due and parallel.rank() == 0
 
     def on_save(self, args, state, control, **kwargs) -> None:
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -43,6 +50,8 @@ class TokenProgress:
     """
 
     state: TrainerState
+    accelerator: Any
+    model: Any
 
     def __init__(self, progress, tokens: int, **kwargs):
         """`progress`: a progress bar in tokens, to which the run adds `tokens` in all."""
@@ -51,10 +60,18 @@ class TokenProgress:
         self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
 
     def count(self, tokens: int) -> None:
-        """Adds tokens to the progress bar, but not more than the run has left."""
-        tokens = min(tokens, self.tokens_left)
+        """Adds tokens to the progress bar, and as many for each other process, but not more than the run
+        has left."""
+        tokens = min(tokens * parallel.count(), self.tokens_left)
         self.tokens_left -= tokens
         self.progress.update(tokens)
+
+    def together(self, loss: Tensor) -> Tensor:
+        """The loss of a pass, and after the last pass of a step also its gradients, summed over the
+        processes that train together."""
+        if self.accelerator.sync_gradients:
+            parallel.sum_gradients(p for p in self.model.parameters() if p.requires_grad)
+        return parallel.stacked(loss).sum(0)
 
     def show_loss(self, logs: dict[str, float]) -> None:
         """Shows the loss of a log entry beside the bar, if it has one."""
@@ -91,9 +108,10 @@ def common_arguments(model, scratch: Path, steps: int, seed: int) -> dict[str, A
 def run_to_the_end(trainer, saved: Checkpoints) -> None:
     """Trains from the latest checkpoint, or from the beginning if there is none."""
     trainer.add_callback(Seal(saved))
-    checkpoint = saved.latest()
+    checkpoint = parallel.from_first(saved.latest)
     if checkpoint is not None:
         done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        trainer.count(trainer.tokens * done.global_step // done.max_steps)
+        trainer.count(trainer.tokens * done.global_step // done.max_steps // parallel.count())
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    parallel.require_equal(p for p in trainer.model.parameters() if p.requires_grad)
     trainer.count(trainer.tokens_left)

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import AutoConfig
 
+from expertchat.engine import parallel
 from expertchat.engine.adapters import add_adapter
 from expertchat.engine.finite import require_finite_weights
 from expertchat.engine.generate.generation import complete_prompts, padded, position_ids
 from expertchat.engine.generate.sampling import token_logprobs, uniforms
-from expertchat.engine.generate.stopping import Completion, end_token_ids
-from expertchat.engine.loading import context_tokens, load_model, load_tokenizer
+from expertchat.engine.generate.stopping import Completion, before_stop, end_token_ids
+from expertchat.engine.loading import context_tokens, load_model, load_tokenizer, make_skeleton
+from expertchat.engine.memory import block_bytes
+from expertchat.engine.placement import gpu_free_bytes
 from expertchat.engine.rotation import long_rope_limit
 from expertchat.engine.shared_prompts import Reader, text_states, why_whole
 from expertchat.engine.trainers import TokenProgress, common_arguments, run_to_the_end
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
+from expertchat.settings.models import Load
 from expertchat.settings.target_modules import find_target_modules
 
 __all__ = [
@@ -33,14 +39,17 @@ __all__ = [
     "Reader",
     "TokenProgress",
     "add_adapter",
+    "before_stop",
     "check_lengths",
     "common_arguments",
+    "copies_of_model",
     "draw_completions",
     "end_token_ids",
     "load_model",
     "load_tokenizer",
     "lora_config",
     "padded",
+    "parallel",
     "position_ids",
     "require_finite_weights",
     "run_to_the_end",
@@ -73,6 +82,28 @@ def check_lengths(folder: Path, tokens: int) -> None:
         f"{folder}: a training sequence has up to {tokens} tokens, but {reason}: lower dialogues.turns, "
         "dialogues.max_tokens or max_new_tokens"
     )
+
+
+LARGEST_SHARE = 0.6  # of a GPU's memory that the weights of a copy take; the rest is for activations
+FULL_BYTES = 16  # per weight that is trained: in float32, with gradient and two moments of Adam
+
+
+def copies_of_model(folder: Path, load: Load, full: bool = False) -> int:
+    """The number of processes that can train the model in `folder` together on this machine's GPUs.
+
+    That is one per GPU if each has room for a copy, else one. `full`: all weights are trained, and not
+    an adapter. The GPUs are looked at in a process of its own, as looking takes memory on each.
+    """
+    gpus = torch.cuda.device_count()
+    if gpus < 2:
+        return 1
+    skeleton = make_skeleton(folder, load)
+    need = sum(block_bytes(skeleton, load).values())
+    if full:
+        need = FULL_BYTES * sum(parameter.numel() for parameter in skeleton.parameters())
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        room = min(pool.submit(gpu_free_bytes).result())
+    return gpus if need <= LARGEST_SHARE * room else 1
 
 
 def without_dropout(model) -> None:

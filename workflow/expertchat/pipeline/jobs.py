@@ -31,6 +31,18 @@ from expertchat.pipeline.fingerprints import code_fingerprint, user_file_fingerp
 from expertchat.pipeline.integrity import find_damage
 from expertchat.pipeline.locks import locked
 from expertchat.pipeline.logs import INTERRUPTED
+from expertchat.pipeline.processes import (
+    PROCESSES,
+    Place,
+    begin,
+    nodes_of_job,
+    own_place,
+    report_failure,
+    report_run,
+    reported_run,
+    run_together,
+    this_script,
+)
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import (
     artifact_path,
@@ -61,6 +73,7 @@ class Job:
     store: Path
     out: Path  # the folder to be published, empty at the start
     checkpoints: Path  # a folder that survives an interruption
+    is_one_of_several: bool = False  # whether this process trains together with others
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -126,6 +139,27 @@ class Job:
         """`source` for several models. `policies` are given for all of them or for none."""
         adapters: Sequence[Path | None] = policies or [None] * len(models)
         return [self.source(*parts) for parts in zip(models, folders, adapters, strict=True)]
+
+    def trains_together(self, model: str, full: bool = False) -> bool:
+        """Whether several processes have done the job, which trains `model`: it then only has to be
+        published. If the settings ask for several, they are started here.
+
+        `full`: all of its weights are trained, and not an adapter. Raises UserError with the error of
+        the process that failed first.
+        """
+        if self.is_one_of_several:
+            return False
+        processes, nodes = self.recipe.runtime["processes"], nodes_of_job()
+        if processes == "auto":
+            from expertchat.engine.training import copies_of_model
+
+            folder = self.input("model")
+            assert folder is not None  # what is trained is an input
+            processes = copies_of_model(folder / "model", self.load(model), full)
+        if processes * nodes == 1:
+            return False
+        run_together(this_script(), processes, nodes, self.checkpoints.parent)
+        return True
 
 
 def parse_arguments(stage: str, description: str) -> tuple[Recipe, Path]:
@@ -203,6 +237,7 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
     """
     work: Path | None = None
     started = time.monotonic()
+    place = own_place()
     signal.signal(signal.SIGTERM, _raise_terminated)
     silence_libraries()
     if stage not in ONLINE:
@@ -212,9 +247,14 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
         recipe, store = parse_arguments(stage, description)
         label_job(recipe.label)
         check_code(recipe)
+        work = work_path(store, recipe.reference)
+        if place is not None:
+            with _one_of_several(recipe, store, work, place) as job:
+                yield job
+            report_run(work, place, describe_run(started))
+            return
         check_inputs(recipe, store)
         date_back(store, recipe.references())
-        work = work_path(store, recipe.reference)
         with locked(work, recipe.reference) as require_lock:
             (work / "checkpoints").mkdir(parents=True, exist_ok=True)
             restore_manifest(store, recipe.reference)
@@ -230,16 +270,37 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
             for log in work.glob(SERVER_LOG.format("*")):  # as the job's own log, of one attempt
                 log.unlink()
             out = work / "out"
-            shutil.rmtree(out, ignore_errors=True)
+            for left_over in (out, work / PROCESSES):
+                shutil.rmtree(left_over, ignore_errors=True)
             out.mkdir()
             yield Job(recipe, store, out, work / "checkpoints")
             require_lock()
-            write_manifest(out, recipe, describe_run(started), store)
+            write_manifest(out, recipe, reported_run(work) or describe_run(started), store)
             publish(store, recipe, out)
             shutil.rmtree(work, ignore_errors=True)
-    except UserError as error:
-        sys.exit(told(f"{stage}: {error}"))
     except KeyboardInterrupt:
         sys.exit(f"{stage}: {INTERRUPTED}")
     except Exception as error:
-        sys.exit(shown(f"{stage}: {explain(error, work)}"))
+        known = isinstance(error, UserError)
+        message = told(str(error)) if known else shown(explain(error, work))
+        if place is None or work is None:
+            sys.exit(f"{stage}: {message}")
+        report_failure(work, place, message)
+        sys.exit(1)
+
+
+@contextmanager
+def _one_of_several(recipe: Recipe, store: Path, work: Path, place: Place) -> Iterator[Job]:
+    """The job in one of the processes that train together; its own process has the lock and publishes.
+
+    What the first writes counts. The others write to folders of their own, which are dropped.
+    """
+    from expertchat.engine.parallel import join, leave
+
+    begin(work, place)
+    join(place.rank, place.count, place.address, place.gpu)
+    folder = work if place.rank == 0 else work / PROCESSES / f"{place.rank}"
+    for name in ("out", "checkpoints"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    yield Job(recipe, store, folder / "out", folder / "checkpoints", is_one_of_several=True)
+    leave()

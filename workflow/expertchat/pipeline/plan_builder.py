@@ -14,6 +14,8 @@ from expertchat.pipeline.view import label_of
 from expertchat.prompts import read_chat_template
 from expertchat.settings.experiment import Experiment
 
+TRAINING = ("sft", "rewards", "policies")  # the stages whose jobs can have several processes
+
 
 class PlanBuilder:
     """A plan to which recipes are added one by one, inputs before what reads them."""
@@ -50,12 +52,13 @@ class PlanBuilder:
         paths = {name: (self.root / path).resolve() for name, path in (files or {}).items()}
         settings = settings | {name: user_file_fingerprint(path) for name, path in paths.items()}
         places = {"files": {name: str(path) for name, path in paths.items()}} if paths else {}
+        training = {"processes": self.experiment.processes} if stage in TRAINING else {}
         recipe = Recipe(
             stage=stage,
             settings=settings,
             code=code_fingerprint(stage),
             inputs={key: value for key, value in (inputs or {}).items() if value},
-            runtime={**load_runtime(loads), **(runtime or {}), **places},
+            runtime={**load_runtime(loads), **training, **(runtime or {}), **places},
         )
         view = [*([f"round-{round}"] if round else []), stage, *([name] if name else [])]
         self.plan.views["/".join(view)] = recipe.reference

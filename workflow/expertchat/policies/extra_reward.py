@@ -38,7 +38,7 @@ def extra_rewards(reward: Callable[[str, str], float], tokenizer) -> Callable[[R
 
     def of(rollout: Rollout) -> Tensor:
         values = []
-        for prompt, reply in zip(rollout.prompt_ids(), rollout.reply_ids(), strict=True):
+        for prompt, reply in zip(rollout.prompt_ids(), rollout.spoken, strict=True):
             texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt, reply)]
             values.append(_value(reward, *texts))
         return torch.tensor(values)

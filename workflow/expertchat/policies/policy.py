@@ -47,6 +47,8 @@ def make_policy(
     """
     torch.manual_seed(seed)  # for the initial weights of a new adapter
     tokenizer = load_tokenizer(model_folder, load)
+    stops = [*decoding.stop, *chat.stop_texts(tokenizer)]  # as in dialogues
+    decoding = decoding.model_copy(update={"stop": stops})
     prompts = [chat.encode(tokenizer, context.messages) for context in contexts]
     reply = decoding.max_new_tokens + decoding.grace_tokens + 1  # and the end token
     check_lengths(model_folder, max(map(len, prompts), default=0) + reply)

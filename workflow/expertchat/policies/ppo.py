@@ -96,6 +96,12 @@ def grpo_advantages(scores: Tensor, penalties: Tensor, group: int) -> Tensor:
     return (normalised - (costs - costs.mean(1, keepdim=True))).flatten()
 
 
+def token_entropies(logits: Tensor, temperature: float) -> Tensor:
+    """Entropies [N], in nats, of what `logits` [N, V] give at the temperature."""
+    logprobs = torch.log_softmax(logits.float() / temperature, -1)
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
 def policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_range: float
 ) -> tuple[Tensor, Tensor]:

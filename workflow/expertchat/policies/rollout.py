@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expertchat.engine.training import Completion, padded
+from expertchat import chat
+from expertchat.engine.training import Completion, before_stop, padded
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Rollout:
     reply_mask: Tensor  # [B, T] bool, true for reply tokens including the end token
     ended: Tensor  # [B] bool, whether the reply ended by itself
     drawn_logprobs: Tensor  # [B, T], of the reply tokens when they were drawn, 0 for padding
+    spoken: Sequence[list[int]]  # of each reply, the ids that the reward reads (`spoken_ids`)
 
     @property
     def replies(self) -> Tensor:
@@ -53,15 +55,39 @@ class Rollout:
             replies[:, :length],
             self.ended[index],
             self.drawn_logprobs[index, :length],
+            [self.spoken[i] for i in index.tolist()],
         )
 
 
+def drawn_ids(completion: Completion) -> list[int]:
+    """The ids of a reply as it was drawn, with its end token if there is one."""
+    return [*completion.ids, *([] if completion.end is None else [completion.end])]
+
+
+def spoken_ids(completion: Completion, stops: Sequence[str], tokenizer) -> list[int]:
+    """The ids of a reply as dialogues have it, and as the reward model was trained to read it.
+
+    That is as it was drawn; if one of the texts `stops` ended it, then without that text, and with an
+    end token.
+    """
+    if completion.end is None and completion.finish_reason == "stop":
+        before = before_stop(tokenizer.decode(completion.ids, skip_special_tokens=True), stops)
+        if before is not None:
+            ids = tokenizer.encode(before.rstrip(), add_special_tokens=False)
+            return [*ids, chat.reply_end(tokenizer)]
+    return drawn_ids(completion)
+
+
 def make_rollout(
-    prompts: Sequence[list[int]], completions: Sequence[Completion], pad: int, device
+    prompts: Sequence[list[int]],
+    completions: Sequence[Completion],
+    pad: int,
+    device,
+    spoken: Sequence[list[int]] | None = None,
 ) -> Rollout:
     """Prompts (token ids) and their sampled completions, with the end tokens that were drawn, as one
-    padded batch."""
-    replies = [[*c.ids, *([] if c.end is None else [c.end])] for c in completions]
+    padded batch. `spoken`: see `Rollout`; None: as drawn."""
+    replies = [drawn_ids(completion) for completion in completions]
     prompt_ids, prompt_mask = padded(prompts, pad, device, side="left")
     reply_ids, reply_mask = padded(replies, pad, device, side="right")
     return Rollout(
@@ -73,4 +99,5 @@ def make_rollout(
             [[*c.logprobs, *[0.0] * (reply_ids.shape[1] - len(c.logprobs))] for c in completions],
             device=device,
         ),
+        spoken=replies if spoken is None else spoken,
     )

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from expertchat.checkpoints import Checkpoints, numbered
 from expertchat.console import progress_bar, rate
-from expertchat.engine.training import save_adapter
+from expertchat.engine.training import parallel, save_adapter
 from expertchat.policies.artifact import STEP_TYPES, STEPS, VALUE_HEAD
 from expertchat.policies.curves import write_curves
 from expertchat.policies.trainer import PPOTrainer, TrainerState
@@ -69,7 +69,7 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
     passes = settings.batch_size * (1 + 3 + settings.epochs)  # of a step
     before = settings.batch_size * 2  # of `measure_reward_statistics`
     total = before + settings.steps * passes
-    checkpoint = saved.latest()
+    checkpoint = parallel.from_first(saved.latest)
     if checkpoint is not None:
         load_checkpoint(trainer, checkpoint / STATE)
         rows = read_records(checkpoint / ROWS)
@@ -78,7 +78,7 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
     for row in rows:
         _plot(writer, row)
     with writer, progress_bar(total, label, "passes over replies") as progress:
-        trainer.on_pass = progress.update
+        trainer.passes.on_pass = progress.update
         if checkpoint is not None:
             progress.update(before + trainer.state.step * passes)
         else:
@@ -90,10 +90,12 @@ def train(trainer: PPOTrainer, label: str, checkpoints: Path, out: Path) -> None
             speed = rate(row["tokens"], row["seconds"], "tokens")
             at = f"step {trainer.state.step} of {settings.steps}"
             progress.set_postfix_str(f"{at}, score {row['score']:+.2f}, KL {row['kl']:.1f}, {speed}")
-            if trainer.state.step % settings.checkpoint_every == 0 or saved.due:
+            now = trainer.state.step % settings.checkpoint_every == 0 or saved.due
+            if now and parallel.rank() == 0:
                 with saved.writing(numbered(trainer.state.step)) as folder:
                     write_records(folder / ROWS, rows)
                     save_checkpoint(trainer, folder / STATE)
+    parallel.require_equal(trainer.parameters.values())
     save_adapter(trainer.backbone.model, out / "adapter")
     if trainer.has_values:
         value_head = {n: p.detach() for n, p in trainer.backbone.value_head.named_parameters()}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -34,10 +35,20 @@ from expertchat.engine.training import (
     without_dropout,
 )
 from expertchat.errors import UserError
+from expertchat.policies.ppo import token_entropies
 from expertchat.policies.rollout import Rollout
 
 LOGIT_BYTES = 64 << 20  # of the logits that are in memory at once
 POLICY, REWARD = "default", "reward"  # peft saves an adapter called "default" without a subfolder
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Of the reply tokens of a rollout, all [B, T]; 0 where they were not wanted, and for padding."""
+
+    logprobs: Tensor
+    values: Tensor
+    entropies: Tensor  # in nats, of the distribution that the token was drawn from
 
 
 class SharedBackbone:
@@ -132,13 +143,16 @@ class SharedBackbone:
         finally:
             self.model.eval()
 
-    def _states(self, rollout: Rollout, wanted: Callable[[int, int], list[int]]) -> Tensor:
+    def _states(
+        self, rollout: Rollout, wanted: Callable[[int, int], list[int]], spoken: bool = False
+    ) -> Tensor:
         """The last hidden states [B, W, hidden] under the active adapter, at W tokens of each row.
 
-        `wanted` gives their numbers from a prompt's and a reply's length. Neighbouring rows with the
-        same prompt are read together.
+        `wanted` gives their numbers from a prompt's and a reply's length. `spoken`: of the replies as
+        the reward model reads them. Neighbouring rows with the same prompt are read together.
         """
-        prompts, replies = rollout.prompt_ids(), rollout.reply_ids()
+        prompts = rollout.prompt_ids()
+        replies = rollout.spoken if spoken else rollout.reply_ids()
         groups = [
             [[*prompt, *reply] for _, reply in rows]
             for prompt, rows in groupby(zip(prompts, replies, strict=True), key=lambda row: row[0])
@@ -158,8 +172,11 @@ class SharedBackbone:
 
         return self._states(rollout, before)
 
-    def _logprobs(self, states: Tensor, rollout: Rollout, temperature: float) -> Tensor:
-        """Log-probabilities [B, T] of the reply tokens from their predicting states, 0 for padding.
+    def _logprobs(
+        self, states: Tensor, rollout: Rollout, temperature: float, entropy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the reply tokens from their predicting states, and with `entropy` the
+        entropies of what they were drawn from, else 0; both [B, T], 0 for padding.
 
         The vocabulary's logits are computed for real tokens only, for a few at a time (`LOGIT_BYTES`),
         and once more for the gradient, so that those of all tokens are never in memory together.
@@ -171,31 +188,34 @@ class SharedBackbone:
 
         def some(states: Tensor, tokens: Tensor) -> Tensor:
             logits = head(states)
-            return token_logprobs(logits, tokens.to(logits.device), temperature)
+            own = token_logprobs(logits, tokens.to(logits.device), temperature)
+            spread = token_entropies(logits, temperature) if entropy else torch.zeros_like(own)
+            return torch.stack([own, spread])
 
         parts = [
             checkpoint(some, own, drawn, use_reentrant=False) if own.requires_grad else some(own, drawn)
             for own, drawn in zip(real.split(size), tokens.split(size), strict=True)
         ]
-        values = torch.cat(parts)
-        logprobs = torch.zeros(mask.shape, device=values.device)
-        return logprobs.masked_scatter(mask.to(values.device), values)
+        values = torch.cat(parts, 1)
+        padding = torch.zeros(mask.shape, device=values.device)
+        logprobs, entropies = (padding.masked_scatter(mask.to(values.device), row) for row in values)
+        return logprobs, entropies
 
-    def logprobs_and_values(self, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the reply tokens and values under the policy, both [B, T]."""
+    def read(
+        self, rollout: Rollout, temperature: float, *, values: bool = True, entropy: bool = False
+    ) -> Reading:
+        """What the policy makes of the reply tokens. `values` and `entropy`: whether they are wanted."""
         states = self._predicting_states(rollout)
-        logprobs = self._logprobs(states, rollout, temperature)
-        return logprobs, self.value_head(states.float()).squeeze(-1)
-
-    def policy_logprobs(self, rollout: Rollout, temperature: float) -> Tensor:
-        """Log-probabilities [B, T] of the reply tokens under the policy."""
-        return self._logprobs(self._predicting_states(rollout), rollout, temperature)
+        logprobs, entropies = self._logprobs(states, rollout, temperature, entropy)
+        if not values:
+            return Reading(logprobs, torch.zeros_like(logprobs), entropies)
+        return Reading(logprobs, self.value_head(states.float()).squeeze(-1), entropies)
 
     @torch.no_grad()
     def reference_logprobs(self, rollout: Rollout, temperature: float) -> Tensor:
         """Log-probabilities [B, T] of the reply tokens under the reference model."""
         with self.model.disable_adapter():
-            return self._logprobs(self._predicting_states(rollout), rollout, temperature)
+            return self._logprobs(self._predicting_states(rollout), rollout, temperature)[0]
 
     @torch.no_grad()
     def scores(self, rollout: Rollout) -> Tensor:
@@ -206,7 +226,7 @@ class SharedBackbone:
         scores = []
         for name, weight in self.score_weights.items():
             with self._reward_adapter(name):
-                last = self._states(rollout, lambda prompt, reply: [prompt + reply - 1])
+                last = self._states(rollout, lambda prompt, reply: [prompt + reply - 1], spoken=True)
             scores.append((last[:, 0].float() @ weight.T).squeeze(-1))
         table = torch.stack(scores)
         return table.mean(0) - self.spread_penalty * table.std(0, correction=0)

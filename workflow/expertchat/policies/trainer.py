@@ -6,21 +6,22 @@ same result as an uninterrupted one. `expertchat.policies` has a map of a PPO st
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from expertchat.engine.training import draw_completions
+from expertchat.engine.training import draw_completions, parallel
 from expertchat.errors import UserError
 from expertchat.policies import ppo
-from expertchat.policies.rollout import Rollout, make_rollout
+from expertchat.policies.passes import Passes
+from expertchat.policies.rollout import Rollout, make_rollout, spoken_ids
 from expertchat.policies.shared_backbone import SharedBackbone
 from expertchat.seeds import seed_of
 from expertchat.settings.decoding import Decoding
@@ -32,7 +33,6 @@ UPDATE_FIGURES = (  # of a minibatch; all but the last are means over its tokens
     *("policy_loss", "value_loss", "clipped", "value_clipped", "update_kl", "gradient_norm"),
 )
 Score = Callable[[Rollout], Tensor]  # raw scores [B] of a rollout
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,8 @@ class PPOTrainer:
         """
         self.backbone, self.tokenizer, self.prompts = backbone, tokenizer, prompts
         self.settings, self.decoding, self.seed = settings, decoding, seed
-        self.batch_size = batch_size
+        self.passes = Passes(batch_size, settings.replies_per_context)
         self.score, self.extra = score or backbone.scores, extra
-        self.on_pass: Callable[[int], None] = lambda replies: None  # told of each pass over replies
         self.has_values = settings.algorithm == "ppo"
         self.parameters = backbone.trainable(self.has_values)
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=settings.learning_rate, eps=1e-5)
@@ -131,65 +130,38 @@ class PPOTrainer:
         order = np.random.default_rng(seed_of(self.seed, "order", passes))
         shuffled = order.permutation(len(self.prompts))
         chosen = [shuffled[(number * contexts + i) % len(shuffled)] for i in range(contexts)]
-        prompts = sorted((self.prompts[i] for i in chosen), key=len)  # batches need less padding
-        prompts = [prompt for prompt in prompts for _ in range(group)]
-        seeds = [seed_of(self.seed, "reply", reference, number, i) for i in range(len(prompts))]
+        chosen.sort(key=lambda i: len(self.prompts[i]))  # batches need less padding
+        numbers = list(range(contexts * group))  # of the replies
+        prompts = [self.prompts[chosen[i // group]] for i in numbers]
+        mine = self.passes.own(numbers)
+        own = [prompts[i] for i in mine]
+        seeds = [seed_of(self.seed, "reply", reference, number, i) for i in mine]
 
         def drawn():
             with self.backbone.model.disable_adapter() if reference else nullcontext():
                 return draw_completions(
                     self.backbone.model,
                     self.tokenizer,
-                    prompts,
+                    own,
                     seeds,
                     self.decoding,
-                    self.batch_size,
-                    self.on_pass,
+                    self.passes.batch_size,
+                    self.passes.done,
                 )
 
-        completions = self._within_memory(drawn)
-        return make_rollout(prompts, completions, self.tokenizer.pad_token_id, self.backbone.device)
-
-    def _in_batches(self, rollout: Rollout, function: Callable[[Rollout], Tensor]) -> Tensor:
-        """`function` of the rollout, computed for `batch_size` rows at a time.
-
-        Its result is [rows], or [rows, ..., T] with a column for each of the part's reply tokens.
-        """
-
-        def computed() -> Tensor:
-            results = []
-            rows = torch.arange(len(rollout.ids), device=rollout.ids.device)
-            for part in rows.split(self.batch_size):
-                own = rollout.rows(part)
-                result = function(own)
-                missing = rollout.reply_mask.shape[1] - own.reply_mask.shape[1]
-                if result.ndim > 1:
-                    result = torch.nn.functional.pad(result, (0, missing))
-                results.append(result)
-                self.on_pass(len(part))
-            return torch.cat(results)
-
-        return self._within_memory(computed)
-
-    def _within_memory(self, work: Callable[[], Result]) -> Result:
-        """The result of `work`, done again with half the `batch_size` each time that memory runs out."""
-        while True:
-            try:
-                return work()
-            except torch.OutOfMemoryError:
-                if self.batch_size == 1:
-                    raise
-                self.batch_size = (self.batch_size + 1) // 2
-                torch.cuda.empty_cache()
-                print(f"out of memory: going on with {self.batch_size} rows at a time", file=sys.stderr)
+        completions = self.passes.of_all(self.passes.within_memory(drawn), len(prompts))
+        spoken = [spoken_ids(c, self.decoding.stop, self.tokenizer) for c in completions]
+        pad, device = self.tokenizer.pad_token_id, self.backbone.device
+        return make_rollout(prompts, completions, pad, device, spoken)
 
     @torch.no_grad()
     def _raw_scores(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """(raw scores, the part of them that the extra reward has), both [B]."""
-        scores = self._in_batches(rollout, self.score)
+        scores = self.passes.over(rollout, self.score)
         if self.extra is None:
             return scores, torch.zeros_like(scores)
-        extra = self.settings.extra_reward_weight * self.extra(rollout).to(scores)
+        extra = parallel.from_first(partial(self.extra, rollout))  # it may not give the same twice
+        extra = self.settings.extra_reward_weight * extra.to(scores)
         return scores + extra, extra
 
     @torch.no_grad()
@@ -199,12 +171,9 @@ class PPOTrainer:
         Returns the experience and the figures of the rollout, such as the mean KL in nats per reply.
         """
         settings, state, temperature = self.settings, self.state, self.decoding.temperature
-        logprobs, values = self._in_batches(
-            rollout,
-            lambda part: torch.stack(self._logprobs_and_values(part), 1),
-        ).unbind(1)
+        logprobs, values = self.passes.over(rollout, self._logprobs_and_values).unbind(1)
         gap = self._require_drawn(rollout, logprobs)
-        reference_logprobs = self._in_batches(
+        reference_logprobs = self.passes.over(
             rollout, lambda part: self.backbone.reference_logprobs(part, temperature)
         )
         raw, extra = self._raw_scores(rollout)
@@ -244,12 +213,10 @@ class PPOTrainer:
         }
         return Experience(rollout, logprobs, values, advantages, returns), figures
 
-    def _logprobs_and_values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the reply tokens and values, both [B, T]; without a value model 0."""
-        if self.has_values:
-            return self.backbone.logprobs_and_values(rollout, self.decoding.temperature)
-        logprobs = self.backbone.policy_logprobs(rollout, self.decoding.temperature)
-        return logprobs, torch.zeros_like(logprobs)
+    def _logprobs_and_values(self, rollout: Rollout) -> Tensor:
+        """Log-probabilities of the reply tokens and values [B, 2, T]; without a value model 0."""
+        reading = self.backbone.read(rollout, self.decoding.temperature, values=self.has_values)
+        return torch.stack([reading.logprobs, reading.values], 1)
 
     def _advantages(
         self, rewards: Tensor, values: Tensor, mask: Tensor, scores: Tensor, penalties: Tensor
@@ -301,7 +268,9 @@ class PPOTrainer:
         the parameters are then those before this minibatch.
         """
         rows = rows.to(self.backbone.device)
-        sums = self._within_memory(lambda: self._minibatch_gradient(experience, rows))
+        sums = self.passes.within_memory(lambda: self._minibatch_gradient(experience, rows))
+        sums = parallel.summed(sums)
+        parallel.sum_gradients(self.parameters.values())
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         if self.scaler.get_scale() <= 1:  # a larger scale may be too large: such a step is left out
@@ -312,12 +281,16 @@ class PPOTrainer:
         return sums
 
     def _minibatch_gradient(self, experience: Experience, rows: Tensor) -> dict[str, float]:
-        """Sets the gradient of the minibatch `rows`, summed over forward passes. Returns its figures."""
+        """Sets the gradient of this process's share of the minibatch `rows`, summed over forward passes.
+
+        Returns its share of the figures.
+        """
         settings = self.settings
         self.optimizer.zero_grad(set_to_none=True)
         tokens = experience.rollout.reply_mask[rows].sum()
         sums = dict.fromkeys(UPDATE_FIGURES, 0.0)
-        for part in rows.split(self.batch_size):
+        own = parallel.block(rows)
+        for part in own.split(self.passes.batch_size) if len(own) else ():
             rollout = experience.rollout.rows(part)
             mask = rollout.reply_mask.float()
             old_logprobs, old_values, advantages, returns = (
@@ -330,23 +303,30 @@ class PPOTrainer:
                 )
             )
             with self.backbone.training():
-                logprobs, values = self._logprobs_and_values(rollout)
+                reading = self.backbone.read(
+                    rollout,
+                    self.decoding.temperature,
+                    values=self.has_values,
+                    entropy=settings.entropy_coefficient > 0,
+                )
                 policy, clipped = ppo.policy_loss(
-                    logprobs, old_logprobs, advantages, settings.clip_range
+                    reading.logprobs, old_logprobs, advantages, settings.clip_range
                 )
                 value, value_clipped = torch.zeros_like(policy), torch.zeros_like(policy)
                 if self.has_values:
                     value, value_clipped = ppo.value_loss(
-                        values, old_values, returns, settings.value_clip_range
+                        reading.values, old_values, returns, settings.value_clip_range
                     )
-                loss = ((policy + settings.value_coefficient * value) * mask).sum() / tokens
+                bonus = settings.entropy_coefficient * reading.entropies
+                objective = policy + settings.value_coefficient * value - bonus
+                loss = (objective * mask).sum() / tokens
                 self._require_finite("loss", loss)
                 self.scaler.scale(loss).backward()
-            kl = ppo.update_kl(logprobs.detach(), old_logprobs)
+            kl = ppo.update_kl(reading.logprobs.detach(), old_logprobs)
             figures = (policy, value, clipped, value_clipped, kl)
             for name, per_token in zip(UPDATE_FIGURES, figures, strict=False):
                 sums[name] += ((per_token.detach() * mask).sum() / tokens).item()
-            self.on_pass(len(part))
+            self.passes.done(len(part))
         return sums
 
     def _require_drawn(self, rollout: Rollout, logprobs: Tensor) -> float:

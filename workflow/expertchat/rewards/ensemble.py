@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from expertchat.checkpoints import Checkpoints, numbered
-from expertchat.engine.training import save_adapter
+from expertchat.engine.training import parallel, save_adapter
 from expertchat.records import read_json, write_json
 from expertchat.rewards.artifact import adapter_name
 from expertchat.rewards.length_head import QUALITY
@@ -73,18 +74,19 @@ def train_member(
     """
     finished = Checkpoints(checkpoints / "finished", keep=None)
     name = numbered(0)
-    if finished.find(name) is not None:
+    folder = parallel.from_first(partial(finished.find, name))
+    if folder is not None:
         progress.update(tokens_of_member(reward, folds, every, new, settings.epochs))
     else:
         cross_fitted, logs = cross_fit(reward, folds, settings, seed, checkpoints, progress)
         log = train(reward, every, settings, seed, checkpoints / "final", progress)
         scores = score_candidates(reward, new, progress)
-        with finished.writing(name) as folder:
-            save_adapter(reward.model, folder / "adapter")
+        with finished.writing(name) as part:
+            save_adapter(reward.model, part / "adapter")
             found = {"cross_fitted": cross_fitted, "held_out": scores}
-            write_json(folder / SCORES, found | {"log": {"folds": logs, "final": log}})
+            write_json(part / SCORES, found | {"log": {"folds": logs, "final": log}})
         shutil.rmtree(checkpoints / "final")
-    folder = finished.folder / name
+        folder = finished.folder / name
     return Member(folder / "adapter", **read_json(folder / SCORES))
 
 
@@ -101,7 +103,8 @@ def cross_fit(
     finished = Checkpoints(checkpoints / "folds", keep=None)
     for number, (training, scored) in enumerate(folds, 1):
         name = numbered(number)
-        if finished.find(name) is not None:
+        folder = parallel.from_first(partial(finished.find, name))
+        if folder is not None:
             progress.update(
                 tokens_to_train(training, reward.reader, settings.epochs)
                 + tokens_to_train(scored, reward.reader, 1)
@@ -110,10 +113,11 @@ def cross_fit(
             run = checkpoints / f"fold-{number}"
             log = train(reward, training, settings, seed, run, progress)
             found = score_candidates(reward, scored, progress)
-            with finished.writing(name) as folder:
-                write_json(folder / SCORES, {"scores": found, "log": log})
+            with finished.writing(name) as part:
+                write_json(part / SCORES, {"scores": found, "log": log})
             shutil.rmtree(run)
-        result = read_json(finished.folder / name / SCORES)
+            folder = finished.folder / name
+        result = read_json(folder / SCORES)
         scores |= result["scores"]
         logs.append(result["log"])
     return scores, logs
@@ -123,8 +127,9 @@ def score_candidates(
     reward: RewardModel, contexts: Sequence[ContextPairs], progress
 ) -> dict[str, float]:
     """The scores of the contexts' candidates by candidate id."""
-    rows = [context.rows for context in contexts]
-    found = score_contexts(reward.model, rows, reward.reader, progress.update)
+    rows = parallel.share([context.rows for context in contexts])
+    own = score_contexts(reward.model, rows, reward.reader, progress.update)
+    found = parallel.gathered(own, len(contexts))
     return {
         name: scores[row]
         for context, scores in zip(contexts, found, strict=True)

@@ -29,6 +29,7 @@ from expertchat.engine.training import (
     common_arguments,
     load_model,
     lora_config,
+    parallel,
     run_to_the_end,
     why_whole,
     without_dropout,
@@ -157,21 +158,23 @@ class PairTrainer(TokenProgress, Trainer):
             return self._step_with_length_head(contexts, self.length_head)
         pairs = sum(len(context.chosen) for context in contexts)
         total = torch.zeros((), device=self.args.device)
-        for context in contexts:
+        for context in parallel.share(contexts):
             scores = candidate_scores(self.model, context.rows, self.reader)
             losses = pair_losses(scores.squeeze(1), context)
             self._check(losses)
             self.accelerator.backward(losses.sum() / pairs)
             total += losses.detach().sum().to(total.device) / pairs
             self.count(self.reader.tokens(context.rows))
-        return total
+        return self.together(total)
 
     def _step_with_length_head(self, contexts: list[ContextPairs], settings: LengthHead) -> Tensor:
         """The same with both heads. Each context is read twice: for its scores, then for gradients."""
+        mine = parallel.share(contexts)
         with torch.no_grad(), torch.random.fork_rng():  # the second pass drops out the same values
-            parts = [candidate_scores(self.model, c.rows, self.reader) for c in contexts]
+            own = [candidate_scores(self.model, c.rows, self.reader).cpu() for c in mine]
+        parts = parallel.gathered(own, len(contexts))
         sizes = [len(part) for part in parts]
-        scores = torch.cat(parts)
+        scores = torch.cat(parts).to(self.args.device)
         lengths = torch.tensor([n for c in contexts for n in c.lengths], device=scores.device)
 
         def losses_of(sums: Tensor) -> Tensor:
@@ -181,13 +184,15 @@ class PairTrainer(TokenProgress, Trainer):
             return losses
 
         loss, gradient = batch_gradients(scores, losses_of, lengths, settings.weight)
-        for context, own in zip(contexts, gradient.split(sizes), strict=True):
+        gradients = parallel.share(gradient.split(sizes))
+        for context, gradient in zip(mine, gradients, strict=True):
             again = candidate_scores(self.model, context.rows, self.reader)
-            self.accelerator.backward((again * own).sum())
+            self.accelerator.backward((again * gradient.to(again.device)).sum())
             self.count(self.reader.tokens(context.rows))
         apart = settings.orthogonality * overlap(score_head(self.model))
-        self.accelerator.backward(apart)
-        return loss.to(self.args.device) + apart.detach().to(self.args.device)
+        self.accelerator.backward(apart / parallel.count())
+        both = loss.to(self.args.device) + apart.detach().to(self.args.device)
+        return self.together(both / parallel.count())
 
     def _check(self, losses: Tensor) -> None:
         """Counts which pairs are right. Raises UserError if a loss is not finite."""
@@ -197,8 +202,10 @@ class PairTrainer(TokenProgress, Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the accuracy on the pairs since the last entry."""
-        if self.right and "loss" in logs:
-            logs["accuracy"] = sum(self.right) / len(self.right)
+        if "loss" in logs:
+            every = parallel.gathered([self.right], parallel.count())
+            right = [one for own in every for one in own]
+            logs["accuracy"] = sum(right) / len(right)
             self.show_loss(logs)
             self.right = []
         super().log(logs, start_time)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -46,6 +46,11 @@ class Experiment(Section):
     trained, so that it cannot learn from them; remaining changes are not due to the ratings."""
     threads: int = Field(1, ge=1, le=1024)
     """Number of CPU threads per model of a job."""
+    processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    """Number of processes that train a model together, on each node of the job, each with a copy of the
+    model and a GPU. Each computes the gradients of its share of a batch. `auto`: one for each GPU of the
+    node if the model fits on one, else one, with the model's layers on all GPUs. It changes results by
+    rounding only."""
     prompts: FilePath = "config/prompts"
     """Folder of the prompt templates: topic.jinja, opening.jinja, rating.jinja and one file per role."""
     models: dict[str, Model] = Field(min_length=1)
@@ -79,6 +84,11 @@ class Experiment(Section):
     mmlu: MMLU | None = None
     """Settings of stages questions, answers, mmlu, fits and mixture; null: the models answer no
     questions."""
+
+    @property
+    def training_threads(self) -> int:
+        """Number of CPU threads of a job that trains a model."""
+        return self.threads * (1 if self.processes == "auto" else self.processes)
 
     @property
     def tuned_by_sft(self) -> list[str]:

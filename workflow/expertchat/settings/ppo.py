@@ -55,6 +55,9 @@ class PPO(Section):
     kl_budget: float | None = Field(None, gt=0)
     """Largest KL from the reference model, in nats per reply. The run ends at the first step whose
     replies are above it, without learning from them; null: no limit."""
+    entropy_coefficient: float = Field(0.0, ge=0)
+    """Weight of the entropy bonus: so many times the entropy of the policy, in nats per token, is added
+    to what the update maximizes, against replies that become alike. 0: none."""
     length_penalty: float = Field(0.0, ge=0)
     """What is subtracted from a reply's score for each token beyond `length_target`."""
     length_target: int = Field(0, ge=0)

@@ -28,6 +28,7 @@ from expertchat.engine.training import (
     load_tokenizer,
     lora_config,
     padded,
+    parallel,
     run_to_the_end,
     save_adapter,
     without_dropout,
@@ -35,6 +36,7 @@ from expertchat.engine.training import (
 from expertchat.errors import UserError
 from expertchat.instructions.artifact import HELD_OUT_FILE, TRAIN_FILE
 from expertchat.records import read_records, write_json
+from expertchat.seeds import seed_of
 from expertchat.settings.models import Load
 from expertchat.settings.sft import Tuning
 from expertchat.sft.artifact import LOSSES
@@ -84,7 +86,8 @@ def tune_model(
             model, tokenizer, training, settings, seed, batch_size, tokens, checkpoints, progress
         )
         after = losses_of(model, held_out, tokenizer.pad_token_id, batch_size, progress)
-    save_merged(model, model_folder, load, checkpoints, out / "model")
+    if parallel.rank() == 0:
+        save_merged(model, model_folder, load, checkpoints, out / "model")
     found = {
         "counts": dict(zip(("train", "held_out"), counts, strict=True)),
         "held_out": compared(before, after, held_out),
@@ -157,18 +160,43 @@ def prepare(model, settings: Tuning, source: str, seed: int):
     return get_peft_model(model, config)
 
 
+class OwnShare:
+    """A collator of the rows of a batch that this process works on; if there are none, of one row whose
+    loss does not count."""
+
+    def __init__(self, collate):
+        self.collate = collate
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        own = parallel.share(rows)
+        return self.collate(own or [rows[0] | {"labels": [IGNORED] * len(rows[0]["labels"])}])
+
+
 class ConversationTrainer(TokenProgress, SFTTrainer):
     """TRL's trainer, with a progress bar in tokens, and an end at the first loss that is not finite."""
 
+    def __init__(self, *arguments, **kwargs):
+        super().__init__(*arguments, **kwargs)
+        self.data_collator = OwnShare(self.data_collator)
+        self.seeded = -1  # the step for which the adapter's dropout was seeded
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """The number of tokens that the loss of a step counts, in all processes."""
+        own = super()._get_num_items_in_batch(batch_samples, device)
+        return None if own is None else parallel.stacked(torch.as_tensor(own)).sum(0)
+
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
         """One pass over a batch. Raises UserError if the loss is not finite."""
+        if parallel.count() > 1 and self.seeded != self.state.global_step:
+            self.seeded = self.state.global_step
+            torch.manual_seed(seed_of(self.args.seed, "dropout", self.seeded, parallel.rank()))
         mask = inputs.get("attention_mask")  # packed rows have none, and no padding
         tokens = inputs["input_ids"].numel() if mask is None else int(mask.sum())
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not bool(torch.isfinite(loss)):
             raise UserError(self.not_finite("sft"))
         self.count(tokens)
-        return loss
+        return self.together(loss)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Shows the loss beside the progress bar."""
@@ -196,7 +224,7 @@ def train(
     """
     without_dropout(model)  # only the adapter's dropout, which is a setting, is used
     gpu = torch.cuda.is_available()
-    together = largest_divisor(settings.batch_size, batch_size)
+    together = largest_divisor(settings.batch_size, batch_size * parallel.count())  # in all processes
     steps = math.ceil(math.ceil(len(rows) / settings.batch_size) * settings.epochs)
     arguments = SFTConfig(
         **common_arguments(model, checkpoints / "scratch", steps, seed),
@@ -220,7 +248,7 @@ def train(
     )
     run_to_the_end(trainer, Checkpoints(checkpoints / "steps"))
     model.eval()
-    names = ("step", "epoch", "loss", "learning_rate", "grad_norm", "mean_token_accuracy")
+    names = ("step", "loss", "learning_rate", "grad_norm")
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [{name: entry[name] for name in names if name in entry} for entry in entries]
 
@@ -233,8 +261,17 @@ def largest_divisor(number: int, most: int) -> int:
 @torch.inference_mode()
 def losses_of(model, rows: Sequence[Encoded], pad: int, batch_size: int, progress) -> np.ndarray:
     """The summed loss of each row's counted tokens, in nats [rows]."""
-    totals = np.zeros(len(rows))
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
+    own = _own_losses(model, [rows[i] for i in parallel.share(order)], pad, batch_size, progress)
+    totals = np.zeros(len(rows))
+    totals[order] = parallel.gathered(own.tolist(), len(rows))
+    return totals
+
+
+def _own_losses(model, rows: Sequence[Encoded], pad: int, batch_size: int, progress) -> np.ndarray:
+    """The same for the rows of this process."""
+    totals = np.zeros(len(rows))
+    order = range(len(rows))
     for first in range(0, len(order), batch_size):
         part = order[first : first + batch_size]
         ids, mask = padded([rows[i].ids for i in part], pad, model.device, side="right")
@@ -247,7 +284,7 @@ def losses_of(model, rows: Sequence[Encoded], pad: int, batch_size: int, progres
         row = torch.nonzero(counted, as_tuple=True)[0]
         sums = torch.zeros(len(part), dtype=torch.float64, device=logits.device)
         totals[part] = sums.index_add_(0, row, losses.double()).cpu().numpy()
-        progress.update(int(mask.sum()))
+        progress.update(parallel.count() * int(mask.sum()))
     return totals
 
 

@@ -55,7 +55,7 @@ class StoppingRules:
         return self.tokenizer.decode(ids[-TAIL_TOKENS:], skip_special_tokens=True)
 
 
-def before_stop(text: str, stops: list[str]) -> str | None:
+def before_stop(text: str, stops: Sequence[str]) -> str | None:
     """The part of `text` before its first stop text; None if it contains none."""
     starts = [start for stop in stops if (start := text.find(stop)) >= 0]
     return text[: min(starts)] if starts else None

@@ -1,0 +1,26 @@
+"""What benchmarks share whose contenders run in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The last line printed by a process, as JSON, with its peak resident memory as `peak_bytes`.
+
+    Ends this program with the process's messages if it fails.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        own = os.environ | dict(environment or {})
+        process = subprocess.Popen(command, stdout=out, stderr=errors, env=own)
+        _, status, usage = os.wait4(process.pid, 0)
+        out.seek(0)
+        errors.seek(0)
+        if status:
+            raise SystemExit(f"{command[:4]} failed:\n{errors.read()[-3000:]}")
+        return json.loads(out.read().splitlines()[-1]) | {"peak_bytes": usage.ru_maxrss * 1024}

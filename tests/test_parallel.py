@@ -13,6 +13,7 @@ from expertchat.engine import parallel
 from expertchat.errors import UserError
 from expertchat.pipeline import processes
 from expertchat.pipeline.processes import nodes_of_job, own_place, run_together
+from small_policy import GROUPS, make_reward_model
 from test_sft import instructions  # noqa: F401, a fixture
 from train_together import KINDS
 
@@ -41,17 +42,17 @@ def train(what, model, data, work, count) -> list[dict]:
 def test_several_processes_train_as_one(
     what,
     count,
-    model_folder,
     llama_folder,
-    reward_folder,
     instructions,  # noqa: F811
     tmp_path,
     monkeypatch,
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    model, data = (llama_folder, instructions) if "sft" in what else (model_folder, reward_folder[0])
-    alone = train(what, model, data, tmp_path / "alone", 1)
-    together = train(what, model, data, tmp_path / "together", count)
+    data = instructions
+    if what in GROUPS:
+        data, _ = make_reward_model(llama_folder, tmp_path / "reward")
+    alone = train(what, llama_folder, data, tmp_path / "alone", 1)
+    together = train(what, llama_folder, data, tmp_path / "together", count)
     assert len(alone) == len(together) > 2
     for one, several in zip(alone, together, strict=True):
         assert one.keys() == several.keys()
@@ -112,6 +113,11 @@ def test_a_process_on_its_own_gets_back_what_it_gives():
     assert weight.grad.tolist() == [0, 1, 2]
     assert parallel.share("abc") == list("abc") and parallel.gathered("ab", 2) == ["a", "b"]
     assert parallel.from_first(lambda: 5) == 5 and parallel.summed({"a": 0.5}) == {"a": 0.5}
+    told = []
+    report = parallel.for_all(told.append, own=3, every=10)
+    for amount in (1, 0, 2):
+        report(amount)
+    assert told == [3, 0, 7]
     assert parallel.block(torch.arange(3)).tolist() == [0, 1, 2]
     assert parallel.stacked(torch.ones(2)).tolist() == [[1, 1]]
     parallel.require_equal([weight])

@@ -99,6 +99,21 @@ def summed(values: Mapping[str, float]) -> dict[str, float]:
     return {name: sum(own[name] for own in every) for name in values}
 
 
+def for_all(update: Callable[[int], None], own: int, every: int) -> Callable[[int], None]:
+    """A function to which a process reports its part of the work, `own` in all; it calls `update` with
+    as much of the work of all, `every` in all, as if they were equally far."""
+    done = told = 0
+
+    def report(amount: int) -> None:
+        nonlocal done, told
+        done += amount
+        now = every * done // max(1, own)
+        update(now - told)
+        told = now
+
+    return report
+
+
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replaces the gradients by their sums over all processes.
 

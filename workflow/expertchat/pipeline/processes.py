@@ -100,8 +100,11 @@ def _on_nodes(command: Sequence[str], processes: int, nodes: int) -> subprocess.
         free.bind(("", 0))
         port = free.getsockname()[1]
     environment = _environment(processes * nodes, f"tcp://{socket.gethostname()}:{port}")
-    start = ["srun", "--overlap", "--kill-on-bad-exit=1"]
+    cpus = int(os.environ.get("SLURM_JOB_CPUS_PER_NODE", "1").partition("(")[0])  # as in 16(x2)
+    # the job's own process stays in its step, and few CPUs must do
+    start = ["srun", "--overlap", "--overcommit", "--kill-on-bad-exit=1"]
     start += [f"--nodes={nodes}", f"--ntasks={processes * nodes}", f"--ntasks-per-node={processes}"]
+    start += [f"--cpus-per-task={max(1, cpus // processes)}"]
     return subprocess.Popen([*start, *command], env=environment)
 
 

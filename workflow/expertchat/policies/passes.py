@@ -27,9 +27,9 @@ class Passes:
         self.batch_size, self.group = batch_size, group
         self.on_pass: Callable[[int], None] = lambda replies: None  # told of each pass over replies
 
-    def done(self, replies: int) -> None:
-        """Reports a pass over replies of this process, and as many of each other one."""
-        self.on_pass(replies * parallel.count())
+    def reporting(self, own: int, rows: int) -> Callable[[int], None]:
+        """A function to which passes over this process's `own` of `rows` rows are reported."""
+        return parallel.for_all(lambda done: self.on_pass(done), own, rows)
 
     def own(self, rows: Sequence[int]) -> list[int]:
         """The rows that this process works on."""
@@ -48,9 +48,12 @@ class Passes:
         Its result is [rows], or [rows, ..., T] with a column for each of the part's reply tokens.
         """
 
+        mine = self.own(range(len(rollout.ids)))
+
         def computed() -> list[Tensor]:
             results: list[Tensor] = []
-            rows = torch.tensor(self.own(range(len(rollout.ids))), device=rollout.ids.device)
+            done = self.reporting(len(mine), len(rollout.ids))
+            rows = torch.tensor(mine, device=rollout.ids.device)
             for part in rows.split(self.batch_size) if len(rows) else ():
                 own = rollout.rows(part)
                 result = function(own)
@@ -58,7 +61,7 @@ class Passes:
                 if result.ndim > 1:
                     result = torch.nn.functional.pad(result, (0, missing))
                 results.extend(result.cpu())
-                self.done(len(part))
+                done(len(part))
             return results
 
         results = self.of_all(self.within_memory(computed), len(rollout.ids))

@@ -146,7 +146,7 @@ class PPOTrainer:
                     seeds,
                     self.decoding,
                     self.passes.batch_size,
-                    self.passes.done,
+                    self.passes.reporting(len(own), len(prompts)),
                 )
 
         completions = self.passes.of_all(self.passes.within_memory(drawn), len(prompts))
@@ -290,6 +290,7 @@ class PPOTrainer:
         tokens = experience.rollout.reply_mask[rows].sum()
         sums = dict.fromkeys(UPDATE_FIGURES, 0.0)
         own = parallel.block(rows)
+        done = self.passes.reporting(len(own), len(rows))
         for part in own.split(self.passes.batch_size) if len(own) else ():
             rollout = experience.rollout.rows(part)
             mask = rollout.reply_mask.float()
@@ -326,7 +327,7 @@ class PPOTrainer:
             figures = (policy, value, clipped, value_clipped, kl)
             for name, per_token in zip(UPDATE_FIGURES, figures, strict=False):
                 sums[name] += ((per_token.detach() * mask).sum() / tokens).item()
-            self.passes.done(len(part))
+            done(len(part))
         return sums
 
     def _require_drawn(self, rollout: Rollout, logprobs: Tensor) -> float:

@@ -128,7 +128,9 @@ def score_candidates(
 ) -> dict[str, float]:
     """The scores of the contexts' candidates by candidate id."""
     rows = parallel.share([context.rows for context in contexts])
-    own = score_contexts(reward.model, rows, reward.reader, progress.update)
+    tokens = [sum(map(reward.reader.tokens, part)) for part in (rows, [c.rows for c in contexts])]
+    done = parallel.for_all(progress.update, *tokens)
+    own = score_contexts(reward.model, rows, reward.reader, done)
     found = parallel.gathered(own, len(contexts))
     return {
         name: scores[row]

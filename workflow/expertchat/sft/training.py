@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -262,14 +262,18 @@ def largest_divisor(number: int, most: int) -> int:
 def losses_of(model, rows: Sequence[Encoded], pad: int, batch_size: int, progress) -> np.ndarray:
     """The summed loss of each row's counted tokens, in nats [rows]."""
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
-    own = _own_losses(model, [rows[i] for i in parallel.share(order)], pad, batch_size, progress)
+    mine = [rows[i] for i in parallel.share(order)]
+    tokens = (sum(len(row.ids) for row in part) for part in (mine, rows))
+    own = _own_losses(model, mine, pad, batch_size, parallel.for_all(progress.update, *tokens))
     totals = np.zeros(len(rows))
     totals[order] = parallel.gathered(own.tolist(), len(rows))
     return totals
 
 
-def _own_losses(model, rows: Sequence[Encoded], pad: int, batch_size: int, progress) -> np.ndarray:
-    """The same for the rows of this process."""
+def _own_losses(
+    model, rows: Sequence[Encoded], pad: int, batch_size: int, on_tokens: Callable[[int], None]
+) -> np.ndarray:
+    """The same for the rows of this process. `on_tokens` gets the tokens of each pass."""
     totals = np.zeros(len(rows))
     order = range(len(rows))
     for first in range(0, len(order), batch_size):
@@ -284,7 +288,7 @@ def _own_losses(model, rows: Sequence[Encoded], pad: int, batch_size: int, progr
         row = torch.nonzero(counted, as_tuple=True)[0]
         sums = torch.zeros(len(part), dtype=torch.float64, device=logits.device)
         totals[part] = sums.index_add_(0, row, losses.double()).cpu().numpy()
-        progress.update(parallel.count() * int(mask.sum()))
+        on_tokens(int(mask.sum()))
     return totals
 
 

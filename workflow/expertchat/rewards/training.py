@@ -256,4 +256,5 @@ def train(
     run_to_the_end(trainer, Checkpoints(checkpoints / "steps"))
     reward.model.eval()
     # without the summary at the end: it has times, and a mean loss since the last interruption
-    return [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+    entries = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+    return [dict(sorted(entry.items())) for entry in entries]  # as in checkpoints, where keys are sorted

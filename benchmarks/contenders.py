@@ -9,6 +9,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+TRL_ON_A_CPU = {  # arguments of TRL's trainers, for a plain training in float32 that writes nothing
+    "gradient_checkpointing": False,
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]  # the layers that get an adapter by default here
+
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The last line printed by a process, as JSON, with its peak resident memory as `peak_bytes`.

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from contenders import run
+from contenders import ATTENTION, TRL_ON_A_CPU, run
 from record import markdown_table, record
 
 ALGORITHMS = ("rloo", "grpo")
@@ -125,12 +125,7 @@ def trl(model_folder: Path, algorithm: str, batch_size: int, steps: int) -> list
             learning_rate=RATE,
             max_steps=steps,
             disable_dropout=True,
-            gradient_checkpointing=False,
-            use_cpu=True,
-            bf16=False,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
+            **TRL_ON_A_CPU,
         )
         trainer(
             model=model,
@@ -138,9 +133,7 @@ def trl(model_folder: Path, algorithm: str, batch_size: int, steps: int) -> list
             processing_class=tokenizer,
             reward_funcs=lambda completions, **_: [generator.random() for _ in completions],
             train_dataset=Dataset.from_dict({"prompt": prompts(tokenizer)}),
-            peft_config=LoraConfig(
-                r=RANK, lora_alpha=2 * RANK, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
-            ),
+            peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=ATTENTION),
             callbacks=[Clock()],
         ).train()
     return seconds

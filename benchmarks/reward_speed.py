@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from contenders import run
+from contenders import ATTENTION, TRL_ON_A_CPU, run
 from record import markdown_table, record
 
 REPLIES, PAIRS, RANK, RATE = 4, 6, 8, 1e-4
@@ -88,12 +88,7 @@ def trl(model_folder: Path, contexts: int, batch_size: int) -> dict[str, Any]:
             gradient_accumulation_steps=batch_size,
             learning_rate=RATE,
             max_length=None,
-            gradient_checkpointing=False,
-            use_cpu=True,
-            bf16=False,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
+            **TRL_ON_A_CPU,
         )
         trainer = RewardTrainer(
             model=model,
@@ -103,7 +98,7 @@ def trl(model_folder: Path, contexts: int, batch_size: int) -> dict[str, Any]:
             peft_config=LoraConfig(
                 r=RANK,
                 task_type="SEQ_CLS",
-                target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+                target_modules=ATTENTION,
                 modules_to_save=["score"],
             ),
         )

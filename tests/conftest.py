@@ -184,6 +184,14 @@ def count_tokens(engine, monkeypatch):
     return counts
 
 
+@pytest.fixture(scope="session")
+def instructions(tmp_path_factory):
+    """An artifact of stage instructions with few conversations."""
+    from test_sft import write_instructions
+
+    return write_instructions(tmp_path_factory.mktemp("instructions"))
+
+
 @pytest.fixture(scope="module")
 def reward_folder(model_folder, tmp_path_factory):
     """(folder, model) of a random reward model on the random model."""

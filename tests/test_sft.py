@@ -89,14 +89,8 @@ def test_rows_of_a_pass_divide_those_of_a_step():
     assert [largest_divisor(16, n) for n in (1, 5, 16, 40)] == [1, 4, 16, 16]
 
 
-@pytest.fixture(scope="module")
-def instructions(tmp_path_factory):
-    """An artifact of stage instructions: 24 conversations to train on, and 6 others."""
-    return write_instructions(tmp_path_factory.mktemp("instructions"))
-
-
 def write_instructions(folder):
-    """See `instructions`."""
+    """An artifact of stage instructions: 24 conversations to train on, and 6 others."""
 
     def conversations(first, last):
         for n in range(first, last):

@@ -82,10 +82,11 @@ def block(items: Tensor) -> Tensor:
 
 def from_first(function: Callable[[], Item]) -> Item:
     """What `function` returns in the first process; the others do not call it."""
-    values = [function() if rank() == 0 else None]
-    if count() > 1:
-        distributed.broadcast_object_list(values, src=0)
-    return values[0]  # type: ignore[return-value]
+    if count() == 1:
+        return function()
+    values: list[Any] = [function() if rank() == 0 else None]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def stacked(tensor: Tensor) -> Tensor:

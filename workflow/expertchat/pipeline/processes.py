@@ -70,7 +70,7 @@ def run_together(command: Sequence[str], processes: int, nodes: int, work: Path)
         if nodes > 1:
             running = [_on_nodes(command, processes, nodes)]
         else:
-            environment = _environment(count, f"file://{meeting}/store")
+            environment = _environment(count, count, f"file://{meeting}/store")
             running = [_here(command, environment, rank) for rank in range(count)]
         try:
             failed = _watch(running)
@@ -80,12 +80,12 @@ def run_together(command: Sequence[str], processes: int, nodes: int, work: Path)
         raise UserError(_reason(failed, running[failed].returncode, count, folder))
 
 
-def _environment(count: int, address: str) -> dict[str, str]:
-    """The environment of the processes; the CPU threads of this one are divided among them."""
+def _environment(count: int, on_a_node: int, address: str) -> dict[str, str]:
+    """The environment of the processes; this one's CPU threads are divided among those of a node."""
     environment = os.environ | {COUNT: f"{count}", ADDRESS: address}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         if environment.get(name, "").isdigit():
-            environment[name] = f"{max(1, int(environment[name]) // count)}"
+            environment[name] = f"{max(1, int(environment[name]) // on_a_node)}"
     return environment
 
 
@@ -99,7 +99,8 @@ def _on_nodes(command: Sequence[str], processes: int, nodes: int) -> subprocess.
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    environment = _environment(processes * nodes, f"tcp://{socket.gethostname()}:{port}")
+    address = f"tcp://{socket.gethostname()}:{port}"
+    environment = _environment(processes * nodes, processes, address)
     cpus = int(os.environ.get("SLURM_JOB_CPUS_PER_NODE", "1").partition("(")[0])  # as in 16(x2)
     # the job's own process stays in its step, and few CPUs must do
     start = ["srun", "--overlap", "--overcommit", "--kill-on-bad-exit=1"]
@@ -184,8 +185,8 @@ def report_run(work: Path, place: Place, run: Mapping[str, Any]) -> None:
 
 
 def _write(path: Path, place: Place, value: Mapping[str, Any]) -> None:
-    """Writes a report at once and completely, with the time by a clock that never goes back."""
-    value = {**value, "rank": place.rank, "at": time.monotonic()}
+    """Writes a report at once and completely, with the time by a clock that nodes share."""
+    value = {**value, "rank": place.rank, "at": time.time()}
     beside = path.with_name(f"new-{place.rank}")
     beside.write_text(json.dumps(value), encoding="utf-8")
     beside.rename(path.with_name(path.name.format(place.rank)))

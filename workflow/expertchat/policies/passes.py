@@ -29,7 +29,7 @@ class Passes:
 
     def reporting(self, own: int, rows: int) -> Callable[[int], None]:
         """A function to which passes over this process's `own` of `rows` rows are reported."""
-        return parallel.for_all(lambda done: self.on_pass(done), own, rows)
+        return parallel.for_all(self.on_pass, own, rows)
 
     def own(self, rows: Sequence[int]) -> list[int]:
         """The rows that this process works on."""

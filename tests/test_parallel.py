@@ -14,6 +14,7 @@ from expertchat.errors import UserError
 from expertchat.pipeline import processes
 from expertchat.pipeline.processes import nodes_of_job, own_place, run_together
 from small_policy import GROUPS, make_reward_model
+from test_sft import save_family
 from train_together import KINDS
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,14 @@ def train(what, model, data, work, count) -> list[dict]:
 @pytest.mark.parametrize(
     ("what", "count"),
     [
-        *(("sft", 2), ("sft", 4), ("sft, packed", 2), ("sft, adapter", 2), ("rewards", 2)),
+        *(
+            ("sft", 2),
+            ("sft", 4),
+            ("sft, resumed", 2),
+            ("sft, packed", 2),
+            ("sft, adapter", 2),
+            ("rewards", 2),
+        ),
         *(("rewards", 4), ("rewards, length head", 2), ("ppo", 2), ("ppo", 4), ("grpo", 2)),
     ],
 )
@@ -50,8 +58,23 @@ def test_several_processes_train_as_one(
     data = instructions
     if what in GROUPS:
         data, _ = make_reward_model(llama_folder, tmp_path / "reward")
-    alone = train(what, llama_folder, data, tmp_path / "alone", 1)
-    together = train(what, llama_folder, data, tmp_path / "together", count)
+    compare(what, count, llama_folder, data, tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gptj", "mpt"])
+def test_several_processes_tune_each_family_as_one(
+    architecture, tokenizer, instructions, tmp_path, monkeypatch
+):
+    """Each of them has a part of all weights."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    save_family(architecture, tokenizer, tmp_path / "base")
+    compare("sft", 2, tmp_path / "base", instructions, tmp_path)
+
+
+def compare(what, count, model, data, folder):
+    """Requires that a training by `count` processes has the log and the weights of one by one."""
+    alone = train(what, model, data, folder / "alone", 1)
+    together = train(what, model, data, folder / "together", count)
     assert len(alone) == len(together) > 2
     for one, several in zip(alone, together, strict=True):
         assert one.keys() == several.keys()

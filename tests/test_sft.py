@@ -220,15 +220,20 @@ FAMILIES = {
 PACKED = set(FAMILIES) - {"mpt"}  # they tell packed conversations apart by positions
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
-def test_all_families_learn_with_the_default_layers(architecture, tokenizer, instructions, tmp_path):
+def save_family(architecture, tokenizer, folder):
+    """A small random model of one of the families."""
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = AutoConfig.for_model(
         architecture, vocab_size=len(tokenizer), **FAMILIES[architecture], **ids
     )
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_all_families_learn_with_the_default_layers(architecture, tokenizer, instructions, tmp_path):
+    save_family(architecture, tokenizer, tmp_path / "base")
     settings = TUNING.model_copy(update={"method": "lora", "learning_rate": 3e-2, "epochs": 1})
     found = tune(tmp_path / "base", instructions, tmp_path, settings)
     assert found["held_out"]["after"] < found["held_out"]["before"]

@@ -5,12 +5,14 @@ python train_together.py WHAT MODEL DATA WORK
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 import pandas as pd
 import small_policy
+from expertchat import checkpoints
 from expertchat.console import progress_bar
 from expertchat.engine import parallel
 from expertchat.errors import UserError
@@ -19,13 +21,28 @@ from expertchat.policies.running import train as train_policy
 from expertchat.rewards.ensemble import cross_fit
 from expertchat.rewards.training import train as train_reward
 from expertchat.settings.rewards import LengthHead
+from safetensors.torch import load_file
 from test_reward_training import SETTINGS as REWARDS
 from test_reward_training import five_contexts, reward_of
 from test_sft import TUNING, tune
 
 
 def sft(model: Path, data: Path, work: Path, **changes) -> list[dict]:
-    return tune(model, data, work, TUNING.model_copy(update={"batch_size": 9, **changes}))["log"]
+    found = tune(model, data, work, TUNING.model_copy(update={"batch_size": 9, **changes}))
+    if parallel.rank() > 0:
+        return found["log"]
+    tuned = load_file(work / "out/model/model.safetensors")
+    sums = {name: weight.double().abs().sum().item() for name, weight in tuned.items()}
+    return [*found["log"], {"after": found["held_out"]["after"]}, sums]
+
+
+def sft_resumed(model: Path, data: Path, work: Path) -> list[dict]:
+    """Tuned to the end, and then once more from the last checkpoint but one."""
+    if parallel.count() > 1:
+        checkpoints.INTERVAL = 0.0
+        sft(model, data, work)
+        parallel.from_first(lambda: shutil.rmtree(max((work / "checkpoints/parts").iterdir())))
+    return sft(model, data, work)
 
 
 def rewards(model: Path, data: Path, work: Path, **changes) -> list[dict]:
@@ -71,6 +88,7 @@ def diverges(*_) -> list[dict]:
 
 KINDS = {
     "sft": sft,
+    "sft, resumed": sft_resumed,
     "sft, packed": lambda *paths: sft(*paths, packing=True),
     "sft, adapter": lambda *paths: sft(*paths, method="lora"),
     "rewards": rewards,

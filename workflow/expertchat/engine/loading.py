@@ -155,7 +155,7 @@ def open_weights(folder: Path, stack: ExitStack) -> dict[str, object]:
     return weights
 
 
-def device_map(skeleton, placement: Mapping[str, int] | None):
+def device_map(skeleton, placement: Mapping[str, int | str] | None):
     """transformers' device map: as placed; without a placement all GPUs, or None without GPUs."""
     if placement is None:
         return "auto" if default_device().type == "cuda" else None
@@ -170,7 +170,7 @@ def load_model(
     folder: Path | str,
     load: Load,
     auto_class=AutoModelForCausalLM,
-    placement: Mapping[str, int] | None = None,
+    placement: Mapping[str, int | str] | None = None,
     **changes,
 ):
     """A model from the safetensors in `folder`, in eval mode, on GPUs if there are any.

@@ -80,14 +80,19 @@ def tensor_bytes(skeleton: nn.Module, load: Load) -> dict[str, int]:
     return size | {n: b.numel() * b.element_size() for n, b in skeleton.named_buffers()}
 
 
+def layer_names(model: nn.Module) -> list[str]:
+    """The names of a model's layers, in the order they run."""
+    kinds = set(model._no_split_modules or [])
+    return [name for name, module in model.named_modules() if type(module).__name__ in kinds]
+
+
 def block_bytes(skeleton: nn.Module, load: Load) -> dict[str, int]:
     """Planned bytes of each module that must not be split between devices, in the order they run.
 
     These modules are the layers and the modules outside the layers. Modules without weights come first.
     """
     modules = {name: i for i, (name, _) in enumerate(skeleton.named_modules())}
-    kinds = set(skeleton._no_split_modules or [])
-    layers = [n for n in modules if type(skeleton.get_submodule(n)).__name__ in kinds]
+    layers = layer_names(skeleton)
 
     def block(tensor: str) -> str:
         return next((n for n in layers if tensor.startswith(n + ".")), tensor.rpartition(".")[0])

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from expertchat.checkpoints import Checkpoints, numbered
-from expertchat.engine import parallel
+from expertchat.engine import parallel, sharding
 
 LOGGED = 50  # entries of a log, about
 
@@ -25,21 +25,30 @@ class Seal(TrainerCallback):
     """Makes each folder that the Trainer saves a checkpoint of ours.
 
     The Trainer writes file after file into a folder with its final name, which an interruption leaves
-    incomplete.
+    incomplete. Of several processes the first makes the checkpoint; if each has a part of the model
+    (`sharding`), all write theirs and the first collects them.
     """
 
-    def __init__(self, saved: Checkpoints):
-        self.saved = saved
+    def __init__(self, saved: Checkpoints, sharded: bool):
+        self.saved, self.sharded = saved, sharded
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         # an entry of the log is a mean since the last one, and the Trainer forgets what it has of one
         logged = state.global_step % args.logging_steps == 0
-        control.should_save = logged and self.saved.due and parallel.rank() == 0
+        if logged and self.sharded:
+            control.should_save = parallel.from_first(lambda: self.saved.due)
+        else:
+            control.should_save = logged and self.saved.due and parallel.rank() == 0
 
     def on_save(self, args, state, control, **kwargs) -> None:
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        with self.saved.writing(numbered(state.global_step)) as folder:
-            shutil.copytree(written, folder, dirs_exist_ok=True)
+        folders = parallel.gathered([written], parallel.count()) if self.sharded else [written]
+        if parallel.rank() == 0:
+            with self.saved.writing(numbered(state.global_step)) as folder:
+                for part in reversed(folders):  # of files that all have, the first process's stay
+                    shutil.copytree(part, folder, dirs_exist_ok=True)
+        if self.sharded:
+            parallel.from_first(lambda: None)  # the others wait with what they do next
         shutil.rmtree(written)
 
 
@@ -69,7 +78,7 @@ class TokenProgress:
     def together(self, loss: Tensor) -> Tensor:
         """The loss of a pass, and after the last pass of a step also its gradients, summed over the
         processes that train together."""
-        if self.accelerator.sync_gradients:
+        if self.accelerator.sync_gradients and not sharding.is_sharded(self.model):
             parallel.sum_gradients(p for p in self.model.parameters() if p.requires_grad)
         return parallel.stacked(loss).sum(0)
 
@@ -84,6 +93,41 @@ class TokenProgress:
             f"step {self.state.global_step + 1} of {self.state.max_steps}: the loss is NaN or "
             f"infinite: lower {section}.learning_rate or set load.dtype to float32"
         )
+
+
+class ShardedCheckpoints:
+    """For a Trainer, as a base class before it: its checkpoints of a model of which each process has a
+    part (`sharding`). Those of other models are the Trainer's own."""
+
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not sharding.is_sharded(self.model):
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not sharding.is_sharded(self.model):
+            return super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        sharding.save_part(self.model, self.optimizer, folder)
+        torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if not sharding.is_sharded(self.model):
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        sharding.load_weights(self.model, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not sharding.is_sharded(self.model):
+            return super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        sharding.load_moments(self.model, self.optimizer, Path(checkpoint))
+        state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+        self.lr_scheduler.load_state_dict(state)
+        for group, rate in zip(self.optimizer.param_groups, state["_last_lr"], strict=True):
+            group["lr"] = rate
 
 
 def common_arguments(model, scratch: Path, steps: int, seed: int) -> dict[str, Any]:
@@ -107,11 +151,12 @@ def common_arguments(model, scratch: Path, steps: int, seed: int) -> dict[str, A
 
 def run_to_the_end(trainer, saved: Checkpoints) -> None:
     """Trains from the latest checkpoint, or from the beginning if there is none."""
-    trainer.add_callback(Seal(saved))
+    trainer.add_callback(Seal(saved, sharding.is_sharded(trainer.model)))
     checkpoint = parallel.from_first(saved.latest)
     if checkpoint is not None:
         done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         trainer.count(trainer.tokens * done.global_step // done.max_steps // parallel.count())
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-    parallel.require_equal(p for p in trainer.model.parameters() if p.requires_grad)
+    if not sharding.is_sharded(trainer.model):
+        parallel.require_equal(p for p in trainer.model.parameters() if p.requires_grad)
     trainer.count(trainer.tokens_left)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from expertchat.engine import parallel
+from expertchat.engine import parallel, sharding
 from expertchat.engine.adapters import add_adapter
 from expertchat.engine.finite import require_finite_weights
 from expertchat.engine.generate.generation import complete_prompts, padded, position_ids
@@ -27,7 +27,12 @@ from expertchat.engine.memory import block_bytes
 from expertchat.engine.placement import gpu_free_bytes
 from expertchat.engine.rotation import long_rope_limit
 from expertchat.engine.shared_prompts import Reader, text_states, why_whole
-from expertchat.engine.trainers import TokenProgress, common_arguments, run_to_the_end
+from expertchat.engine.trainers import (
+    ShardedCheckpoints,
+    TokenProgress,
+    common_arguments,
+    run_to_the_end,
+)
 from expertchat.errors import UserError
 from expertchat.settings.decoding import Decoding
 from expertchat.settings.lora import LoRA
@@ -37,12 +42,12 @@ from expertchat.settings.target_modules import find_target_modules
 __all__ = [
     "Completion",
     "Reader",
+    "ShardedCheckpoints",
     "TokenProgress",
     "add_adapter",
     "before_stop",
     "check_lengths",
     "common_arguments",
-    "copies_of_model",
     "draw_completions",
     "end_token_ids",
     "load_model",
@@ -51,9 +56,11 @@ __all__ = [
     "padded",
     "parallel",
     "position_ids",
+    "processes_per_node",
     "require_finite_weights",
     "run_to_the_end",
     "save_adapter",
+    "sharding",
     "text_states",
     "token_logprobs",
     "why_whole",
@@ -88,11 +95,12 @@ LARGEST_SHARE = 0.6  # of a GPU's memory that the weights of a copy take; the re
 FULL_BYTES = 16  # per weight that is trained: in float32, with gradient and two moments of Adam
 
 
-def copies_of_model(folder: Path, load: Load, full: bool = False) -> int:
-    """The number of processes that can train the model in `folder` together on this machine's GPUs.
+def processes_per_node(folder: Path, load: Load, full: bool, nodes: int) -> int:
+    """The number of processes that can train the model in `folder` together on each node's GPUs.
 
-    That is one per GPU if each has room for a copy, else one. `full`: all weights are trained, and not
-    an adapter. The GPUs are looked at in a process of its own, as looking takes memory on each.
+    That is one per GPU if each has room for its copy, else one. `full`: all weights are trained, and not
+    an adapter; then each process has a part of the model (`sharding`). The GPUs are those of this node;
+    they are looked at in a process of its own, as looking takes memory on each.
     """
     gpus = torch.cuda.device_count()
     if gpus < 2:
@@ -100,7 +108,7 @@ def copies_of_model(folder: Path, load: Load, full: bool = False) -> int:
     skeleton = make_skeleton(folder, load)
     need = sum(block_bytes(skeleton, load).values())
     if full:
-        need = FULL_BYTES * sum(parameter.numel() for parameter in skeleton.parameters())
+        need = FULL_BYTES * sum(p.numel() for p in skeleton.parameters()) // (gpus * nodes)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         room = min(pool.submit(gpu_free_bytes).result())
     return gpus if need <= LARGEST_SHARE * room else 1

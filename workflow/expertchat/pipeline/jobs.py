@@ -151,11 +151,11 @@ class Job:
             return False
         processes, nodes = self.recipe.runtime["processes"], nodes_of_job()
         if processes == "auto":
-            from expertchat.engine.training import copies_of_model
+            from expertchat.engine.training import processes_per_node
 
             folder = self.input("model")
             assert folder is not None  # what is trained is an input
-            processes = copies_of_model(folder / "model", self.load(model), full)
+            processes = processes_per_node(folder / "model", self.load(model), full, nodes)
         if processes * nodes == 1:
             return False
         run_together(this_script(), processes, nodes, self.checkpoints.parent)

@@ -20,6 +20,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from expertchat.checkpoints import Checkpoints
 from expertchat.console import progress_bar
 from expertchat.engine.training import (
+    ShardedCheckpoints,
     TokenProgress,
     check_lengths,
     common_arguments,
@@ -31,6 +32,7 @@ from expertchat.engine.training import (
     parallel,
     run_to_the_end,
     save_adapter,
+    sharding,
     without_dropout,
 )
 from expertchat.errors import UserError
@@ -65,7 +67,8 @@ def tune_model(
     UserError if no conversation fits, or if the model lacks layers that `settings.lora` names.
     """
     tokenizer = load_tokenizer(model_folder, load)
-    model = load_model(model_folder, load)
+    sharded = settings.method == "full" and parallel.count() > 1
+    model = load_model(model_folder, load, placement={"": "cpu"} if sharded else None)
     ends = end_token_ids(model, tokenizer)
     (training, held_out), counts = zip(
         *(
@@ -86,6 +89,8 @@ def tune_model(
             model, tokenizer, training, settings, seed, batch_size, tokens, checkpoints, progress
         )
         after = losses_of(model, held_out, tokenizer.pad_token_id, batch_size, progress)
+    if sharded:
+        model = together(model, model_folder, load)
     if parallel.rank() == 0:
         save_merged(model, model_folder, load, checkpoints, out / "model")
     found = {
@@ -152,9 +157,11 @@ def on_device(batch: Mapping[str, Any], device) -> dict[str, Any]:
 
 
 def prepare(model, settings: Tuning, source: str, seed: int):
-    """The model with what is to be trained: an adapter, or all of its weights in float32."""
+    """The model with what is to be trained: an adapter, or all of its weights in float32, of which each
+    of several processes has a part."""
     if settings.method == "full":
-        return model.float().requires_grad_(True)
+        several = parallel.count() > 1
+        return sharding.shard(model) if several else model.float().requires_grad_(True)
     torch.manual_seed(seed)
     config = lora_config(settings.lora, model, "sft.lora", source, task_type="CAUSAL_LM")
     return get_peft_model(model, config)
@@ -172,7 +179,7 @@ class OwnShare:
         return self.collate(own or [rows[0] | {"labels": [IGNORED] * len(rows[0]["labels"])}])
 
 
-class ConversationTrainer(TokenProgress, SFTTrainer):
+class ConversationTrainer(TokenProgress, ShardedCheckpoints, SFTTrainer):
     """TRL's trainer, with a progress bar in tokens, and an end at the first loss that is not finite."""
 
     def __init__(self, *arguments, **kwargs):
@@ -246,7 +253,8 @@ def train(
         train_dataset=data,
         processing_class=tokenizer,
     )
-    run_to_the_end(trainer, Checkpoints(checkpoints / "steps"))
+    kind = "parts" if sharding.is_sharded(model) else "steps"
+    run_to_the_end(trainer, Checkpoints(checkpoints / kind))
     model.eval()
     names = ("step", "loss", "learning_rate", "grad_norm")
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -258,15 +266,18 @@ def largest_divisor(number: int, most: int) -> int:
     return next(d for d in range(min(number, most), 0, -1) if number % d == 0)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # weights that are put together in inference mode could not be trained
 def losses_of(model, rows: Sequence[Encoded], pad: int, batch_size: int, progress) -> np.ndarray:
     """The summed loss of each row's counted tokens, in nats [rows]."""
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
     mine = [rows[i] for i in parallel.share(order)]
     tokens = (sum(len(row.ids) for row in part) for part in (mine, rows))
-    own = _own_losses(model, mine, pad, batch_size, parallel.for_all(progress.update, *tokens))
+    passed = mine
+    if len(mine) < math.ceil(len(rows) / parallel.count()):  # as many passes as the others make
+        passed = [*mine, min(rows, key=lambda row: len(row.ids))]
+    own = _own_losses(model, passed, pad, batch_size, parallel.for_all(progress.update, *tokens))
     totals = np.zeros(len(rows))
-    totals[order] = parallel.gathered(own.tolist(), len(rows))
+    totals[order] = parallel.gathered(own[: len(mine)].tolist(), len(rows))
     return totals
 
 
@@ -309,6 +320,15 @@ def compared(before: np.ndarray, after: np.ndarray, rows: Sequence[Encoded]) -> 
         mean, low, high = bootstrap_sums(sums, names, function)
         figures |= {name: mean, f"{name}_interval": [low, high]}
     return figures
+
+
+def together(model, model_folder: Path, load: Load):
+    """The model of which each process has a part, whole and on the CPU in the first; None in others."""
+    whole = None
+    if parallel.rank() == 0:
+        whole = load_model(model_folder, load, placement={"": "cpu"})
+    sharding.copy_to(model, whole)
+    return whole
 
 
 def save_merged(model, model_folder: Path, load: Load, checkpoints: Path, out: Path) -> None:

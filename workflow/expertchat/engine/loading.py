@@ -109,7 +109,10 @@ def make_skeleton(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **c
     check_architecture(config.model_type, str(folder))
     with torch.device("meta"):
         return auto_class.from_config(
-            config, dtype=pick_dtype(load, default_device()), trust_remote_code=False
+            config,
+            dtype=pick_dtype(load, default_device()),
+            attn_implementation="eager" if load.attention == "eager" else None,
+            trust_remote_code=False,
         )
 
 

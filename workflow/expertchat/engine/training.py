@@ -17,6 +17,7 @@ import torch
 from transformers import AutoConfig
 
 from expertchat.engine import parallel, sharding
+from expertchat.engine.activations import planned_texts
 from expertchat.engine.adapters import add_adapter
 from expertchat.engine.finite import require_finite_weights
 from expertchat.engine.generate.generation import complete_prompts, padded, position_ids
@@ -53,8 +54,10 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "lora_config",
+    "make_skeleton",
     "padded",
     "parallel",
+    "planned_texts",
     "position_ids",
     "processes_per_node",
     "require_finite_weights",

@@ -26,7 +26,12 @@ from expertchat.rewards.ensemble import (
     train_member,
 )
 from expertchat.rewards.evaluation import best_of, evaluate, supported_scale, topic_folds
-from expertchat.rewards.training import ContextPairs, group_pairs, load_reward_model
+from expertchat.rewards.training import (
+    ContextPairs,
+    group_pairs,
+    load_reward_model,
+    require_memory,
+)
 from expertchat.settings.models import Load
 from expertchat.settings.rewards import Rewards
 
@@ -60,6 +65,7 @@ def make_reward_model(
     new = [*group_pairs(data.held_out, data.encoded, data.lengths), *contexts_of_fours(data)]
 
     reward = load_reward_model(model_folder, load, tokenizer.pad_token_id, settings)
+    require_memory(reward, model_folder, load, settings, [*every, *new])
     tokens = tokens_of_member(reward, folds, every, new, settings.epochs)
     with progress_bar(settings.ensemble * tokens, "reward model", "tokens") as progress:
         members = [

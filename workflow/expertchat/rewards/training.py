@@ -29,7 +29,9 @@ from expertchat.engine.training import (
     common_arguments,
     load_model,
     lora_config,
+    make_skeleton,
     parallel,
+    planned_texts,
     run_to_the_end,
     why_whole,
     without_dropout,
@@ -115,16 +117,10 @@ def load_reward_model(model_folder: Path, load: Load, pad: int, settings: Reward
     `pad` is the id of the tokenizer's pad token. Raises UserError if the model does not have the layers
     that `settings.lora` names.
     """
-    from peft import get_peft_model
-
-    heads = 1 if settings.length_head is None else 2
-    base = load_model(model_folder, load, AutoModelForSequenceClassification, num_labels=heads)
+    base = load_model(model_folder, load, AutoModelForSequenceClassification, num_labels=heads(settings))
     base.config.pad_token_id = pad
     without_dropout(base)  # only the adapter's dropout, which is a setting, is used
-    key, source = "rewards.lora", str(model_folder)
-    kinds = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
-    config = lora_config(settings.lora, base, key, source, **kinds)
-    model = get_peft_model(base, config).eval()
+    model = with_adapter(base, settings, str(model_folder)).eval()
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -132,6 +128,39 @@ def load_reward_model(model_folder: Path, load: Load, pad: int, settings: Reward
     if reader.whole is not None:
         print(f"each reply is read with its complete context: {reader.whole}", file=sys.stderr)
     return RewardModel(model, reader)
+
+
+def heads(settings: Rewards) -> int:
+    """The number of scores of a reply: its quality's, and that of its length where one is wanted."""
+    return 1 if settings.length_head is None else 2
+
+
+def with_adapter(base, settings: Rewards, source: str):
+    """The model `base`, which is called `source`, with a new adapter and score head that are trained."""
+    from peft import get_peft_model
+
+    kinds = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+    config = lora_config(settings.lora, base, "rewards.lora", source, **kinds)
+    return get_peft_model(base, config)
+
+
+def require_memory(
+    reward: RewardModel,
+    model_folder: Path,
+    load: Load,
+    settings: Rewards,
+    contexts: Sequence[ContextPairs],
+) -> None:
+    """Raises UserError if memory does not suffice for a pass over the longest context's candidates."""
+    classifier = AutoModelForSequenceClassification
+    skeleton = make_skeleton(model_folder, load, classifier, num_labels=heads(settings))
+    planned_texts(
+        reward.model,
+        with_adapter(skeleton, settings, str(model_folder)),
+        most=1,
+        own=max(reward.reader.tokens(context.rows) for context in contexts),
+        again=torch.cuda.is_available(),
+    )
 
 
 class PairTrainer(TokenProgress, Trainer):

@@ -28,8 +28,10 @@ from expertchat.engine.training import (
     load_model,
     load_tokenizer,
     lora_config,
+    make_skeleton,
     padded,
     parallel,
+    planned_texts,
     run_to_the_end,
     save_adapter,
     sharding,
@@ -45,6 +47,7 @@ from expertchat.sft.artifact import LOSSES
 from expertchat.sft.encoding import IGNORED, Encoded, encode_conversation, shortened
 from expertchat.statistics import bootstrap_sums
 
+LOGITS = 14  # bytes of a logit in training: in 16 and 32 bits, its log-probability, and its gradient
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
 
 
@@ -81,6 +84,15 @@ def tune_model(
     if settings.packing:
         require_separate(model, training, tokenizer.pad_token_id)
     model = prepare(model, settings, str(model_folder), seed)
+    longest = max(len(row.ids) for row in training)
+    batch_size = planned_texts(
+        model,
+        prepared_skeleton(model_folder, load, settings),
+        batch_size,
+        settings.max_length if settings.packing else longest,
+        again=torch.cuda.is_available(),
+        head=LOGITS * model.config.get_text_config().vocab_size,
+    )
     tokens = round(settings.epochs * sum(len(row.ids) for row in training))
     total = tokens + 2 * sum(len(row.ids) for row in held_out)
     with progress_bar(total, label, "tokens") as progress:
@@ -165,6 +177,15 @@ def prepare(model, settings: Tuning, source: str, seed: int):
     torch.manual_seed(seed)
     config = lora_config(settings.lora, model, "sft.lora", source, task_type="CAUSAL_LM")
     return get_peft_model(model, config)
+
+
+def prepared_skeleton(model_folder: Path, load: Load, settings: Tuning):
+    """The model without weights, as `prepare` makes it."""
+    skeleton = make_skeleton(model_folder, load)
+    if settings.method == "full":
+        return skeleton.float()
+    config = lora_config(settings.lora, skeleton, "sft.lora", str(model_folder), task_type="CAUSAL_LM")
+    return get_peft_model(skeleton, config)
 
 
 class OwnShare:

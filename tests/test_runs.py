@@ -14,6 +14,7 @@ from expertchat.errors import UserError
 from expertchat.pipeline import locks
 from expertchat.pipeline.locks import Owner
 from expertchat.pipeline.runs import RUNS, begin_run
+from expertchat.pipeline.store import manifest_path, work_path
 from small_workflow import BIN, ROOT, small_config, snakemake, write_config
 
 ELSEWHERE = Owner("node3", 7, "1", "", "t")
@@ -137,6 +138,20 @@ def test_a_file_that_names_nobody_is_removed(plan_in, monkeypatch):
     path.write_text("x")
     begin_run(plan_in())
     assert not path.exists()
+
+
+def test_work_that_was_left_by_a_job_that_had_published_is_removed(plan_in):
+    plan = plan_in()
+    finished, held, unfinished, *_ = plan.recipes
+    for reference in (finished, held, unfinished):
+        (work_path(plan.store, reference) / "checkpoints").mkdir(parents=True)
+    for reference in (finished, held):
+        manifest_path(plan.store, reference).parent.mkdir(parents=True)
+        manifest_path(plan.store, reference).write_text("{}")
+    with locks.locked(work_path(plan.store, held), held):
+        begin_run(plan)
+    left = [work_path(plan.store, reference).exists() for reference in (finished, held, unfinished)]
+    assert left == [False, True, True]
 
 
 @pytest.mark.slow

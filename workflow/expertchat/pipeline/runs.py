@@ -8,6 +8,7 @@ alive as a lock is (`locks`). Runs with the same links share the work, as each j
 from __future__ import annotations
 
 import atexit
+import shutil
 import socket
 import sys
 import time
@@ -20,6 +21,7 @@ from expertchat.pipeline.locks import (
     Owner,
     beating,
     is_dead,
+    lock_holder,
     locked,
     read_owner,
     this_process,
@@ -27,7 +29,7 @@ from expertchat.pipeline.locks import (
 )
 from expertchat.pipeline.plan import Plan
 from expertchat.pipeline.recipes import short_hash
-from expertchat.pipeline.store import date_back
+from expertchat.pipeline.store import date_back, manifest_path, work_path
 
 RUNS = ".runs"  # in the experiment's folder
 
@@ -57,8 +59,17 @@ def begin_run(plan: Plan) -> None:
         running.enter_context(beating(path, me))
         atexit.register(running.close)
         date_back(plan.store, plan.recipes)
+        _remove_work_of_finished(plan)
         plan.write_recipes()
         plan.write_view()
+
+
+def _remove_work_of_finished(plan: Plan) -> None:
+    """Removes the work folders of jobs that were killed after they had published, which no job will."""
+    for reference in plan.recipes:
+        work = work_path(plan.store, reference)
+        if work.exists() and manifest_path(plan.store, reference).exists() and not lock_holder(work):
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _lives(path: Path, owner: Owner, name: str) -> bool:

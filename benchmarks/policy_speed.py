@@ -1,203 +1,78 @@
-"""Steps of RLOO and GRPO beside those of TRL's trainers, on the same model, prompts, lengths and reward.
+"""Steps of RLOO, GRPO and PPO beside those of TRL's trainers, on the same model, prompts and lengths.
 
-python benchmarks/policy_speed.py path/to/model            prints the table
-python benchmarks/policy_speed.py path/to/model --record   and writes it to docs/benchmarks.md
+python benchmarks/policy_speed.py path/to/model --record                      writes docs/benchmarks.md
+python benchmarks/policy_speed.py small --algorithms ppo --trl-python PYTHON  a Llama of 5M weights
 
-Each contender runs in a process of its own, in turns. A step draws 8 replies of 64 tokens to each of 8
-prompts of 300 tokens, scores them by a function, and makes one optimizer step on a LoRA adapter, with a
-penalty on the KL from the base model. No token ends a reply. The first step is not timed.
+TRL's PPO is in TRL 1.12 only, which needs an environment of its own, whose PYTHON is given: the packages
+of requirements.lock with trl==1.12.0 instead. Each contender runs in a process of its own, in turns
+(`policy_contenders`). The first step of a run is not timed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
-import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from contenders import ATTENTION, TRL_ON_A_CPU, run
+from policy_contenders import BETA, CONTENDERS, RANK, Task, run_one, small_llama
 from record import markdown_table, record
 
-ALGORITHMS = ("rloo", "grpo")
-CONTEXTS, GROUP, PROMPT, REPLY = 8, 8, 300, 64
-BETA, RATE, RANK = 0.05, 1e-4, 8
-WORDS = ("bread", "flour", "water", "salt", "oven", "steam", "crust", "crumb", "yeast", "dough", "knife")
 
-
-def prompts(tokenizer) -> list[str]:
-    """Texts of `PROMPT` tokens each."""
-    texts = []
-    for number in range(CONTEXTS):
-        ids = tokenizer.encode(" ".join(WORDS[(number + i) % len(WORDS)] for i in range(PROMPT)))
-        texts.append(tokenizer.decode(ids[:PROMPT]))
-        found = len(tokenizer.encode(texts[-1], add_special_tokens=False))
-        if found != PROMPT:
-            raise SystemExit(f"a prompt has {found} tokens instead of {PROMPT}")
-    return texts
-
-
-def ours(model_folder: Path, algorithm: str, batch_size: int, steps: int) -> list[float]:
-    """Seconds of each step of this project's trainer."""
-    import torch
-    from expertchat.engine import training
-    from expertchat.engine.training import load_model, load_tokenizer, lora_config
-    from expertchat.policies.shared_backbone import SharedBackbone
-    from expertchat.policies.trainer import PPOTrainer
-    from expertchat.settings.decoding import Decoding
-    from expertchat.settings.lora import LoRA
-    from expertchat.settings.models import Load
-    from expertchat.settings.ppo import PPO
-
-    training.end_token_ids = lambda *_: []  # type: ignore[assignment]
-    load, lora = Load(), LoRA(rank=RANK, alpha=2 * RANK)
-    tokenizer = load_tokenizer(model_folder, load)
-    base = load_model(model_folder, load)
-    config = lora_config(lora, base, "ppo.lora", "the model", task_type="CAUSAL_LM")
-    settings = PPO(
-        algorithm=algorithm,
-        replies_per_context=GROUP,
-        batch_size=CONTEXTS * GROUP,
-        minibatch_size=CONTEXTS * GROUP,
-        epochs=1,
-        steps=steps,
-        learning_rate=RATE,
-        kl_coefficient=BETA,
-        lora=lora,
-    )
-    ids = [tokenizer.encode(text, add_special_tokens=False) for text in prompts(tokenizer)]
-    generator = torch.Generator().manual_seed(0)
-    trainer = PPOTrainer(
-        SharedBackbone(base, config, []),
-        tokenizer,
-        ids,
-        settings,
-        Decoding(max_new_tokens=REPLY),
-        0,
-        batch_size,
-        score=lambda rollout: torch.rand(len(rollout.ids), generator=generator),
-    )
-    collect = trainer.collect_rollout
-
-    def ended(*args, **kwargs):  # TRL scores replies that did not end too
-        rollout = collect(*args, **kwargs)
-        return replace(rollout, ended=torch.ones_like(rollout.ended))
-
-    trainer.collect_rollout = ended  # type: ignore[method-assign]
-    return [trainer.train_step()["seconds"] for _ in range(steps)]
-
-
-def trl(model_folder: Path, algorithm: str, batch_size: int, steps: int) -> list[float]:
-    """Seconds of each step of TRL's trainer."""
-    import random
-
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
-
-    config, trainer = {"grpo": (GRPOConfig, GRPOTrainer), "rloo": (RLOOConfig, RLOOTrainer)}[algorithm]
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype="float32")
-    seconds: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_, **__):
-            self.began = time.perf_counter()
-
-        def on_step_end(self, *_, **__):
-            seconds.append(time.perf_counter() - self.began)
-
-    generator = random.Random(0)
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = config(
-            output_dir=folder,
-            per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=CONTEXTS * GROUP // batch_size,
-            num_generations=GROUP,
-            max_completion_length=REPLY,
-            generation_kwargs={"min_new_tokens": REPLY},
-            beta=BETA,
-            learning_rate=RATE,
-            max_steps=steps,
-            disable_dropout=True,
-            **TRL_ON_A_CPU,
-        )
-        trainer(
-            model=model,
-            args=arguments,
-            processing_class=tokenizer,
-            reward_funcs=lambda completions, **_: [generator.random() for _ in completions],
-            train_dataset=Dataset.from_dict({"prompt": prompts(tokenizer)}),
-            peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=ATTENTION),
-            callbacks=[Clock()],
-        ).train()
-    return seconds
-
-
-CONTENDERS = {"ExpertChat": ours, "TRL": trl}
-
-
-def measured(model: Path, algorithm: str, name: str, batch_size: int, steps: int) -> dict[str, Any]:
-    """Runs one contender in a process of its own. Returns {seconds, peak_bytes}."""
-    command = [sys.executable, __file__, str(model), "--one", algorithm, name]
-    return run([*command, "--batch-size", str(batch_size), "--steps", str(steps)])
+def compare(model: Path, task: Task, repeats: int, trl_python: str) -> list[str]:
+    """A row of the table: replies per second and peak memory of both, and their ratios."""
+    found: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
+    for _ in range(repeats):
+        for name, runs in found.items():
+            runs.append(run_one(model, task, name, trl_python if name == "TRL" else sys.executable))
+    speed, peak = {}, {}
+    for name, runs in found.items():
+        middle = statistics.median(second for run in runs for second in run["seconds"][1:])
+        speed[name] = task.replies / middle
+        peak[name] = max(run["peak_bytes"] for run in runs) / 2**30
+    return [
+        task.algorithm,
+        *(f"{speed[name]:.2f}" for name in CONTENDERS),
+        f"{speed['ExpertChat'] / speed['TRL']:.2f}",
+        *(f"{peak[name]:.2f}" for name in CONTENDERS),
+        f"{peak['ExpertChat'] / peak['TRL']:.2f}",
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", type=Path, help="folder of the model")
-    parser.add_argument("--batch-size", type=int, default=16, help="rows of a forward pass")
-    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS)
+    parser.add_argument("model", help="folder of the model, or `small`: a Llama of 5M random weights")
+    parser.add_argument("--rows", type=int, default=16, help="rows of a forward pass")
+    parser.add_argument("--algorithms", nargs="+", default=["rloo", "grpo"])
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a run")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each contender, in turns")
+    parser.add_argument("--trl-python", default=sys.executable, help="the Python that runs TRL")
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        algorithm, name = arguments.one
-        seconds = CONTENDERS[name](arguments.model, algorithm, arguments.batch_size, arguments.steps + 1)
-        print(json.dumps({"seconds": seconds[1:]}))
-        return
+    small = arguments.model == "small"
     rows = []
-    for algorithm in arguments.algorithms:
-        found: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
-        for _ in range(arguments.repeats):
-            for name in CONTENDERS:
-                found[name].append(
-                    measured(arguments.model, algorithm, name, arguments.batch_size, arguments.steps)
-                )
-        speed, peak = {}, {}
-        for name, runs in found.items():
-            middle = statistics.median(second for run in runs for second in run["seconds"])
-            speed[name] = CONTEXTS * GROUP / middle
-            peak[name] = max(run["peak_bytes"] for run in runs) / 2**30
-        rows.append(
-            [
-                algorithm,
-                *(f"{speed[name]:.2f}" for name in CONTENDERS),
-                f"{speed['ExpertChat'] / speed['TRL']:.2f}",
-                *(f"{peak[name]:.2f}" for name in CONTENDERS),
-                f"{peak['ExpertChat'] / peak['TRL']:.2f}",
-            ]
-        )
-        print(rows[-1], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        model = small_llama(Path(folder)) if small else Path(arguments.model)
+        for algorithm in arguments.algorithms:
+            epochs = 2 if algorithm == "ppo" else 1
+            task = Task(algorithm, rows=arguments.rows, steps=arguments.steps + 1, epochs=epochs)
+            rows.append(compare(model, task, arguments.repeats, arguments.trl_python))
+            print(rows[-1], flush=True)
     head = ["algorithm", *(f"{name}, replies/s" for name in CONTENDERS), "ratio (at least 2)"]
     head += [*(f"{name}, GiB" for name in CONTENDERS), "ratio (at most 0.5)"]
     body = (
-        f"{CONTEXTS} prompts of {PROMPT} tokens, {GROUP} replies of {REPLY} tokens to each, float32, "
-        f"LoRA of rank {RANK}, {arguments.batch_size} rows at a time, KL weight {BETA}; median of "
-        f"{arguments.steps * arguments.repeats} step(s) after the first. TRL generates by transformers, "
-        "without vLLM. Memory is the peak of the process, with the interpreter and the libraries.\n\n"
-        + markdown_table(head, rows)
+        f"{task.contexts} prompts of {task.prompt} tokens, {task.group} replies of {task.reply} tokens "
+        f"to each, float32, LoRA of rank {RANK}, {task.rows} rows at a time, KL weight {BETA}; PPO "
+        "makes two passes over the replies of a step. Median of "
+        f"{arguments.steps * arguments.repeats} step(s) after the first. TRL generates by "
+        "transformers, without vLLM. Memory is the peak of the process, with the interpreter and the "
+        "libraries.\n\n" + markdown_table(head, rows)
     )
     print(body)
     if arguments.record:
-        record("Policy optimization beside TRL", "benchmarks/policy_speed.py", body)
+        title = "PPO of a small model beside TRL" if small else "Policy optimization beside TRL"
+        record(title, "benchmarks/policy_speed.py", body)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What is learned from equally many replies, by this project and by TRL, with several seeds.
 
 python benchmarks/policy_learning.py small --trl-python PYTHON --record   a Llama of 5M random weights
-python benchmarks/policy_learning.py path/to/model --steps 8 --record     another model
+python benchmarks/policy_learning.py path/to/model --steps 12 --rate 2e-3 --record   SmolLM2-135M-Instruct
 
 PYTHON has TRL 1.12, for PPO (see policy_speed.py). The task is that of `policy_contenders`, with shorter
 texts. Compared is the mean reward over the last quarter of the steps; before training it is about 2.5.
@@ -29,9 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", help="folder of the model, or `small`: a Llama of 5M random weights")
     parser.add_argument("--algorithms", nargs="+", default=["ppo", "rloo", "grpo"])
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate of both")
+    parser.add_argument("--rate", type=float, default=2e-2, help="learning rate of both")
     parser.add_argument("--trl-python", default=sys.executable, help="the Python that runs TRL's PPO")
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks.md")
     arguments = parser.parse_args()
@@ -45,9 +45,9 @@ def main() -> None:
                 for name, found in ends.items():
                     task = Task(
                         algorithm,
-                        prompt=24,
-                        reply=24,
-                        rows=32,
+                        prompt=16,
+                        reply=8,
+                        rows=64,
                         steps=arguments.steps,
                         rate=arguments.rate,
                         epochs=2 if algorithm == "ppo" else 1,

@@ -1,7 +1,7 @@
 """What is learned from equally many replies, by this project and by TRL, with several seeds.
 
 python benchmarks/policy_learning.py small --trl-python PYTHON --record   a Llama of 5M random weights
-python benchmarks/policy_learning.py path/to/model --steps 12 --rate 2e-3 --record   SmolLM2-135M-Instruct
+python benchmarks/policy_learning.py path/to/model --steps 12 --rate 2e-3 --record   a pretrained one
 
 PYTHON has TRL 1.12, for PPO (see policy_speed.py). The task is that of `policy_contenders`, with shorter
 texts. Compared is the mean reward over the last quarter of the steps; before training it is about 2.5.

@@ -12,7 +12,8 @@ import torch
 from expertchat.engine import parallel
 from expertchat.errors import UserError
 from expertchat.pipeline import processes
-from expertchat.pipeline.processes import nodes_of_job, own_place, run_together
+from expertchat.pipeline.processes import own_place, run_together
+from expertchat.pipeline.slurm import nodes_of_job
 from small_policy import GROUPS, make_reward_model
 from test_sft import save_family
 from train_together import KINDS

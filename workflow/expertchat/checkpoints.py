@@ -8,6 +8,7 @@ checksums is removed when it is read, with a message, and the job goes on from w
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -22,6 +23,11 @@ CHECKSUMS = "checksums.json"  # {file: [size in bytes, SHA-256]}
 PART = ".part-"  # begins the names of unfinished checkpoints
 PIECES = ".pieces-"  # begins the names of folders for the pieces of the next checkpoint
 INTERVAL = 60.0  # seconds after which a job that can write a checkpoint does so
+deadline = math.inf  # by the clock of `time.time`: when the job is to end; set by the job
+
+
+class TimeIsUp(BaseException):
+    """The deadline has passed, and all work is in a checkpoint: the job ends, to go on later."""
 
 
 class Checkpoints:
@@ -40,8 +46,8 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether `INTERVAL` has passed since the last checkpoint, or since the start."""
-        return time.monotonic() - self._written >= INTERVAL
+        """Whether `INTERVAL` has passed since the last checkpoint or the start, or the deadline has."""
+        return time.time() >= deadline or time.monotonic() - self._written >= INTERVAL
 
     def names(self) -> list[str]:
         """The names of all checkpoints, in order; their content is not checked."""
@@ -49,7 +55,10 @@ class Checkpoints:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Yields a new folder, which becomes the checkpoint `name` when the block ends without error."""
+        """Yields a new folder, which becomes the checkpoint `name` when the block ends without error.
+
+        Raises TimeIsUp once it is written, if the deadline has passed.
+        """
         part = self.folder / f"{PART}{name}"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
@@ -68,6 +77,8 @@ class Checkpoints:
             shutil.rmtree(pieces)
         for old in self.names()[: -self.keep] if self.keep else []:
             shutil.rmtree(self.folder / old)
+        if time.time() >= deadline:
+            raise TimeIsUp
 
     def pieces(self, name: str, *parts: str) -> Checkpoints:
         """The checkpoints of a part of the work on checkpoint `name`; removed once that is written."""

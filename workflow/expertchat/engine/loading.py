@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -74,7 +75,14 @@ def has_kernels(capability: tuple[int, int], builds: Sequence[str]) -> bool:
 
 
 def check_gpus() -> None:
-    """Raises UserError if PyTorch has no kernels for one of the GPUs that this process sees."""
+    """Raises UserError if SLURM gave GPUs to this job and PyTorch sees none of them, or has no kernels
+    for one that it sees."""
+    given = os.environ.get("SLURM_JOB_GPUS")
+    if given and not torch.cuda.is_available() and os.environ.get("EXPERTCHAT_DEVICE") != "cpu":
+        raise UserError(
+            f"SLURM gave the GPUs {given} to this job, but {_why_no_gpu()}; to compute on the CPU all "
+            "the same, set EXPERTCHAT_DEVICE=cpu"
+        )
     builds = torch.cuda.get_arch_list()
     for gpu in range(torch.cuda.device_count()):
         capability = torch.cuda.get_device_capability(gpu)
@@ -85,6 +93,17 @@ def check_gpus() -> None:
                 f"only for {', '.join(builds)}: install a build that has, such as one for CUDA 12.6 for "
                 "GPUs of capability 7.0 (V100)"
             )
+
+
+def _why_no_gpu() -> str:
+    """Why PyTorch uses no GPU, as a clause."""
+    if torch.version.cuda is None:
+        return f"this PyTorch ({torch.__version__}) is a build without CUDA: install one with CUDA"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return f"PyTorch cannot use them: {str(error).splitlines()[0]}"
+    return "PyTorch sees none of them: compare CUDA_VISIBLE_DEVICES and nvidia-smi in a job"
 
 
 def check_attention(load: Load, dtype: torch.dtype, device: torch.device) -> None:

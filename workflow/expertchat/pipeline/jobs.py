@@ -23,9 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expertchat import checkpoints
+from expertchat.checkpoints import TimeIsUp
 from expertchat.console import label_job, silence_libraries
 from expertchat.errors import UserError
 from expertchat.foreign import shown, told
+from expertchat.pipeline import slurm
 from expertchat.pipeline.failures import explain
 from expertchat.pipeline.fingerprints import code_fingerprint, user_file_fingerprint
 from expertchat.pipeline.integrity import find_damage
@@ -35,8 +38,8 @@ from expertchat.pipeline.processes import (
     PROCESSES,
     Place,
     begin,
-    nodes_of_job,
     own_place,
+    report_continues,
     report_failure,
     report_run,
     reported_run,
@@ -62,6 +65,7 @@ LOADERS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "gguf")
 PACKAGES = (*LOADERS, "datasets", "pandas", "numpy")  # whose versions the manifest records
 
 SERVER_LOG = "server-{}.log"  # in the work folder: the output of a server that the job starts
+CONTINUES = 75  # exit code of a job that saved its work and goes on later (EX_TEMPFAIL of sysexits.h)
 ONLINE = ("models", "instructions", "preferences", "questions")  # the stages that may use the network
 
 
@@ -149,7 +153,7 @@ class Job:
         """
         if self.is_one_of_several:
             return False
-        processes, nodes = self.recipe.runtime["processes"], nodes_of_job()
+        processes, nodes = self.recipe.runtime["processes"], slurm.nodes_of_job()
         if processes == "auto":
             from expertchat.engine.training import processes_per_node
 
@@ -243,6 +247,7 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
     if stage not in ONLINE:
         # compute nodes have no network, and attempts to connect would only delay the job
         os.environ["HF_HUB_OFFLINE"] = "1"
+    checkpoints.deadline = slurm.deadline(time.time())
     try:
         recipe, store = parse_arguments(stage, description)
         label_job(recipe.label)
@@ -280,6 +285,13 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
             shutil.rmtree(work, ignore_errors=True)
     except KeyboardInterrupt:
         sys.exit(f"{stage}: {INTERRUPTED}")
+    except TimeIsUp:
+        if place is None or work is None:
+            again = "SLURM starts it again" if slurm.requeue() else "run the same command again"
+            print(f"{stage}: the time limit is near, and the work is saved: {again}", file=sys.stderr)
+        else:
+            report_continues(work, place)
+        sys.exit(CONTINUES)
     except Exception as error:
         known = isinstance(error, UserError)
         message = told(str(error)) if known else shown(explain(error, work))

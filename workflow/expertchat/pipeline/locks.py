@@ -5,6 +5,7 @@ its owner: host, process and SLURM job. Its owner changes the file's time every 
 owner is dead is removed by the next job that wants it:
 
 - on the owner's host, if no process has its id and time of start;
+- if SLURM has started the owner's job again, and this process is of the new start;
 - on another host, if SLURM does not know the owner's job any more;
 - in any case, if the file's time does not change for `SILENCE` seconds of the waiting job's own clock.
   Clocks of different hosts are not compared.
@@ -17,9 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from expertchat.errors import UserError
+from expertchat.pipeline import slurm
 
 FILE = "lock"
 BEAT, SILENCE, POLL = 10.0, 120.0, 1.0  # seconds
@@ -46,6 +46,7 @@ class Owner:
     started: str  # time of the process's start in clock ticks since boot; empty if it is not known
     job: str  # id of its SLURM job; empty without one
     token: str  # different for each lock
+    restarts: int = 0  # of the SLURM job
 
     def __str__(self) -> str:
         job = f", SLURM job {self.job}" if self.job else ""
@@ -54,8 +55,8 @@ class Owner:
 
 def this_process() -> Owner:
     """The owner of the locks that this process takes."""
-    job = os.environ.get("SLURM_JOB_ID", "")
-    return Owner(socket.gethostname(), os.getpid(), start_of(os.getpid()), job, uuid.uuid4().hex)
+    me, token = os.getpid(), uuid.uuid4().hex
+    return Owner(socket.gethostname(), me, start_of(me), slurm.own_job(), token, slurm.restarts())
 
 
 def start_of(process: int) -> str:
@@ -124,24 +125,12 @@ def lock_holder(work: Path) -> str | None:
 
 def is_dead(owner: Owner) -> bool:
     """Whether it is certain that the owner has ended."""
+    if owner.job and owner.job == slurm.own_job() and owner.restarts < slurm.restarts():
+        return True
     if owner.host == socket.gethostname():
         start = start_of(owner.process)
         return not start or bool(owner.started and start != owner.started)
-    return bool(owner.job) and _slurm_state(owner.job) in GONE
-
-
-def _slurm_state(job: str) -> str | None:
-    """The state of a SLURM job, empty if SLURM does not know it; None if SLURM cannot be asked."""
-    if shutil.which("squeue") is None:
-        return None
-    command = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode == 0:
-        return done.stdout.strip().split("\n")[0]
-    return "" if "Invalid job id" in done.stderr else None
+    return bool(owner.job) and slurm.state_of(owner.job) in GONE
 
 
 def read_owner(path: Path) -> Owner | None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from expertchat.checkpoints import TimeIsUp
 from expertchat.errors import UserError
 
 COUNT, RANK, ADDRESS, PARENT = (
@@ -30,6 +31,7 @@ COUNT, RANK, ADDRESS, PARENT = (
 )
 PROCESSES = "processes"  # in the job's work folder: what each process reports
 FAILURE, REPORT, LOG = "failure-{}.json", "report-{}.json", "process-{}.log"
+CONTINUES = "continues.json"  # the work is saved and goes on later
 POLL_SECONDS, END_SECONDS = 0.2, 5.0
 
 
@@ -52,15 +54,11 @@ def own_place() -> Place | None:
     return Place(int(rank), int(os.environ[COUNT]), int(gpu), os.environ[ADDRESS])
 
 
-def nodes_of_job() -> int:
-    """The number of nodes that SLURM gave to this job; 1 without SLURM."""
-    return int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
-
-
 def run_together(command: Sequence[str], processes: int, nodes: int, work: Path) -> None:
     """Runs `command` in `processes` processes on each of `nodes` nodes, and returns when all have ended.
 
-    Raises UserError with the error of the process that failed first.
+    Raises UserError with the error of the process that failed first, and TimeIsUp if the first process
+    ended for that reason.
     """
     folder = work / PROCESSES
     shutil.rmtree(folder, ignore_errors=True)
@@ -77,6 +75,8 @@ def run_together(command: Sequence[str], processes: int, nodes: int, work: Path)
         finally:
             _end(running)
     if failed is not None:
+        if (folder / CONTINUES).exists():
+            raise TimeIsUp
         raise UserError(_reason(failed, running[failed].returncode, count, folder))
 
 
@@ -177,6 +177,11 @@ def _watch_parent(parent: int) -> None:
 def report_failure(work: Path, place: Place, message: str) -> None:
     """Tells the job's own process why this one ends."""
     _write(work / PROCESSES / FAILURE, place, {"message": message})
+
+
+def report_continues(work: Path, place: Place) -> None:
+    """Tells the job's own process that the work is saved and goes on later, as time is up."""
+    _write(work / PROCESSES / CONTINUES, place, {})
 
 
 def report_run(work: Path, place: Place, run: Mapping[str, Any]) -> None:

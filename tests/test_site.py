@@ -1,0 +1,113 @@
+"""What profiles/slurm asks of SLURM is read from the environment and checked first."""
+
+import pytest
+from expertchat.pipeline.site import read_site
+
+PARTITIONS = """\
+PartitionName=gpu AllowGroups=ALL Default=NO MaxTime=1-00:00:00 Nodes=node[1-2]
+PartitionName=long AllowGroups=ALL Default=YES MaxTime=UNLIMITED Nodes=node[1-2]
+"""
+NODES = "gpu:V100-SXM2-16GB:4(S:0-1)|64|256000\n(null)|32|128000\n"
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A function that makes the commands of SLURM tell of a cluster."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def make(partitions=PARTITIONS, nodes=NODES, accounting="accounting_storage/slurmdbd"):
+        config = f'echo "AccountingStorageType = {accounting}"'
+        answers = {
+            "scontrol": f'case "$2" in config) {config};; *) cat {tmp_path}/partitions;; esac',
+            "sinfo": f"cat {tmp_path}/nodes",
+            "sacct": "",
+        }
+        (tmp_path / "partitions").write_text(partitions)
+        (tmp_path / "nodes").write_text(nodes)
+        for name, script in answers.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / name).chmod(0o755)
+
+    return make
+
+
+def test_defaults_are_those_of_a_node_with_four_gpus(cluster):
+    cluster()
+    site = read_site({"EXPERTCHAT_DATA": "/data", "HOME": "/root"})
+    assert (site.minutes, site.cpus, site.memory_mb, site.nodes) == (720, 16, 120_000, 1)
+    assert (site.plain_gres, site.gpu_extra, site.partition) == ("gpu:4", "", None)
+
+
+def test_values_of_a_site(cluster):
+    cluster()
+    site = read_site(
+        {
+            "EXPERTCHAT_PARTITION": "gpu",
+            "EXPERTCHAT_HOURS": "0.05",
+            "EXPERTCHAT_GRES": "gpu:V100-SXM2-16GB:4",
+            "EXPERTCHAT_MEMORY_GB": "200",
+            "EXPERTCHAT_EXTRA": "--exclude=node9",
+        }
+    )
+    assert (site.partition, site.minutes, site.memory_mb) == ("gpu", 3, 200_000)
+    # the plugin refuses types with hyphens, but not this option
+    assert site.plain_gres is None
+    assert site.gpu_extra == "--gpus-per-node=V100-SXM2-16GB:4 --exclude=node9"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("HOURS", "x", "EXPERTCHAT_HOURS=x: must be a number of hours"),
+        ("HOURS", "0", "at least one minute"),
+        ("HOURS", "nan", "must be a number of hours"),
+        ("CPUS", "-1", "EXPERTCHAT_CPUS=-1: must be a whole number from 1"),
+        ("MEMORY_GB", "1.5", "must be a whole number from 1"),
+        ("GRES", "4", "must be gpu:NUMBER or gpu:TYPE:NUMBER"),
+        ("PARTITION", "", "EXPERTCHAT_PARTITION=: is empty"),
+        ("PARTITON", "gpu", "EXPERTCHAT_PARTITON is unknown: did you mean EXPERTCHAT_PARTITION"),
+        ("WWWWWWWW", "1", "EXPERTCHAT_WWWWWWWW is unknown; there are EXPERTCHAT_PARTITION, "),
+        ("PARTITION", "gpus", "gpus does not exist; there are gpu, long"),
+        ("PARTITION", "gpu,fast", "fast does not exist"),
+        ("GRES", "gpu:8", "no node of the partition long has 8 GPUs, 16 CPUs and 120 GB of memory"),
+        ("CPUS", "128", "nodes with 0 GPUs, 32 CPUs, 128 GB; 4 GPUs, 64 CPUs, 256 GB"),
+        ("MEMORY_GB", "300", "set EXPERTCHAT_GRES, EXPERTCHAT_CPUS and EXPERTCHAT_MEMORY_GB"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence(cluster, variable, value, words):
+    cluster()
+    with pytest.raises(SystemExit) as ended:
+        read_site({f"EXPERTCHAT_{variable}": value})
+    message = str(ended.value)
+    assert message.startswith("profiles/slurm: ") and words in message and "\n" not in message
+
+
+def test_a_limit_that_the_partition_does_not_give(cluster):
+    cluster()
+    assert read_site({"EXPERTCHAT_HOURS": "48"}).minutes == 48 * 60
+    with pytest.raises(SystemExit, match="jobs of the partition gpu may run for at most 24 hours"):
+        read_site({"EXPERTCHAT_HOURS": "48", "EXPERTCHAT_PARTITION": "gpu"})
+
+
+def test_without_a_default_a_partition_must_be_named(cluster):
+    cluster(PARTITIONS.replace("YES", "NO"))
+    with pytest.raises(SystemExit, match="set EXPERTCHAT_PARTITION to one of gpu, long"):
+        read_site({})
+
+
+@pytest.mark.parametrize(
+    ("accounting", "command"),
+    [
+        ("accounting_storage/slurmdbd", "sacct"),
+        ("accounting_storage/none", "squeue"),  # sacct would never answer
+        ("(null)", "squeue"),
+    ],
+)
+def test_jobs_are_watched_by_what_answers(cluster, accounting, command):
+    cluster(accounting=accounting)
+    assert read_site({}).status_command == command
+
+
+def test_without_slurm_a_run_can_be_planned(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert read_site({"EXPERTCHAT_PARTITION": "gpu"}).partition == "gpu"

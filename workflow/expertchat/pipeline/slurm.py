@@ -1,0 +1,82 @@
+"""What a job asks of SLURM, in which it may run: how long it has, and to be started again."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from datetime import datetime
+
+JOB, RESTARTS, NODES, END = (
+    "SLURM_JOB_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_JOB_NUM_NODES",
+    "SLURM_JOB_END_TIME",  # in seconds since 1970; newer versions of SLURM have it
+)
+WAIT_SECONDS = 30
+LARGEST_RESERVE, RESERVE = 180.0, 0.25  # seconds before the time limit, and their largest share of it
+
+
+def own_job() -> str:
+    """The id of the SLURM job of this process; empty without SLURM."""
+    return os.environ.get(JOB, "")
+
+
+def restarts() -> int:
+    """How often SLURM has started this job again under the same id."""
+    return int(os.environ.get(RESTARTS, "0"))
+
+
+def nodes_of_job() -> int:
+    """The number of nodes that SLURM gave to this job; 1 without SLURM."""
+    return int(os.environ.get(NODES, "1"))
+
+
+def state_of(job: str) -> str | None:
+    """The state of a SLURM job, empty if SLURM does not know it; None if SLURM cannot be asked."""
+    return _ask("squeue", "--noheader", "--format=%T", f"--jobs={job}")
+
+
+def deadline(now: float) -> float:
+    """When this job should save its work and end, to go on later, on the clock of `time.time`.
+
+    That is shortly before SLURM's time limit. `now` is the present, at the start of the job's work;
+    infinity without a limit.
+    """
+    if not own_job():
+        return math.inf
+    given = os.environ.get(END)
+    if given is None:
+        text = _ask("squeue", "--noheader", "--format=%e", f"--jobs={own_job()}") or ""
+        try:
+            end = datetime.fromisoformat(text).timestamp()
+        except ValueError:  # NONE or N/A: there is no limit, or it is not known
+            return math.inf
+    else:
+        end = float(given)
+    return end - min(LARGEST_RESERVE, RESERVE * (end - now))
+
+
+def requeue() -> bool:
+    """Puts this job back into the queue, under the same id. Whether SLURM does that."""
+    if shutil.which("scontrol") is None:
+        return False
+    done = subprocess.run(["scontrol", "requeue", own_job()], capture_output=True, text=True)
+    if done.returncode:
+        print(f"SLURM does not queue this job again: {done.stderr.strip()}", file=sys.stderr)
+    return done.returncode == 0
+
+
+def _ask(*command: str) -> str | None:
+    """The first line of the answer, empty if there is no such job; None if it cannot be asked."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode == 0:
+        return done.stdout.strip().split("\n")[0]
+    return "" if "Invalid job id" in done.stderr else None

@@ -106,12 +106,13 @@ def read_site(environment: Mapping[str, str] | None = None) -> Site:
 
 
 def _read(environment: Mapping[str, str]) -> Site:
-    known = [PREFIX + name for name in (*VARIABLES, *OTHERS)]
-    for name in environment:
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f": did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
-            raise UserError(f"the environment variable {name} is unknown{hint}")
+    for variable in environment:
+        name = variable.removeprefix(PREFIX)
+        if variable.startswith(PREFIX) and name not in (*VARIABLES, *OTHERS):
+            near = difflib.get_close_matches(name, VARIABLES, 1)
+            there_are = f"; there are {', '.join(PREFIX + one for one in VARIABLES)}"
+            hint = f": did you mean {PREFIX}{near[0]}?" if near else there_are
+            raise UserError(f"the environment variable {variable} is unknown{hint}")
     values = {}
     for name, (read, default) in VARIABLES.items():
         given = environment.get(PREFIX + name)

@@ -6,6 +6,7 @@ same result as an uninterrupted one. `expertchat.policies` has a map of a PPO st
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -272,7 +273,10 @@ class PPOTrainer:
         sums = parallel.summed(sums)
         parallel.sum_gradients(self.parameters.values())
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        most = self.settings.max_gradient_norm
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.parameters.values(), math.inf if most is None else most
+        )
         if self.scaler.get_scale() <= 1:  # a larger scale may be too large: such a step is left out
             self._require_finite("norm of the gradient", norm)
         sums["gradient_norm"] = norm.nan_to_num(0, 0).item()

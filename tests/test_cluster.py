@@ -1,0 +1,131 @@
+"""The workflow on a real SLURM of two nodes, by the profile that its users have.
+
+`make test-slurm` installs SLURM and runs these tests; elsewhere they are skipped, with the reason.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import slurm_cluster as cluster
+import yaml
+from expertchat.pipeline.store import read_manifest
+from small_workflow import BIN, ROOT, small_config
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(cluster.why_not() is not None, reason=str(cluster.why_not())),
+]
+SECONDS = 420  # that a run may take
+GPU_RULES = ("topics", "dialogues", "ratings", "rewards", "policies", "replies")
+QUICK = ["--slurm-init-seconds-before-status-checks", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slurm():
+    cluster.up()
+    yield
+    cluster.down()
+
+
+@pytest.fixture(autouse=True)
+def site(monkeypatch):
+    """A site whose jobs are small, and whose GPUs do nothing."""
+    for name, value in (
+        ("PARTITION", "gpu"),
+        ("CPUS", "2"),
+        ("MEMORY_GB", "2"),
+        ("DEVICE", "cpu"),
+    ):
+        monkeypatch.setenv(f"EXPERTCHAT_{name}", value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def start(folder, config, *targets) -> subprocess.Popen:
+    """Snakemake with the profile of SLURM, in a folder of its own."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    command = [
+        str(BIN / "snakemake"),
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(folder),
+    ]
+    command += ["--profile", str(ROOT / "profiles/slurm"), "--configfile", str(folder / "config.yaml")]
+    log = (folder / "snakemake.log").open("a")
+    return subprocess.Popen([*command, *QUICK, *targets], stdout=log, stderr=log, cwd=ROOT)
+
+
+def finish(process, folder) -> str:
+    """What a Snakemake printed that must end well."""
+    code = process.wait(SECONDS)
+    said = (folder / "snakemake.log").read_text()
+    assert code == 0, said[-3000:]
+    return said
+
+
+def new_jobs(before) -> list[dict[str, str]]:
+    known = {job["JobId"] for job in before}
+    return [job for job in cluster.jobs() if job["JobId"] not in known]
+
+
+def artifacts(folder) -> dict[str, dict]:
+    """The files of all artifacts, with their checksums."""
+    paths = (folder / "results").glob("*/*/manifest.json")
+    return {f"{p.parent.parent.name}/{p.parent.name}": read_manifest(p.parent)["files"] for p in paths}
+
+
+def test_a_node_with_four_gpus_for_each_job_that_runs_a_model(tmp_path):
+    before = cluster.jobs()
+    finish(start(tmp_path, small_config(rounds=1), "ratings", "rewards"), tmp_path)
+    jobs = new_jobs(before)
+    with_gpus = [job for job in jobs if "gpu:4" in job.get("GRES", job.get("TresPerNode", ""))]
+    assert len(with_gpus) >= 8
+    for job in with_gpus:
+        assert job["NumNodes"] == "1" and job["JobState"] == "COMPLETED"
+    used = {job["NodeList"] for job in with_gpus}
+    assert used == {"node1", "node2"}  # side by side: a node has four GPUs
+
+
+def long_training(folder):
+    """Settings with a fine-tuning of about two minutes, in steps of a second."""
+    records = [
+        {"instruction": f"Say the number {n}.", "input": "", "output": f"It is {n}, of course."}
+        for n in range(120)
+    ]
+    (folder / "alpaca.json").write_text(json.dumps(records))
+    config = small_config(name="tuned", rounds=0)
+    for section in ("mmlu", "mixture", "oracle"):
+        config.pop(section, None)
+    instructions = [{"source": "file", "path": str(folder / "alpaca.json"), "format": "alpaca"}]
+    tuning = {"method": "lora", "epochs": 30, "batch_size": 4, "models": ["llama"]}
+    return config | {"sft": {"instructions": instructions, **tuning}}
+
+
+def tuned(folder) -> dict:
+    return {name: files for name, files in artifacts(folder).items() if name.startswith("sft/")}
+
+
+def test_time_limits_cost_no_work_and_crashes_of_snakemake_none(tmp_path, monkeypatch):
+    """A limit of a minute, a Snakemake that is killed and one that comes back, and a node that dies."""
+    quiet, limited = tmp_path / "quiet", tmp_path / "limited"
+    for folder in (quiet, limited):
+        folder.mkdir()
+    config = long_training(tmp_path)
+    undisturbed = start(quiet, config, "sft")
+    monkeypatch.setenv("EXPERTCHAT_HOURS", "0.017")
+    before = cluster.jobs()
+    first = start(limited, config, "sft")
+    cluster.wait(lambda: any(j["JobState"] == "RUNNING" for j in new_jobs(before)), 120)
+    time.sleep(15)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    finish(start(limited, config, "sft"), limited)
+    finish(undisturbed, quiet)
+    jobs = new_jobs(before)
+    assert max(int(job["Restarts"]) for job in jobs) >= 1
+    assert tuned(limited) == tuned(quiet)
+    assert os.listdir(limited / "results/work/sft") == []

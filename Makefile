@@ -4,12 +4,13 @@
 # make lint   check style and formatting
 # make test   lint, and run all tests
 # make test-faults   make jobs fail, damage files and give bad inputs on purpose (most of an hour)
+# make test-slurm    run the workflow on a SLURM of two nodes, which is started for it (as root, on Debian)
 # make docs   write config/README.md from the docstrings of the settings
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo laptop check test test-faults env lint docs
+.PHONY: demo laptop check test test-faults test-slurm env lint docs
 
 env: .venv/ready
 
@@ -54,6 +55,12 @@ test-faults: env
 	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/corruptions.py --finished results/faults --record
 	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/bad_inputs.py --record
 	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/training_kills.py --record
+
+test-slurm: env
+	if [ "$$(id -u)" = 0 ] && [ -x "$$(command -v apt-get)" ]; then \
+		apt-get -qq update && apt-get -qq -y install --no-install-recommends $$($(BIN)/python tests/slurm_cluster.py packages); \
+	fi
+	$(BIN)/python -m pytest tests/test_cluster.py -v -rs
 
 docs: env
 	$(BIN)/expertchat settings > config/README.md

@@ -2,6 +2,7 @@
 
 python tests/slurm_cluster.py up      starts it, as root; `PACKAGES` of Debian are needed
 python tests/slurm_cluster.py down    ends it
+python tests/slurm_cluster.py packages    the names of Debian's packages
 """
 
 from __future__ import annotations
@@ -153,6 +154,8 @@ def jobs() -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "packages":
+        sys.exit(print(PACKAGES))
     reason = why_not()
     if reason:
         sys.exit(reason)

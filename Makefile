@@ -8,6 +8,8 @@
 # make docs   write config/README.md from the docstrings of the settings
 
 PYTHON ?= python3
+# make env CUDA=cu126: PyTorch built for that version of CUDA, as old GPUs or drivers need it
+TORCH_INDEX := $(if $(CUDA),--index-url https://download.pytorch.org/whl/$(CUDA))
 BIN := .venv/bin
 
 .PHONY: demo laptop check test test-faults test-slurm env lint docs
@@ -16,7 +18,7 @@ env: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 $(TORCH_INDEX)
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@

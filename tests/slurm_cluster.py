@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 CONFIG = Path("/etc/slurm")
@@ -113,10 +114,26 @@ def start_node(node: str) -> None:
     run("/usr/sbin/slurmd", "-N", node)
 
 
-def kill_node(node: str) -> None:
-    """Ends the program of a node at once, as if the node had lost its power."""
-    pid = int((RUN / f"slurmd-{node}.pid").read_text())
-    os.kill(pid, signal.SIGKILL)
+def kill_node(node: str, job: str) -> None:
+    """Ends the program of a node and all processes of its job at once, as if it had lost its power."""
+    os.kill(int((RUN / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
+    for pid in _processes_of(job):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _processes_of(job: str) -> list[int]:
+    """The ids of the processes that have the job in their environment or their name."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environment = (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"SLURM_JOB_ID={job}".encode() in environment or f"slurmstepd: [{job}." in command:
+            found.append(int(process.name))
+    return found
 
 
 def down() -> None:

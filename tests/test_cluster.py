@@ -101,31 +101,84 @@ def long_training(folder):
     for section in ("mmlu", "mixture", "oracle"):
         config.pop(section, None)
     instructions = [{"source": "file", "path": str(folder / "alpaca.json"), "format": "alpaca"}]
-    tuning = {"method": "lora", "epochs": 30, "batch_size": 4, "models": ["llama"]}
-    return config | {"sft": {"instructions": instructions, **tuning}}
+    tuning = {"method": "lora", "epochs": 60, "batch_size": 4, "models": ["llama"]}
+    return config | {"threads": 2, "sft": {"instructions": instructions, **tuning}}
 
 
 def tuned(folder) -> dict:
     return {name: files for name, files in artifacts(folder).items() if name.startswith("sft/")}
 
 
-def test_time_limits_cost_no_work_and_crashes_of_snakemake_none(tmp_path, monkeypatch):
-    """A limit of a minute, a Snakemake that is killed and one that comes back, and a node that dies."""
-    quiet, limited = tmp_path / "quiet", tmp_path / "limited"
-    for folder in (quiet, limited):
-        folder.mkdir()
-    config = long_training(tmp_path)
-    undisturbed = start(quiet, config, "sft")
-    monkeypatch.setenv("EXPERTCHAT_HOURS", "0.017")
-    before = cluster.jobs()
-    first = start(limited, config, "sft")
-    cluster.wait(lambda: any(j["JobState"] == "RUNNING" for j in new_jobs(before)), 120)
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    """Settings of a long training, and the artifact that it makes undisturbed and without SLURM."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    config = long_training(folder)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    command = [
+        str(BIN / "snakemake"),
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(folder),
+    ]
+    command += ["--configfile", str(folder / "config.yaml"), "--cores", "2", "sft"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment)
+    return config, tuned(folder)
+
+
+def running(before, seconds=120) -> dict[str, str]:
+    """The job that trains, once it has trained for a while."""
+
+    def found():
+        return [job for job in new_jobs(before) if job["JobState"] == "RUNNING"]
+
+    cluster.wait(lambda: any("sft" in job["Comment"] for job in found()), seconds)
     time.sleep(15)
+    return next(job for job in found() if "sft" in job["Comment"])
+
+
+def test_a_time_limit_costs_no_work(training, tmp_path, monkeypatch):
+    config, expected = training
+    monkeypatch.setenv("EXPERTCHAT_HOURS", "0.017")  # a minute
+    before = cluster.jobs()
+    said = finish(start(tmp_path, config, "sft"), tmp_path)
+    job = new_jobs(before)[-1]
+    assert int(job["Restarts"]) >= 1 and "Error" not in said  # and so no retry was used up
+    assert tuned(tmp_path) == expected
+
+
+def test_a_snakemake_that_is_killed_is_followed_by_one_that_waits_for_its_job(training, tmp_path):
+    config, expected = training
+    before = cluster.jobs()
+    first = start(tmp_path, config, "sft")
+    running(before)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    finish(start(limited, config, "sft"), limited)
-    finish(undisturbed, quiet)
-    jobs = new_jobs(before)
-    assert max(int(job["Restarts"]) for job in jobs) >= 1
-    assert tuned(limited) == tuned(quiet)
-    assert os.listdir(limited / "results/work/sft") == []
+    finish(start(tmp_path, config, "sft"), tmp_path)
+    assert tuned(tmp_path) == expected
+
+
+def test_a_job_that_is_cancelled_goes_on_where_it_was(training, tmp_path):
+    config, expected = training
+    before = cluster.jobs()
+    process = start(tmp_path, config, "sft")
+    cluster.run("scancel", running(before)["JobId"])
+    finish(process, tmp_path)
+    assert tuned(tmp_path) == expected
+
+
+def test_a_node_that_dies_is_replaced_by_another(training, tmp_path):
+    config, expected = training
+    before = cluster.jobs()
+    process = start(tmp_path, config, "sft")
+    job = running(before)
+    cluster.kill_node(job["NodeList"], job["JobId"])
+    try:
+        finish(process, tmp_path)
+    finally:
+        cluster.start_node(job["NodeList"])
+    assert tuned(tmp_path) == expected
+    (again,) = [one for one in new_jobs(before) if one["JobId"] == job["JobId"]]
+    assert int(again["Restarts"]) >= 1 or len(new_jobs(before)) > 1

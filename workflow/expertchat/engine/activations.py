@@ -102,7 +102,8 @@ def planned_texts(
     again: bool,
     head: int = 0,
 ) -> int:
-    """The number of texts, at most `most`, that a training pass of `model` has memory for now.
+    """The number of texts, `most` or a half, a quarter and so on, that a training pass of `model` has
+    memory for now.
 
     `skeleton`: the same model on the meta device. A text has `own` tokens after `shared` ones, which are
     read once for up to `group` texts. `again`: see `row_activations`. `head`: bytes per token for logits
@@ -128,7 +129,9 @@ def planned_texts(
             "are left: shorten the texts, quantize the model (load.quantization), train fewer layers "
             "(lora.layers), or use a larger GPU"
         )
-    sizes = range(most, 1, -1)
+    sizes = [most]  # by halves, so that a little less free memory does not change how texts are rounded
+    while sizes[-1] > 1:
+        sizes.append((sizes[-1] + 1) // 2)
     fits = (n for n in sizes if token * (math.ceil(n / group) * shared + n * own) <= SHARE * free)
     texts = min(parallel.gathered([next(fits, 1)], parallel.count()))
     if texts < most:

@@ -132,6 +132,7 @@ def ours(model_folder: Path, task: Task) -> list[Step]:
         learning_rate=task.rate,
         kl_coefficient=BETA,
         kl_horizon=10**9,  # as good as fixed, as TRL's is
+        max_gradient_norm=None,  # as TRL's PPO
         lora=lora,
     )
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in prompts(tokenizer, task)]

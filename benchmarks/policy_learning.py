@@ -64,8 +64,9 @@ def main() -> None:
     body = (
         f"{'A Llama of 5 million random weights' if small else 'SmolLM2-135M-Instruct'}: "
         f"{arguments.steps} steps of {task.replies} replies of {task.reply} tokens, learning rate "
-        f"{arguments.rate}, {arguments.seeds} seeds; mean reward of the last quarter of the steps.\n\n"
-        + markdown_table(["algorithm", *CONTENDERS, "difference of the means"], rows)
+        f"{arguments.rate}, {arguments.seeds} seeds; mean reward of the last quarter of the "
+        "steps. ExpertChat does not clip gradients here (`max_gradient_norm: null`), as TRL's PPO does "
+        "not.\n\n" + markdown_table(["algorithm", *CONTENDERS, "difference of the means"], rows)
     )
     print(body)
     if arguments.record:

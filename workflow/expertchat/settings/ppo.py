@@ -35,9 +35,9 @@ class PPO(Section):
     """Number of replies per optimizer update; must divide batch_size."""
     learning_rate: float = Field(1e-4, gt=0, le=1)
     """Learning rate of Adam at the start; it decays linearly to 0."""
-    max_gradient_norm: float | None = Field(None, gt=0)
-    """Norm to which larger gradients of an update are scaled down; null: none are, as Adam's steps
-    hardly depend on the scale of the gradients."""
+    max_gradient_norm: float | None = Field(1.0, gt=0)
+    """Norm to which larger gradients of an update are scaled down, adapter and value head together;
+    null: none are."""
     clip_range: float = Field(0.2, gt=0)
     """Clip range of the policy loss: the ratio of new to old probability is clipped to 1 - clip_range ..
     1 + clip_range."""

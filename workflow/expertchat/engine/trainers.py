@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from expertchat.checkpoints import Checkpoints, numbered
@@ -95,21 +95,17 @@ class TokenProgress:
         )
 
 
-class ShardedCheckpoints:
+class ShardedCheckpoints(Trainer):
     """For a Trainer, as a base class before it: its checkpoints of a model of which each process has a
     part (`sharding`). Those of other models are the Trainer's own."""
 
-    model: Any
-    optimizer: Any
-    lr_scheduler: Any
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if not sharding.is_sharded(self.model):
-            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+            super().save_model(output_dir, _internal_call)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not sharding.is_sharded(self.model):
-            return super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+            return super()._save_optimizer_and_scheduler(output_dir)
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         sharding.save_part(self.model, self.optimizer, folder)
@@ -117,12 +113,12 @@ class ShardedCheckpoints:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         if not sharding.is_sharded(self.model):
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
         sharding.load_weights(self.model, Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not sharding.is_sharded(self.model):
-            return super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+            return super()._load_optimizer_and_scheduler(checkpoint)
         sharding.load_moments(self.model, self.optimizer, Path(checkpoint))
         state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
         self.lr_scheduler.load_state_dict(state)

@@ -11,12 +11,12 @@ import math
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from expertchat.errors import UserError
+from expertchat.pipeline.slurm import ask
 
 PREFIX = "EXPERTCHAT_"
 OTHERS = ("DATA", "DEVICE", "PROCESS", "PROCESSES", "PROCESSES_ADDRESS", "PROCESSES_PARENT")
@@ -131,7 +131,7 @@ def _read(environment: Mapping[str, str]) -> Site:
 
 def _status_command() -> str:
     """sacct, or squeue where SLURM keeps no accounts: there sacct never answers."""
-    config = _ask("scontrol", "show", "config") or ""
+    config = ask("scontrol", "show", "config") or ""
     kept = re.search(r"^AccountingStorageType\s*=\s*(\S+)", config, re.MULTILINE)
     without = kept is not None and kept[1] in ("accounting_storage/none", "(null)")
     return "squeue" if without or shutil.which("sacct") is None else "sacct"
@@ -139,7 +139,7 @@ def _status_command() -> str:
 
 def _check_partition(site: Site) -> None:
     """Raises UserError if the partition does not exist or gives jobs less than they ask for."""
-    found = _ask("scontrol", "show", "partition", "--oneliner")
+    found = ask("scontrol", "show", "partition", "--oneliner")
     if not found:
         return
     partitions = {}
@@ -165,8 +165,8 @@ def _check_limits(site: Site, name: str, fields: Mapping[str, str]) -> None:
             f"EXPERTCHAT_HOURS={site.minutes / 60:g}: jobs of the partition {name} may run for at most "
             f"{longest / 60:g} hours, and others would wait for ever; jobs go on where they were ended"
         )
-    nodes = _ask("sinfo", "--noheader", f"--partition={name}", "--format=%G|%c|%m")
-    wanted = int(GPUS.fullmatch(site.gres)[1])  # type: ignore[index]
+    nodes = ask("sinfo", "--noheader", f"--partition={name}", "--format=%G|%c|%m")
+    wanted = int(site.gres.rpartition(":")[2])
     most = [_gpus_cpus_memory(line) for line in (nodes or "").splitlines()]
     if most and not any(
         gpus >= wanted and cpus >= site.cpus and memory >= site.memory_mb for gpus, cpus, memory in most
@@ -193,14 +193,3 @@ def _minutes(text: str) -> float:
     days, _, rest = text.rpartition("-")
     hours, minutes, seconds = (int(part) for part in rest.split(":"))
     return 24 * 60 * int(days or 0) + 60 * hours + minutes + seconds / 60
-
-
-def _ask(*command: str) -> str | None:
-    """What a command of SLURM prints; None if it cannot be asked."""
-    if shutil.which(command[0]) is None:
-        return None
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None

@@ -36,7 +36,8 @@ def nodes_of_job() -> int:
 
 def state_of(job: str) -> str | None:
     """The state of a SLURM job, empty if SLURM does not know it; None if SLURM cannot be asked."""
-    return _ask("squeue", "--noheader", "--format=%T", f"--jobs={job}")
+    state = ask("squeue", "--noheader", "--format=%T", f"--jobs={job}")
+    return state and state.split("\n")[0]
 
 
 def deadline(now: float) -> float:
@@ -49,9 +50,9 @@ def deadline(now: float) -> float:
         return math.inf
     given = os.environ.get(END)
     if given is None:
-        text = _ask("squeue", "--noheader", "--format=%e", f"--jobs={own_job()}") or ""
+        text = ask("squeue", "--noheader", "--format=%e", f"--jobs={own_job()}") or ""
         try:
-            end = datetime.fromisoformat(text).timestamp()
+            end = datetime.fromisoformat(text.split("\n")[0]).timestamp()
         except ValueError:  # NONE or N/A: there is no limit, or it is not known
             return math.inf
     else:
@@ -69,8 +70,8 @@ def requeue() -> bool:
     return done.returncode == 0
 
 
-def _ask(*command: str) -> str | None:
-    """The first line of the answer, empty if there is no such job; None if it cannot be asked."""
+def ask(*command: str) -> str | None:
+    """What a command of SLURM prints, empty if there is no such job; None if it cannot be asked."""
     if shutil.which(command[0]) is None:
         return None
     try:
@@ -78,5 +79,5 @@ def _ask(*command: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode == 0:
-        return done.stdout.strip().split("\n")[0]
+        return done.stdout.strip()
     return "" if "Invalid job id" in done.stderr else None

@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.skipif(cluster.why_not() is not None, reason=str(cluster.why_not())),
 ]
 SECONDS = 420  # that a run may take
-GPU_RULES = ("topics", "dialogues", "ratings", "rewards", "policies", "replies")
 QUICK = ["--slurm-init-seconds-before-status-checks", "2"]
 
 
@@ -82,7 +81,7 @@ def test_a_node_with_four_gpus_for_each_job_that_runs_a_model(tmp_path):
     before = cluster.jobs()
     finish(start(tmp_path, small_config(rounds=1), "ratings", "rewards"), tmp_path)
     jobs = new_jobs(before)
-    with_gpus = [job for job in jobs if "gpu:4" in job.get("GRES", job.get("TresPerNode", ""))]
+    with_gpus = [job for job in jobs if job["JOB_GRES"] == "gpu:4"]
     assert len(with_gpus) >= 8
     for job in with_gpus:
         assert job["NumNodes"] == "1" and job["JobState"] == "COMPLETED"

@@ -123,7 +123,7 @@ def _read(environment: Mapping[str, str]) -> Site:
     hours, memory = values.pop("hours"), values.pop("memory_gb")
     return Site(
         **values,
-        minutes=math.ceil(60 * hours),
+        minutes=max(1, round(60 * hours)),
         memory_mb=1000 * memory,
         status_command=_status_command(),
     )

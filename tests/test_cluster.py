@@ -90,7 +90,7 @@ def test_a_node_with_four_gpus_for_each_job_that_runs_a_model(tmp_path):
 
 
 def long_training(folder):
-    """Settings with a fine-tuning of about two minutes, in steps of a second."""
+    """Settings with a fine-tuning of about two minutes."""
     records = [
         {"instruction": f"Say the number {n}.", "input": "", "output": f"It is {n}, of course."}
         for n in range(120)
@@ -100,7 +100,7 @@ def long_training(folder):
     for section in ("mmlu", "mixture", "oracle"):
         config.pop(section, None)
     instructions = [{"source": "file", "path": str(folder / "alpaca.json"), "format": "alpaca"}]
-    tuning = {"method": "lora", "epochs": 60, "batch_size": 4, "models": ["llama"]}
+    tuning = {"method": "lora", "epochs": 200, "batch_size": 4, "models": ["llama"]}
     return config | {"threads": 2, "sft": {"instructions": instructions, **tuning}}
 
 

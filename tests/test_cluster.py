@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(cluster.why_not() is not None, reason=str(cluster.why_not())),
 ]
-SECONDS = 420  # that a run may take
+SECONDS = 900  # that a run may take: SLURM holds a job for two minutes that is queued again
 QUICK = ["--slurm-init-seconds-before-status-checks", "2"]
 
 

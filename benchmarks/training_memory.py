@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contenders import ATTENTION
 from expertchat.engine.activations import row_activations
 from expertchat.engine.backbone import base_of
 from expertchat.engine.training import without_dropout
@@ -140,7 +141,9 @@ def make(shape: tuple[str, dict[str, Any]], adapter: bool, device: str, dtype=to
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     without_dropout(model)
     if adapter:
-        model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
+        # peft's adapters of experts do not run on the meta device
+        layers = ATTENTION if architecture == "mixtral" else "all-linear"
+        model = get_peft_model(model, LoraConfig(r=16, target_modules=layers))
     return model
 
 

@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from contenders import ATTENTION, TRL_ON_A_CPU, run
@@ -116,7 +117,13 @@ def ours(model_folder: Path, task: Task) -> list[Step]:
     from expertchat.settings.models import Load
     from expertchat.settings.ppo import PPO
 
-    training.end_token_ids = lambda *_: []  # type: ignore[assignment]
+    class EndlessTrainer(PPOTrainer):
+        """Counts replies as ended, as TRL scores those that did not end too."""
+
+        def collect_rollout(self, number: int, *, reference: bool = False):
+            rollout = super().collect_rollout(number, reference=reference)
+            return replace(rollout, ended=torch.ones_like(rollout.ended))
+
     load, lora = Load(), LoRA(rank=RANK, alpha=2 * RANK)
     tokenizer = load_tokenizer(model_folder, load)
     base = load_model(model_folder, load)
@@ -137,7 +144,7 @@ def ours(model_folder: Path, task: Task) -> list[Step]:
     )
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in prompts(tokenizer, task)]
     wanted = token_rewards(base)
-    trainer = PPOTrainer(
+    trainer = EndlessTrainer(
         SharedBackbone(base, config, []),
         tokenizer,
         ids,
@@ -147,14 +154,8 @@ def ours(model_folder: Path, task: Task) -> list[Step]:
         task.rows,
         score=lambda rollout: wanted[rollout.replies].mean(1),
     )
-    collect = trainer.collect_rollout
-
-    def ended(*args, **kwargs):  # TRL scores replies that did not end too
-        rollout = collect(*args, **kwargs)
-        return replace(rollout, ended=torch.ones_like(rollout.ended))
-
-    trainer.collect_rollout = ended  # type: ignore[method-assign]
-    rows = [trainer.train_step() for _ in range(task.steps)]
+    with patch.object(training, "end_token_ids", return_value=[]):
+        rows = [trainer.train_step() for _ in range(task.steps)]
     return [Step(row["seconds"], row["raw_score"]) for row in rows]
 
 

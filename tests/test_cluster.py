@@ -43,19 +43,18 @@ def site(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def start(folder, config, *targets) -> subprocess.Popen:
-    """Snakemake with the profile of SLURM, in a folder of its own."""
+def command(folder, config, *arguments) -> list[str]:
+    """The command that runs Snakemake with these settings in a folder of its own."""
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    command = [
-        str(BIN / "snakemake"),
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        "--directory",
-        str(folder),
-    ]
-    command += ["--profile", str(ROOT / "profiles/slurm"), "--configfile", str(folder / "config.yaml")]
+    snakemake = [str(BIN / "snakemake"), "--snakefile", str(ROOT / "Snakefile"), *arguments]
+    return [*snakemake, "--directory", str(folder), "--configfile", str(folder / "config.yaml")]
+
+
+def start(folder, config, *targets) -> subprocess.Popen:
+    """Snakemake with the profile of SLURM."""
+    arguments = command(folder, config, *targets, "--profile", str(ROOT / "profiles/slurm"), *QUICK)
     log = (folder / "snakemake.log").open("a")
-    return subprocess.Popen([*command, *QUICK, *targets], stdout=log, stderr=log, cwd=ROOT)
+    return subprocess.Popen(arguments, stdout=log, stderr=log, cwd=ROOT)
 
 
 def finish(process, folder) -> str:
@@ -113,17 +112,9 @@ def training(tmp_path_factory):
     """Settings of a long training, and the artifact that it makes undisturbed and without SLURM."""
     folder = tmp_path_factory.mktemp("undisturbed")
     config = long_training(folder)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    command = [
-        str(BIN / "snakemake"),
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        "--directory",
-        str(folder),
-    ]
-    command += ["--configfile", str(folder / "config.yaml"), "--cores", "2", "sft"]
+    arguments = command(folder, config, "sft", "--cores", "2")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment)
+    subprocess.run(arguments, check=True, capture_output=True, cwd=ROOT, env=environment)
     return config, tuned(folder)
 
 

@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.skipif(cluster.why_not() is not None, reason=str(cluster.why_not())),
 ]
 SECONDS = 900  # that a run may take: SLURM holds a job for two minutes that is queued again
+TRAINING_SECONDS = 60
 QUICK = ["--slurm-init-seconds-before-status-checks", "2"]
 
 
@@ -88,8 +89,8 @@ def test_a_node_with_four_gpus_for_each_job_that_runs_a_model(tmp_path):
     assert used == {"node1", "node2"}  # side by side: a node has four GPUs
 
 
-def long_training(folder):
-    """Settings with a fine-tuning of about two minutes."""
+def fine_tuning(folder, epochs):
+    """Settings with a fine-tuning of one model."""
     records = [
         {"instruction": f"Say the number {n}.", "input": "", "output": f"It is {n}, of course."}
         for n in range(120)
@@ -99,7 +100,7 @@ def long_training(folder):
     for section in ("mmlu", "mixture", "oracle"):
         config.pop(section, None)
     instructions = [{"source": "file", "path": str(folder / "alpaca.json"), "format": "alpaca"}]
-    tuning = {"method": "lora", "epochs": 200, "batch_size": 4, "models": ["llama"]}
+    tuning = {"method": "lora", "epochs": epochs, "batch_size": 4, "models": ["llama"]}
     return config | {"threads": 2, "sft": {"instructions": instructions, **tuning}}
 
 
@@ -107,15 +108,28 @@ def tuned(folder) -> dict:
     return {name: files for name, files in artifacts(folder).items() if name.startswith("sft/")}
 
 
-@pytest.fixture(scope="module")
-def training(tmp_path_factory):
-    """Settings of a long training, and the artifact that it makes undisturbed and without SLURM."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    config = long_training(folder)
+def undisturbed(folder, epochs):
+    """Settings of a fine-tuning, and the folder where it ran without SLURM."""
+    folder.mkdir()
+    config = fine_tuning(folder, epochs)
     arguments = command(folder, config, "sft", "--cores", "2")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(arguments, check=True, capture_output=True, cwd=ROOT, env=environment)
-    return config, tuned(folder)
+    return config, folder
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    """Settings of a training of about a minute on this machine, and its artifact without SLURM."""
+    folder, epochs = tmp_path_factory.mktemp("undisturbed"), 2
+    seconds = []
+    for name, few in (("first", epochs), ("second", 2 * epochs)):
+        _, done = undisturbed(folder / name, few)
+        (manifest,) = (done / "results/sft").glob("*/manifest.json")
+        seconds.append(read_manifest(manifest.parent)["seconds"])
+    epoch = max(seconds[1] - seconds[0], 0.1) / epochs  # without what every job takes at its start
+    config, done = undisturbed(folder / "whole", round(TRAINING_SECONDS / epoch))
+    return config, tuned(done)
 
 
 def running(before, seconds=120) -> dict[str, str]:

@@ -37,6 +37,7 @@ LAYERS = {
     ),
     "stages": tuple(p for stage in STAGES if stage != "report" for p in (stage, f"{stage}.*")),
     "pipeline": ("pipeline", "pipeline.*"),
+    "planning": ("planning", "planning.*"),
     "results": ("results", "tables"),
     "report": ("report", "report.*"),
     "command": ("cli", ""),  # "" is the package itself

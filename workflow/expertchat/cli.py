@@ -36,9 +36,21 @@ def say(*lines: str) -> None:
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
-    """Print every artifact of the experiment by round and stage, with its id and whether it is done."""
-    say(*plan_lines(list_artifacts(read_plan(arguments))))
-    return 0
+    """Print every artifact of the experiment, and what the jobs to come need: GPUs, memory, hours.
+
+    Memory is that of the fullest GPU, by part, computed from the models' configurations. --gpus 4x16
+    plans for four GPUs of 16 GiB, on whichever machine the plan is made. Exit code 1 if a job cannot run
+    there. plan.json in the experiment's folder has the same by job.
+    """
+    plan = read_plan(arguments)
+    say(*plan_lines(list_artifacts(plan)))
+    if arguments.list:
+        return 0
+    from expertchat.planning.command import plan_needs
+
+    lines, possible = plan_needs(plan, arguments.gpus, arguments.nodes)
+    say("", *lines)
+    return 0 if possible else 1
 
 
 def status_command(arguments: argparse.Namespace) -> int:
@@ -162,6 +174,8 @@ COMMANDS = {
     "plan": (
         plan_command,
         """expertchat plan
+expertchat plan --gpus 4x16             for nodes with four GPUs of 16 GiB
+expertchat plan --list                  the artifacts only
 expertchat plan --configfile config/presets/laptop.yaml
 expertchat plan --config rounds=2 'ppo={learning_rate: 1e-3}'""",
     ),
@@ -217,6 +231,16 @@ def make_parser() -> argparse.ArgumentParser:
                 default=Path("results"),
                 help="folder of results (default: results)",
             )
+        if name == "plan":
+            command.add_argument(
+                "--gpus",
+                metavar="4x16",
+                help="number of GPUs of a node and GiB of each, or none (default: this machine's)",
+            )
+            command.add_argument(
+                "--nodes", type=int, default=1, help="nodes of a job that trains a model (default: 1)"
+            )
+            command.add_argument("--list", action="store_true", help="the artifacts only")
         if name == "status":
             command.add_argument("--all", action="store_true", help="one line per artifact")
         if name == "verify":

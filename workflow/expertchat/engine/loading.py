@@ -126,10 +126,15 @@ def make_skeleton(folder: Path, load: Load, auto_class=AutoModelForCausalLM, **c
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **changes)
     check_architecture(config.model_type, str(folder))
+    return skeleton_of(config, load, pick_dtype(load, default_device()), auto_class)
+
+
+def skeleton_of(config, load: Load, dtype: torch.dtype, auto_class=AutoModelForCausalLM):
+    """A model of this configuration without weights, on the meta device."""
     with torch.device("meta"):
         return auto_class.from_config(
             config,
-            dtype=pick_dtype(load, default_device()),
+            dtype=dtype,
             attn_implementation="eager" if load.attention == "eager" else None,
             trust_remote_code=False,
         )

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 from expertchat.engine.interface import Engine, Source
-from expertchat.errors import UserError
 
 # a placement must leave room for the caches and activations of this many rows of this many tokens
 WORKING_ROWS, WORKING_TOKENS = 4, 2048
@@ -106,19 +105,12 @@ def place_copies(source: Source, free: Sequence[int] | None = None) -> list[Mapp
 
     `free`: free bytes of each GPU; None: query them. Raises UserError if not even one copy fits.
     """
+    from expertchat.engine import placement
     from expertchat.engine.loading import memory_need
-    from expertchat.engine.placement import gpu_free_bytes, place
 
-    free = gpu_free_bytes() if free is None else free
+    free = placement.gpu_free_bytes() if free is None else free
     need = memory_need(source.name, source.folder, source.load, WORKING_ROWS, WORKING_TOKENS)
-    for copies in range(len(free), 1, -1):
-        try:
-            placement = place([need] * copies, free)
-        except UserError:
-            continue
-        if placement.side_by_side:
-            return list(placement.devices)
-    return list(place([need], free).devices)
+    return list(placement.place_copies(need, free))
 
 
 def arrange(sources: Sequence[Source]) -> tuple[dict[str, Mapping[str, int]], int | None, bool]:

@@ -131,6 +131,18 @@ def place(needs: Sequence[Need], free: Sequence[int]) -> Placement:
     )
 
 
+def place_copies(need: Need, free: Sequence[int]) -> list[dict[str, int]]:
+    """A GPU for each block of each of as many copies of a model as fit side by side.
+
+    Raises UserError if not even one copy fits.
+    """
+    for copies in range(len(free), 1, -1):
+        placement = _side_by_side([need] * copies, free)
+        if placement is not None:
+            return list(placement.devices)
+    return list(place([need], free).devices)
+
+
 def _lacking(needs: Sequence[Need], free: Sequence[int]) -> int:
     """Additional bytes that each GPU would need, to within one percent of the models' total bytes."""
     most = sum(sum(need.blocks.values()) + need.working for need in needs) + max(0, -min(free))

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from expertchat.errors import UserError
 from expertchat.foreign import told
@@ -12,6 +13,8 @@ from expertchat.pipeline.experiment import read_experiment
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.runs import begin_run
+from expertchat.pipeline.silence import Silence
+from expertchat.pipeline.slurm import require
 from expertchat.pipeline.store import recipe_path
 from expertchat.settings.config_files import check_config_file
 
@@ -50,6 +53,21 @@ if workflow.is_main_process and runs_jobs and not workflow.output_settings.dryru
         begin_run(plan)
     except UserError as error:
         raise WorkflowError(told(str(error))) from None
+
+
+# only here is the executor known, and this is not a dry run
+onstart:
+    if workflow.is_main_process and workflow.non_local_exec:
+        settings = workflow.executor_settings
+        run = getattr(workflow.scheduler._executor, "run_uuid", None)  # the name of its jobs in SLURM
+        try:
+            if run is not None:
+                require("sbatch", "--version")
+        except UserError as error:
+            raise WorkflowError(told(str(error))) from None
+        logger.addHandler(
+            Silence(logger.warning, run, getattr(settings, "status_command", ""))
+        )
 
 
 wildcard_constraints:

@@ -7,7 +7,8 @@ PARTITIONS = """\
 PartitionName=gpu AllowGroups=ALL Default=NO MaxTime=1-00:00:00 Nodes=node[1-2]
 PartitionName=long AllowGroups=ALL Default=YES MaxTime=UNLIMITED Nodes=node[1-2]
 """
-NODES = "gpu:V100-SXM2-16GB:4(S:0-1)|64|256000\n(null)|32|128000\n"
+NODES = "gpu|2|gpu:V100-SXM2-16GB:4(S:0-1)|64|256000|idle\ngpu|1|(null)|32|128000|down\n"
+NODES += NODES.replace("gpu|", "long|")
 
 
 @pytest.fixture

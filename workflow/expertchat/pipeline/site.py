@@ -1,6 +1,7 @@
-"""A SLURM site as profiles/slurm needs it: what jobs ask for, from environment variables.
+"""A SLURM site as profiles/slurm needs it: what jobs ask for, from environment variables or one file.
 
-The values are checked against what SLURM says of its partitions, where SLURM can be asked: a job that
+The file is named by EXPERTCHAT_SITE; its keys are the variables' names in lower case, and variables
+override it. The values are checked against what SLURM says of its partitions, where SLURM can be asked: a job that
 asks for more than its partition gives would wait for ever.
 """
 
@@ -11,18 +12,21 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from expertchat.errors import UserError
-from expertchat.pipeline.slurm import ask
+from expertchat.foreign import one_line
+from expertchat.pipeline.cluster import Cluster, Nodes, Partition, read_cluster
+from expertchat.settings.yaml_files import read_yaml
 
 PREFIX = "EXPERTCHAT_"
-OTHERS = ("DATA", "DEVICE", "PROCESS", "PROCESSES", "PROCESSES_ADDRESS", "PROCESSES_PARENT")
+FILE = "SITE"  # the variable that names the file
+OTHERS = (FILE, "DATA", "DEVICE", "PROCESS", "PROCESSES", "PROCESSES_ADDRESS", "PROCESSES_PARENT")
 PLUGIN_GRES = re.compile(r"[a-zA-Z0-9_]+(:[a-zA-Z0-9_.]+)?(:\d+)?")  # what Snakemake's plugin takes
-GPUS = re.compile(r"gpu:(?:.+:)?(\d+)")
-UNLIMITED = ("UNLIMITED", "NONE", "N/A")
+GPUS = re.compile(r"gpu:(?:(.+):)?(\d+)")
 
 
 def _text(value: str) -> str:
@@ -82,6 +86,7 @@ class Site:
     nodes: int
     extra: str | None  # more options of sbatch
     status_command: str  # that tells how jobs fare
+    places: Mapping[str, str]  # of each value, where it is given, such as "EXPERTCHAT_GRES=gpu:4"
 
     @property
     def plain_gres(self) -> str | None:
@@ -94,102 +99,175 @@ class Site:
         gpus = "" if self.plain_gres else f"--gpus-per-node={self.gres.removeprefix('gpu:')}"
         return f"{gpus} {self.extra or ''}".strip()
 
+    @property
+    def gpus(self) -> tuple[str, int]:
+        """The type of the GPUs of each node, empty for any, and their number."""
+        match = GPUS.fullmatch(self.gres)
+        assert match is not None  # as `_gres` has read it
+        return match[1] or "", int(match[2])
+
 
 def read_site(environment: Mapping[str, str] | None = None) -> Site:
-    """The site of this environment, checked. Ends the program with one sentence if a value is wrong."""
+    """The site of this environment, checked. Ends the program with one sentence if a value is wrong, or
+    SLURM is there and does not answer."""
     try:
-        site = _read(os.environ if environment is None else environment)
-        _check_partition(site)
+        cluster = read_cluster()
+        site = read_values(os.environ if environment is None else environment, cluster)
+        if cluster is not None:
+            check_fit(site, cluster)
     except UserError as error:
         raise SystemExit(f"profiles/slurm: {error}") from None
     return site
 
 
-def _read(environment: Mapping[str, str]) -> Site:
+def read_values(environment: Mapping[str, str], cluster: Cluster | None) -> Site:
+    """The site of this environment and of the file that it names.
+
+    Raises UserError for an unknown variable or key, a wrong value or a file that cannot be read.
+    """
     for variable in environment:
         name = variable.removeprefix(PREFIX)
         if variable.startswith(PREFIX) and name not in (*VARIABLES, *OTHERS):
-            near = difflib.get_close_matches(name, VARIABLES, 1)
-            there_are = f"; there are {', '.join(PREFIX + one for one in VARIABLES)}"
-            hint = f": did you mean {PREFIX}{near[0]}?" if near else there_are
+            hint = _hint(name, VARIABLES, PREFIX)
             raise UserError(f"the environment variable {variable} is unknown{hint}")
-    values = {}
+    given = _of_file(environment.get(PREFIX + FILE))
+    for name in VARIABLES:
+        if (value := environment.get(PREFIX + name)) is not None:
+            given[name.lower()] = (value, f"{PREFIX}{name}={value}")
+    values: dict[str, Any] = {}
     for name, (read, default) in VARIABLES.items():
-        given = environment.get(PREFIX + name)
+        key = name.lower()
+        if key not in given:
+            values[key] = default
+            continue
+        value, place = given[key]
         try:
-            values[name.lower()] = default if given is None else read(given)
+            values[key] = read(value)
         except ValueError as error:
-            raise UserError(f"{PREFIX}{name}={given}: {error}") from None
+            raise UserError(f"{place}: {error}") from None
     hours, memory = values.pop("hours"), values.pop("memory_gb")
     return Site(
         **values,
         minutes=max(1, round(60 * hours)),
         memory_mb=1000 * memory,
-        status_command=_status_command(),
+        status_command=_status_command(cluster),
+        places={key: place for key, (_, place) in given.items()},
     )
 
 
-def _status_command() -> str:
+def _of_file(name: str | None) -> dict[str, tuple[str, str]]:
+    """The values of the site's file, each with its place; none if no file is named."""
+    if name is None:
+        return {}
+    if not name.strip():
+        raise UserError(f"{PREFIX}{FILE}=: is empty; it names a YAML file with the values of the site")
+    keys = [variable.lower() for variable in VARIABLES]
+    found: dict[str, tuple[str, str]] = {}
+    for key, value in read_yaml(Path(name), f"{PREFIX}{FILE} names it").items():
+        where = f"{name}: {one_line(str(key), 80)}"
+        if key not in keys:
+            raise UserError(f"{where}: unknown key{_hint(str(key), keys, '')}")
+        read, _ = VARIABLES[key.upper()]
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise UserError(f"{where}: must be one value, a text or a number")
+        if read in (_text, _gres) and not isinstance(value, str):
+            raise UserError(f"{where}: must be a text: put it in quotes")
+        found[key] = (str(value), f"{where}: {value}")
+    return found
+
+
+def _hint(name: str, known: Iterable[str], prefix: str) -> str:
+    """What may have been meant by an unknown name."""
+    near = difflib.get_close_matches(name, known, 1)
+    there_are = f"; there are {', '.join(prefix + one for one in known)}"
+    return f": did you mean {prefix}{near[0]}?" if near else there_are
+
+
+def _status_command(cluster: Cluster | None) -> str:
     """sacct, or squeue where SLURM keeps no accounts: there sacct never answers."""
-    config = ask("scontrol", "show", "config") or ""
-    kept = re.search(r"^AccountingStorageType\s*=\s*(\S+)", config, re.MULTILINE)
-    without = kept is not None and kept[1] in ("accounting_storage/none", "(null)")
+    without = cluster is not None and not cluster.keeps_accounts
     return "squeue" if without or shutil.which("sacct") is None else "sacct"
 
 
-def _check_partition(site: Site) -> None:
-    """Raises UserError if the partition does not exist or gives jobs less than they ask for."""
-    found = ask("scontrol", "show", "partition", "--oneliner")
-    if not found:
-        return
-    partitions = {}
-    for line in found.splitlines():
-        fields = dict(part.partition("=")[::2] for part in line.split() if "=" in part)
-        partitions[fields["PartitionName"]] = fields
-    defaults = [name for name, fields in partitions.items() if fields.get("Default") == "YES"]
-    name = site.partition or (defaults[0] if defaults else None)
-    if name is None:
-        raise UserError(f"set EXPERTCHAT_PARTITION to one of {', '.join(partitions)}")
-    for one in name.split(","):  # sbatch takes several
-        if one not in partitions:
-            names = ", ".join(partitions)
-            raise UserError(f"EXPERTCHAT_PARTITION={name}: {one} does not exist; there are {names}")
-        _check_limits(site, one, partitions[one])
+def check_fit(site: Site, cluster: Cluster) -> None:
+    """Raises UserError if the partition does not exist or gives jobs less than they ask for, or if jobs
+    need an account."""
+    names = ", ".join(cluster.partitions)
+    if (chosen := site.partition or cluster.default_partition) is None:
+        raise UserError(f"set EXPERTCHAT_PARTITION to one of {names}")
+    for name in chosen.split(","):  # sbatch takes several
+        if name not in cluster.partitions:
+            raise UserError(f"{site.places['partition']}: {name} does not exist; there are {names}")
+        _check_limits(site, cluster.partitions[name])
+        _check_account(site, cluster, cluster.partitions[name])
 
 
-def _check_limits(site: Site, name: str, fields: Mapping[str, str]) -> None:
-    """Raises UserError if the partition `name` gives a job less than it asks for."""
-    longest = _minutes(fields.get("MaxTime", "UNLIMITED"))
-    if site.minutes > longest:
+def _check_limits(site: Site, partition: Partition) -> None:
+    """Raises UserError if the partition gives a job less than it asks for."""
+    if site.minutes > partition.longest_minutes:
+        place = site.places.get("hours", f"EXPERTCHAT_HOURS={site.minutes / 60:g}")
         raise UserError(
-            f"EXPERTCHAT_HOURS={site.minutes / 60:g}: jobs of the partition {name} may run for at most "
-            f"{longest / 60:g} hours, and others would wait for ever; jobs go on where they were ended"
+            f"{place}: jobs of the partition {partition.name} may run for at most "
+            f"{partition.longest_minutes / 60:g} hours, and others would wait for ever; jobs go on where "
+            "they were ended"
         )
-    nodes = ask("sinfo", "--noheader", f"--partition={name}", "--format=%G|%c|%m")
-    wanted = int(site.gres.rpartition(":")[2])
-    most = [_gpus_cpus_memory(line) for line in (nodes or "").splitlines()]
-    if most and not any(
-        gpus >= wanted and cpus >= site.cpus and memory >= site.memory_mb for gpus, cpus, memory in most
-    ):
-        kinds = "; ".join(f"{g} GPUs, {c} CPUs, {m / 1000:.0f} GB" for g, c, m in sorted(set(most)))
+    fitting = sum(nodes.count for nodes in partition.nodes if _fits(site, nodes))
+    kind, number = site.gpus
+    wanted = f"{number} {kind} GPUs" if kind else f"{number} GPUs"
+    if partition.nodes and not fitting:
+        kinds = sorted({(n.all_gpus, n.cpus, n.memory_mb, n.gres) for n in partition.nodes})
+        there = "; ".join(
+            f"{g} GPUs{f' ({gres})' if kind and g else ''}, {c} CPUs, {m / 1000:.0f} GB"
+            for g, c, m, gres in kinds
+        )
         raise UserError(
-            f"no node of the partition {name} has {wanted} GPUs, {site.cpus} CPUs and "
-            f"{site.memory_mb / 1000:.0f} GB of memory (there are nodes with {kinds}): set "
+            f"no node of the partition {partition.name} has {wanted}, {site.cpus} CPUs and "
+            f"{site.memory_mb / 1000:.0f} GB of memory (there are nodes with {there}): set "
             "EXPERTCHAT_GRES, EXPERTCHAT_CPUS and EXPERTCHAT_MEMORY_GB, or another EXPERTCHAT_PARTITION"
+            + _file_hint(site)
+        )
+    if partition.nodes and site.nodes > fitting:
+        raise UserError(
+            f"{site.places['nodes']}: the partition {partition.name} has {fitting} with {wanted}, "
+            f"{site.cpus} CPUs and {site.memory_mb / 1000:.0f} GB of memory"
         )
 
 
-def _gpus_cpus_memory(line: str) -> tuple[int, int, int]:
-    """Of a kind of node, from sinfo: numbers of GPUs and CPUs, and memory in MB."""
-    gres, cpus, memory = line.split("|")
-    gpus = sum(int(n) for n in re.findall(r"gpu(?::[^:,(]+)?:(\d+)", gres))
-    return gpus, int(cpus.rstrip("+")), int(memory.rstrip("+"))
+def _fits(site: Site, nodes: Nodes) -> bool:
+    """Whether a node of this kind has what a job asks for."""
+    kind, number = site.gpus
+    enough = nodes.cpus >= site.cpus and nodes.memory_mb >= site.memory_mb
+    return enough and nodes.gpus_of(kind) >= number
 
 
-def _minutes(text: str) -> float:
-    """A time limit of SLURM ([days-]hours:minutes:seconds) in minutes."""
-    if text in UNLIMITED:
-        return math.inf
-    days, _, rest = text.rpartition("-")
-    hours, minutes, seconds = (int(part) for part in rest.split(":"))
-    return 24 * 60 * int(days or 0) + 60 * hours + minutes + seconds / 60
+def _file_hint(site: Site) -> str:
+    """Where else a value can be set, if a file is used."""
+    files = {place.partition(": ")[0] for place in site.places.values() if not place.startswith(PREFIX)}
+    return f" (or their keys in {files.pop()})" if files else ""
+
+
+def _check_account(site: Site, cluster: Cluster, partition: Partition) -> None:
+    """Raises UserError if jobs need an account and have none, or if account or QOS are not the user's."""
+    own, hint = cluster.accounts, _file_hint(site)
+    if cluster.needs_account and own is not None and not own:
+        raise UserError(
+            "SLURM takes jobs only of users with an account, and you have none: ask the cluster's "
+            "administrators for one"
+        )
+    known = own or {}
+    needed = cluster.needs_account or (cluster.keeps_accounts and partition.accounts)
+    if needed and not (site.account or cluster.default_account):
+        whose = [name for name in partition.accounts if name in known] or partition.accounts or known
+        raise UserError(
+            f"jobs of the partition {partition.name} need an account: set EXPERTCHAT_ACCOUNT"
+            + (f" to one of {', '.join(whose)}" if whose else "")
+            + hint
+        )
+    for name in re.split(r"[,\s]+", site.account or ""):  # the plugin takes several
+        if name and known and name.lower() not in {one.lower() for one in known}:
+            raise UserError(
+                f"{site.places['account']}: {name} is none of your accounts, which are {', '.join(known)}"
+            )
+    qos = {name for names in known.values() for name in names}
+    if cluster.needs_account and site.qos and qos and site.qos not in qos:
+        raise UserError(f"{site.places['qos']}: you may use {', '.join(sorted(qos))}")

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from datetime import datetime
 
+from expertchat.errors import UserError
+
 JOB, RESTARTS, NODES, END = (
     "SLURM_JOB_ID",
     "SLURM_RESTART_COUNT",
@@ -72,12 +74,52 @@ def requeue() -> bool:
 
 def ask(*command: str) -> str | None:
     """What a command of SLURM prints, empty if there is no such job; None if it cannot be asked."""
-    if shutil.which(command[0]) is None:
+    try:
+        return require(*command)
+    except UserError:
         return None
+
+
+def require(*command: str) -> str:
+    """What a command of SLURM prints, empty if there is no such job.
+
+    Raises UserError with the reason, in one sentence, if there is no such command, or it fails.
+    """
+    program = command[0]
+    if shutil.which(program) is None:
+        raise UserError(
+            f"there is no {program} on PATH: go to a machine with SLURM, such as a login node, or make "
+            "its commands known there (often with module load slurm)"
+        )
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"SLURM has not answered {program} for {WAIT_SECONDS} seconds: try again later, or ask the "
+            "cluster's administrators"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{program}: {error.strerror}") from None
     if done.returncode == 0:
         return done.stdout.strip()
-    return "" if "Invalid job id" in done.stderr else None
+    if "Invalid job id" in done.stderr:
+        return ""
+    raise UserError(_reason(program, done.stderr))
+
+
+def _reason(program: str, said: str) -> str:
+    """What is wrong, of a command that failed with this message."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    munge = [line for line in lines if "munge" in line.lower() and "num-threads" not in line]
+    if munge:
+        return (
+            "munge, by which SLURM knows its users, does not work on this machine: its service munged "
+            f"must run here, which an administrator can start ({munge[0]})"
+        )
+    last = lines[-1] if lines else "no reason is given"
+    if "Unable to contact slurm controller" in said:
+        return (
+            "SLURM's controller (slurmctld) does not answer: try again later, or ask the cluster's "
+            f"administrators ({last})"
+        )
+    return f"{program} fails: {last}" if not last.startswith(program) else last

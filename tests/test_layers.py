@@ -40,6 +40,7 @@ LAYERS = {
     "planning": ("planning", "planning.*"),
     "results": ("results", "tables"),
     "report": ("report", "report.*"),
+    "doctor": ("doctor", "doctor.*"),
     "command": ("cli", ""),  # "" is the package itself
 }
 MOST_TOP_MODULES, MOST_LINES = 18, 400

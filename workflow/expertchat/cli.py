@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import shutil
 import sys
 from pathlib import Path
@@ -140,6 +141,27 @@ def prune_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def doctor_command(arguments: argparse.Namespace) -> int:
+    """Check this machine, and with --slurm the cluster. Exit code 1 if there is a problem.
+
+    Python and packages, CPUs, memory, the store's disk and its file locks, PyTorch, GPUs, bitsandbytes,
+    and whether the experiment's models can be had without a network. Nothing is downloaded. The output
+    has no secrets, so that it can be shown to others."""
+    import expertchat
+    from expertchat.doctor.checks import PROBLEM
+    from expertchat.doctor.examination import Wishes, examine
+
+    wishes = Wishes(arguments.slurm, arguments.write, arguments.job, arguments.wait)
+    files = arguments.configfile or [DEFAULT_CONFIG]
+    print(f"expertchat {expertchat.__version__} on {platform.node()}", flush=True)
+    problems = 0
+    for check in examine(files, arguments.config, ROOT, arguments.store, wishes):
+        print(check.line, flush=True)
+        problems += check.level == PROBLEM
+    print(count(problems, "problem"))
+    return 1 if problems else 0
+
+
 def settings_command(arguments: argparse.Namespace) -> int:
     """Print the description of all settings as Markdown, as in config/README.md."""
     from expertchat.settings.describe import describe_settings
@@ -201,6 +223,13 @@ expertchat verify --remove              remove them; the next run of snakemake m
         """expertchat prune                        list what would be removed
 expertchat prune --yes                  remove it""",
     ),
+    "doctor": (
+        doctor_command,
+        """expertchat doctor                       this machine
+expertchat doctor --configfile config/presets/expertchat.yaml
+expertchat doctor --slurm --write site.yaml    the cluster, and a site file from it
+expertchat doctor --slurm --job         also on a compute node, by a short job""",
+    ),
     "settings": (settings_command, "expertchat settings > config/README.md"),
     "tables": (tables_command, "expertchat tables | less"),
 }
@@ -222,7 +251,7 @@ def make_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.set_defaults(run=function)
-        if name in ("plan", "status", "show"):
+        if name in ("plan", "status", "show", "doctor"):
             add_config_options(command)
         if name != "settings":
             command.add_argument(
@@ -248,7 +277,19 @@ def make_parser() -> argparse.ArgumentParser:
             command.add_argument("--full", action="store_true", help="read linked files in whole")
         if name == "prune":
             command.add_argument("--yes", action="store_true", help="remove, instead of only listing")
+        if name == "doctor":
+            add_doctor_options(command)
     return parser
+
+
+def add_doctor_options(command: argparse.ArgumentParser) -> None:
+    """Adds the options of `expertchat doctor`, each of which asks for the checks of --slurm too."""
+    command.add_argument("--slurm", action="store_true", help="check the SLURM cluster too")
+    command.add_argument("--write", type=Path, metavar="FILE", help="write a site file for the cluster")
+    command.add_argument("--job", action="store_true", help="check compute nodes too, by a short job")
+    command.add_argument(
+        "--wait", type=float, default=10, metavar="MINUTES", help="for the job (default: 10)"
+    )
 
 
 def add_config_options(command: argparse.ArgumentParser) -> None:

@@ -80,7 +80,7 @@ def check_gpus() -> None:
     given = os.environ.get("SLURM_JOB_GPUS")
     if given and not torch.cuda.is_available() and os.environ.get("EXPERTCHAT_DEVICE") != "cpu":
         raise UserError(
-            f"SLURM gave the GPUs {given} to this job, but {_why_no_gpu()}; to compute on the CPU all "
+            f"SLURM gave the GPUs {given} to this job, but {why_no_gpu()}; to compute on the CPU all "
             "the same, set EXPERTCHAT_DEVICE=cpu"
         )
     builds = torch.cuda.get_arch_list()
@@ -95,7 +95,7 @@ def check_gpus() -> None:
             )
 
 
-def _why_no_gpu() -> str:
+def why_no_gpu() -> str:
     """Why PyTorch uses no GPU, as a clause."""
     if torch.version.cuda is None:
         return f"this PyTorch ({torch.__version__}) is a build without CUDA: install one with CUDA"

@@ -1,8 +1,8 @@
 """A SLURM site as profiles/slurm needs it: what jobs ask for, from environment variables or one file.
 
 The file is named by EXPERTCHAT_SITE; its keys are the variables' names in lower case, and variables
-override it. The values are checked against what SLURM says of its partitions, where SLURM can be asked: a job that
-asks for more than its partition gives would wait for ever.
+override it. The values are checked against what SLURM says of its partitions, where SLURM can be asked:
+a job that asks for more than its partition gives would wait for ever.
 """
 
 from __future__ import annotations
@@ -208,8 +208,8 @@ def _check_limits(site: Site, partition: Partition) -> None:
         place = site.places.get("hours", f"EXPERTCHAT_HOURS={site.minutes / 60:g}")
         raise UserError(
             f"{place}: jobs of the partition {partition.name} may run for at most "
-            f"{partition.longest_minutes / 60:g} hours, and others would wait for ever; jobs go on where "
-            "they were ended"
+            f"{partition.longest_minutes / 60:g} hours, and others would wait for ever; jobs go on "
+            "where they were ended"
         )
     fitting = sum(nodes.count for nodes in partition.nodes if _fits(site, nodes))
     kind, number = site.gpus
@@ -247,7 +247,7 @@ def _file_hint(site: Site) -> str:
 
 
 def _check_account(site: Site, cluster: Cluster, partition: Partition) -> None:
-    """Raises UserError if jobs need an account and have none, or if account or QOS are not the user's."""
+    """Raises UserError if jobs need an account and have none, or account or QOS are not the user's."""
     own, hint = cluster.accounts, _file_hint(site)
     if cluster.needs_account and own is not None and not own:
         raise UserError(
@@ -266,7 +266,7 @@ def _check_account(site: Site, cluster: Cluster, partition: Partition) -> None:
     for name in re.split(r"[,\s]+", site.account or ""):  # the plugin takes several
         if name and known and name.lower() not in {one.lower() for one in known}:
             raise UserError(
-                f"{site.places['account']}: {name} is none of your accounts, which are {', '.join(known)}"
+                f"{site.places['account']}: {name} is not one of your accounts {', '.join(known)}"
             )
     qos = {name for names in known.values() for name in names}
     if cluster.needs_account and site.qos and qos and site.qos not in qos:

@@ -62,7 +62,7 @@ test-slurm: env
 	if [ "$$(id -u)" = 0 ] && [ -x "$$(command -v apt-get)" ]; then \
 		apt-get -qq update && apt-get -qq -y install --no-install-recommends $$($(BIN)/python tests/slurm_cluster.py packages); \
 	fi
-	$(BIN)/python -m pytest tests/test_cluster.py -v -rs
+	$(BIN)/python -m pytest tests/test_cluster.py tests/test_doctor.py -v -rs
 
 docs: env
 	$(BIN)/expertchat settings > config/README.md

@@ -154,9 +154,9 @@ def site_text(cluster: Cluster) -> tuple[str, list[str]]:
             notes.append(f"account: {chosen} was chosen among your accounts {', '.join(own)}: check it")
     elif cluster.needs_account:
         notes.append("account: SLURM asks for one, and none of yours is known: add it to the file")
-    others = [name for name, one in cluster.partitions.items() if name != partition.name and _gpus(one)]
-    if others:
-        notes.append(f"partition: {partition.name} was chosen; {', '.join(others)} has GPUs too")
+    able = [name for name, one in cluster.partitions.items() if one.is_up and _gpus(one)]
+    if len(able) > 1:
+        notes.append(f"partition: {partition.name} was chosen among {', '.join(able)}: check it")
     return "\n".join(comments) + "\n" + yaml.safe_dump(values, sort_keys=False), notes
 
 

@@ -8,14 +8,16 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from expertchat.errors import UserError
-from expertchat.foreign import told
+from expertchat.foreign import shown, told
 from expertchat.pipeline.experiment import read_experiment
+from expertchat.pipeline.gpus import WANTED
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.runs import begin_run
 from expertchat.pipeline.silence import Silence
 from expertchat.pipeline.slurm import require
 from expertchat.pipeline.store import recipe_path
+from expertchat.planning.packing import read_packing, require_room
 from expertchat.settings.config_files import check_config_file
 
 ROOT = Path(workflow.basedir)
@@ -46,6 +48,11 @@ NO_JOBS = {
     *("--report", "--archive", "--cleanup-metadata", "--cm", "--delete-all-output"),
     *("--delete-temp-output", "--print-compilation"),
 }
+# how many GPUs each job needs, with EXPERTCHAT_PACK=1; jobs do not plan again
+try:
+    packed = read_packing(plan) if workflow.is_main_process else None
+except UserError as error:
+    raise WorkflowError(told(str(error))) from None
 runs_jobs = not {word.split("=")[0] for word in sys.argv} & NO_JOBS
 
 if workflow.is_main_process and runs_jobs and not workflow.output_settings.dryrun:
@@ -59,15 +66,15 @@ if workflow.is_main_process and runs_jobs and not workflow.output_settings.dryru
 onstart:
     if workflow.is_main_process and workflow.non_local_exec:
         settings = workflow.executor_settings
-        run = getattr(workflow.scheduler._executor, "run_uuid", None)  # the name of its jobs in SLURM
+        # the name of its jobs in SLURM
+        run = getattr(workflow.scheduler._executor, "run_uuid", None)
         try:
             if run is not None:
                 require("sbatch", "--version")
+            require_room(plan)
         except UserError as error:
             raise WorkflowError(told(str(error))) from None
-        logger.addHandler(
-            Silence(logger.warning, run, getattr(settings, "status_command", ""))
-        )
+        logger.addHandler(Silence(logger.warning, run, getattr(settings, "status_command", "")))
 
 
 wildcard_constraints:
@@ -84,7 +91,7 @@ def made_by(producer, reader):
     stage, name = reader.split(".")
 
     def manifests(wildcards):
-        return ancient(plan.inputs(stage, wildcards.id).get(name, []))
+        return ancient(plan.inputs(stage, wildcards.id, name))
 
     return manifests
 
@@ -96,9 +103,33 @@ def threads_of(stage):
     )
 
 
+def resources_of(stage):
+    """The resources of a job that runs a model: the GPUs of this machine, which the local profiles limit,
+    and with EXPERTCHAT_PACK=1 also what profiles/slurm then asks for."""
+    if not packed:
+        return {"machine_gpus": 1}
+
+    def gpus(wildcards):
+        return packed.gpus(f"{stage}/{wildcards.id}")
+
+    return {
+        "machine_gpus": gpus,
+        "gres": lambda wildcards: packed.gres(gpus(wildcards)),
+        "cpus_per_task": lambda wildcards: packed.cpus(gpus(wildcards)),
+        "mem_mb": lambda wildcards: packed.memory_mb(gpus(wildcards)),
+    }
+
+
 def script_of(stage):
     """The stage's script, run by the Python interpreter that runs Snakemake."""
-    return [sys.executable, f"{ROOT}/workflow/scripts/{stage}.py"]
+    script = [sys.executable, f"{ROOT}/workflow/scripts/{stage}.py"]
+    if not packed:
+        return script
+    return lambda wildcards: [
+        "env",
+        f"{WANTED}={packed.gpus(f'{stage}/{wildcards.id}')}",
+        *script,
+    ]
 
 
 def recipe_of(stage):

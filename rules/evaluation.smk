@@ -16,7 +16,7 @@ rule make_replies:
         "logs/replies/{id}.tsv"
     threads: experiment.threads
     resources:
-        machine_gpus=1,
+        **resources_of("replies"),
     params:
         script=script_of("replies"),
         recipe=recipe_of("replies"),
@@ -42,7 +42,7 @@ rule make_judgements:
         "logs/judgements/{id}.tsv"
     threads: experiment.threads
     resources:
-        machine_gpus=1,
+        **resources_of("judgements"),
     params:
         script=script_of("judgements"),
         recipe=recipe_of("judgements"),
@@ -67,7 +67,7 @@ rule make_answers:
         "logs/answers/{id}.tsv"
     threads: experiment.threads
     resources:
-        machine_gpus=1,
+        **resources_of("answers"),
     params:
         script=script_of("answers"),
         recipe=recipe_of("answers"),

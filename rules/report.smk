@@ -38,3 +38,13 @@ rule make_report:
         "{params.label}"
     shell:
         "{params.script:q} {params.recipe:q} 2>&1 | tee {log}"
+
+
+rule plan:
+    """What the jobs to come need: GPUs, memory, tokens, hours. Runs none of them."""
+    localrule: True
+    run:
+        from expertchat.planning.command import plan_needs
+
+        lines, _ = plan_needs(plan, None)
+        print(shown("\n".join(lines)))

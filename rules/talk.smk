@@ -14,7 +14,7 @@ rule make_topics:
         "logs/topics/{id}.tsv"
     threads: threads_of("topics")
     resources:
-        machine_gpus=1,
+        **resources_of("topics"),
     params:
         script=script_of("topics"),
         recipe=recipe_of("topics"),
@@ -41,7 +41,7 @@ rule make_dialogues:
         "logs/dialogues/{id}.tsv"
     threads: threads_of("dialogues")
     resources:
-        machine_gpus=1,
+        **resources_of("dialogues"),
     params:
         script=script_of("dialogues"),
         recipe=recipe_of("dialogues"),
@@ -65,7 +65,7 @@ rule make_anchors:
         "logs/anchors/{id}.tsv"
     threads: experiment.threads
     resources:
-        machine_gpus=1,
+        **resources_of("anchors"),
     params:
         script=script_of("anchors"),
         recipe=recipe_of("anchors"),
@@ -91,7 +91,7 @@ rule make_ratings:
         "logs/ratings/{id}.tsv"
     threads: experiment.threads
     resources:
-        machine_gpus=1,
+        **resources_of("ratings"),
     params:
         script=script_of("ratings"),
         recipe=recipe_of("ratings"),

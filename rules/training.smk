@@ -14,7 +14,7 @@ rule make_sft:
         "logs/sft/{id}.tsv"
     threads: experiment.training_threads
     resources:
-        machine_gpus=1,
+        **resources_of("sft"),
     params:
         script=script_of("sft"),
         recipe=recipe_of("sft"),
@@ -40,7 +40,7 @@ rule make_rewards:
         "logs/rewards/{id}.tsv"
     threads: experiment.training_threads
     resources:
-        machine_gpus=1,
+        **resources_of("rewards"),
     params:
         script=script_of("rewards"),
         recipe=recipe_of("rewards"),
@@ -67,7 +67,7 @@ rule make_policies:
         "logs/policies/{id}.tsv"
     threads: experiment.training_threads
     resources:
-        machine_gpus=1,
+        **resources_of("policies"),
     params:
         script=script_of("policies"),
         recipe=recipe_of("policies"),

@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -89,6 +90,20 @@ def test_a_node_with_four_gpus_for_each_job_that_runs_a_model(tmp_path):
     assert used == {"node1", "node2"}  # side by side: a node has four GPUs
 
 
+def test_packed_jobs_share_a_node(tmp_path, monkeypatch):
+    monkeypatch.setenv("EXPERTCHAT_PACK", "1")
+    monkeypatch.setenv("EXPERTCHAT_GPU_MEMORY_GB", "16")
+    monkeypatch.setenv("EXPERTCHAT_CPUS", "4")
+    before = cluster.jobs()
+    finish(start(tmp_path, small_config(rounds=0), "answers"), tmp_path)
+    jobs = [job for job in new_jobs(before) if "answers" in job["Comment"]]
+    assert {job["JOB_GRES"] for job in jobs} == {"gpu:1"} and len(jobs) >= 4
+    assert {job["NumCPUs"] for job in jobs} == {"1"}  # a quarter of a node's
+    times = sorted((job["StartTime"], job["EndTime"], job["NodeList"]) for job in jobs)
+    pairs = zip(times, times[1:], strict=False)
+    assert any(a[2] == b[2] and b[0] < a[1] for a, b in pairs)  # side by side on one node
+
+
 def fine_tuning(folder, epochs):
     """Settings with a fine-tuning of one model."""
     records = [
@@ -104,35 +119,41 @@ def fine_tuning(folder, epochs):
     return config | {"threads": 2, "sft": {"instructions": instructions, **tuning}}
 
 
-def tuned(folder) -> dict:
+def fine_tuned(folder) -> dict:
+    """The files, with checksums, of what a fine-tuning made."""
     return {name: files for name, files in artifacts(folder).items() if name.startswith("sft/")}
 
 
-def undisturbed(folder, epochs):
-    """Settings of a fine-tuning, and the folder where it ran without SLURM."""
-    folder.mkdir()
-    config = fine_tuning(folder, epochs)
+def run_alone(folder, epochs):
+    """Runs a fine-tuning without SLURM. Returns its settings and the folder of its artifact."""
+    config, before = fine_tuning(folder, epochs), set(artifacts(folder))
     arguments = command(folder, config, "sft", "--cores", "2")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(arguments, check=True, capture_output=True, cwd=ROOT, env=environment)
-    return config, folder
+    (made,) = (name for name in set(artifacts(folder)) - before if name.startswith("sft/"))
+    return config, folder / "results" / made
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory):
-    """Settings of a training of about a minute on this machine, and its artifact without SLURM."""
-    folder, epochs = tmp_path_factory.mktemp("undisturbed"), 2
-    seconds = []
-    for name, few in (("first", epochs), ("second", 2 * epochs)):
-        _, done = undisturbed(folder / name, few)
-        (manifest,) = (done / "results/sft").glob("*/manifest.json")
-        seconds.append(read_manifest(manifest.parent)["seconds"])
-    epoch = max(seconds[1] - seconds[0], 0.1) / epochs  # without what every job takes at its start
-    config, done = undisturbed(folder / "whole", round(TRAINING_SECONDS / epoch))
-    return config, tuned(done)
+def alone(tmp_path_factory):
+    """Settings of a training of about a minute on this machine, and its artifact made without SLURM."""
+    folder, epochs = tmp_path_factory.mktemp("alone"), 2
+    made = [run_alone(folder, number)[1] for number in (epochs, 2 * epochs)]
+    fewer, more = (read_manifest(path)["seconds"] for path in made)
+    epoch = max(more - fewer, 0.1) / epochs  # without what every job takes at its start
+    return run_alone(folder, round(TRAINING_SECONDS / epoch))
 
 
-def running(before, seconds=120) -> dict[str, str]:
+@pytest.fixture
+def training(alone, tmp_path):
+    """The settings of the training, and its files; `tmp_path` has what it starts from."""
+    config, made = alone
+    for stage in ("models", "instructions"):
+        shutil.copytree(made.parents[1] / stage, tmp_path / "results" / stage, symlinks=True)
+    return config, {f"sft/{made.name}": read_manifest(made)["files"]}
+
+
+def running(before, seconds=300) -> dict[str, str]:
     """The job that trains, once it has trained for a while."""
 
     def found():
@@ -150,7 +171,7 @@ def test_a_time_limit_costs_no_work(training, tmp_path, monkeypatch):
     said = finish(start(tmp_path, config, "sft"), tmp_path)
     job = new_jobs(before)[-1]
     assert int(job["Restarts"]) >= 1 and "Error" not in said  # and so no retry was used up
-    assert tuned(tmp_path) == expected
+    assert fine_tuned(tmp_path) == expected
 
 
 def test_a_snakemake_that_is_killed_is_followed_by_one_that_waits_for_its_job(training, tmp_path):
@@ -161,7 +182,7 @@ def test_a_snakemake_that_is_killed_is_followed_by_one_that_waits_for_its_job(tr
     first.send_signal(signal.SIGKILL)
     first.wait()
     finish(start(tmp_path, config, "sft"), tmp_path)
-    assert tuned(tmp_path) == expected
+    assert fine_tuned(tmp_path) == expected
 
 
 def test_a_job_that_is_cancelled_goes_on_where_it_was(training, tmp_path):
@@ -170,7 +191,7 @@ def test_a_job_that_is_cancelled_goes_on_where_it_was(training, tmp_path):
     process = start(tmp_path, config, "sft")
     cluster.run("scancel", running(before)["JobId"])
     finish(process, tmp_path)
-    assert tuned(tmp_path) == expected
+    assert fine_tuned(tmp_path) == expected
 
 
 def test_a_node_that_dies_is_replaced_by_another(training, tmp_path):
@@ -183,6 +204,6 @@ def test_a_node_that_dies_is_replaced_by_another(training, tmp_path):
         finish(process, tmp_path)
     finally:
         cluster.start_node(job["NodeList"])
-    assert tuned(tmp_path) == expected
+    assert fine_tuned(tmp_path) == expected
     (again,) = [one for one in new_jobs(before) if one["JobId"] == job["JobId"]]
     assert int(again["Restarts"]) >= 1 or len(new_jobs(before)) > 1

@@ -44,7 +44,7 @@ def test_models_with_the_same_weights_share_what_does_not_depend_on_their_names(
         recipe = recipes[views[view]]
         assert len(recipe.inputs["answers"]) == 2 and len(set(recipe.inputs["answers"])) == 1
         assert recipe.settings["answers"] == ["ada", "eva"]
-        assert len(plan.inputs(stage, recipe.id)["answers"]) == 1  # Snakemake makes it once
+        assert len(plan.inputs(stage, recipe.id, "answers")) == 1  # Snakemake makes it once
     assert recipes[views["round-1/mmlu"]].settings["before"] == ["ada", "eva"]
     for stage in ("ratings", "rewards", "policies", "replies"):
         assert views[f"round-1/{stage}/ada"] != views[f"round-1/{stage}/eva"]

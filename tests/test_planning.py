@@ -10,6 +10,7 @@ from expertchat.pipeline.planner import make_plan
 from expertchat.planning.command import plan_needs
 from expertchat.planning.jobs import plan_jobs
 from expertchat.planning.machine import GIB, Machine, read_machine
+from expertchat.planning.packing import fewest_gpus
 from expertchat.planning.work import works_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,3 +153,21 @@ def test_a_server_needs_no_plan(tmp_path):
     plan = plan_of("expertchat", f"models={{judge: {server}}}", "ratings={third_party: [judge]}")
     reasons = {need.reason for need in needs(plan, gpus("4x16"), tmp_path) if need.reason}
     assert reasons == {"a server answers"}
+
+
+def test_packed_jobs_ask_for_as_few_gpus_as_they_can_do_with(tmp_path):
+    plan = plan_of("expertchat")
+    plan.store = tmp_path
+    found = fewest_gpus(plan, gpus("4x16"))
+    by_label = {plan.recipes[reference].label: count for reference, count in found.items()}
+    assert by_label["ratings of llama in round 1"] == 1
+    assert by_label["ratings of mixtral in round 1"] == 2  # 22.8 GiB of weights
+    assert by_label["dialogues in round 1"] == 3
+    assert by_label["policies of llama in round 1"] == 1
+
+
+def test_packing_says_what_cannot_run_on_all_gpus_of_a_node(tmp_path):
+    plan = plan_of("expertchat")
+    plan.store = tmp_path
+    with pytest.raises(UserError, match="ratings of mixtral"):
+        fewest_gpus(plan, gpus("1x16"))

@@ -31,6 +31,7 @@ from expertchat.foreign import shown, told
 from expertchat.pipeline import slurm
 from expertchat.pipeline.failures import explain
 from expertchat.pipeline.fingerprints import code_fingerprint, user_file_fingerprint
+from expertchat.pipeline.gpus import own_gpus
 from expertchat.pipeline.integrity import find_damage
 from expertchat.pipeline.locks import locked
 from expertchat.pipeline.logs import INTERRUPTED
@@ -278,7 +279,8 @@ def open_job(stage: str, description: str) -> Iterator[Job]:
             for left_over in (out, work / PROCESSES):
                 shutil.rmtree(left_over, ignore_errors=True)
             out.mkdir()
-            yield Job(recipe, store, out, work / "checkpoints")
+            with own_gpus():
+                yield Job(recipe, store, out, work / "checkpoints")
             require_lock()
             write_manifest(out, recipe, reported_run(work) or describe_run(started), store)
             publish(store, recipe, out)

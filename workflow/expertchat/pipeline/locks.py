@@ -155,7 +155,7 @@ def _take(work: Path, reference: str, me: Owner) -> None:
         except FileExistsError:
             owner = read_owner(path)
             if owner is not None and (is_dead(owner) or waits.is_silent(path, owner)):
-                _remove(path, owner)
+                remove_lock(path, owner)
             elif owner is not None:
                 waits.say(owner)
                 time.sleep(POLL)
@@ -187,7 +187,7 @@ def write_owner(path: Path, me: Owner) -> None:
             temporary.unlink()
 
 
-def _remove(path: Path, dead: Owner) -> None:
+def remove_lock(path: Path, dead: Owner) -> None:
     """Removes the lock of a dead owner, if it is still there."""
     taken = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with suppress(OSError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from expertchat.pipeline.recipes import Recipe
-from expertchat.pipeline.store import manifest_path, write_recipe
+from expertchat.pipeline.store import MANIFEST, write_recipe
 from expertchat.settings.experiment import Experiment
 
 STAGES = (
@@ -57,20 +57,18 @@ class Plan:
         """The recipe with that id. Raises KeyError if the plan has none."""
         return self.recipes[f"{stage}/{id}"]
 
-    def inputs(self, stage: str, id: str) -> dict[str, str | list[str]]:
-        """The manifests that a job reads, by the name of the input."""
-        manifests: dict[str, str | list[str]] = {}
-        for name, value in self.recipe(stage, id).inputs.items():
-            if isinstance(value, str):
-                manifests[name] = str(manifest_path(self.store, value))
-            else:
-                manifests[name] = [str(manifest_path(self.store, r)) for r in dict.fromkeys(value)]
-        return manifests
+    def inputs(self, stage: str, id: str, name: str) -> list[str]:
+        """The manifests that a job reads as its input `name`, each once; empty if it has none."""
+        value = self.recipe(stage, id).inputs.get(name, [])
+        return [self._manifest(r) for r in dict.fromkeys([value] if isinstance(value, str) else value)]
+
+    def _manifest(self, reference: str) -> str:
+        return f"{self.store}/{reference}/{MANIFEST}"
 
     def manifests(self, *stages: str) -> list[str]:
         """The manifests of the given stages, or of all stages if none are given."""
         return [
-            str(manifest_path(self.store, reference))
+            self._manifest(reference)
             for reference, recipe in self.recipes.items()
             if not stages or recipe.stage in stages
         ]
@@ -78,7 +76,7 @@ class Plan:
     def checked_raters(self) -> list[str]:
         """The manifests of the anchors that base models rated, which do not need any dialogue."""
         return [
-            str(manifest_path(self.store, reference))
+            self._manifest(reference)
             for reference, recipe in self.recipes.items()
             if recipe.stage == "anchors" and "policy" not in recipe.inputs
         ]

@@ -62,6 +62,7 @@ class _Planner:
         self.preferences: str | None = None
         self.questions: str | None = None
         self.base_answers: Answers = []  # to split test
+        self.anchors: dict[tuple[str, str | None], str | None] = {}  # (rater, policy) -> its anchors
         self.results: dict[str, list[str]] = {stage: [] for stage in LISTED}  # inputs of the report
 
     def play_rounds(self) -> None:
@@ -203,9 +204,12 @@ class _Planner:
     def rating(self, rater: str, talk: Talk, tuned: Tuned, round: int | None) -> Rating:
         """One rater's ratings of one shard of dialogues."""
         policy = tuned.get(rater) if self.experiment.ratings.tuned_raters else None
-        anchors = self.make.anchors(rater, policy, round if policy else None)
-        if anchors and anchors not in self.results["anchors"]:
-            self.results["anchors"].append(anchors)
+        if (rater, policy) not in self.anchors:
+            made = self.make.anchors(rater, policy, round if policy else None)
+            self.anchors[rater, policy] = made
+            if made and made not in self.results["anchors"]:
+                self.results["anchors"].append(made)
+        anchors = self.anchors[rater, policy]
         name = "/".join(filter(None, (rater, talk.place)))
         reference = self.make.ratings(rater, name, talk.reference, anchors, policy, round)
         return Rating(reference, rater, talk)

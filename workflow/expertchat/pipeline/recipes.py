@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from expertchat.settings.models import Load, Server
@@ -27,12 +28,14 @@ Inputs = dict[str, str | list[str]]
 
 def _plain(value: Any) -> Any:
     """`value` with whole floats as integers, so that 2.0 and 2 are the same setting."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, str):  # first, as most values are texts, and large plans have millions of them
+        return value
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
     return value
 
 
@@ -69,7 +72,7 @@ class Recipe:
     runtime: dict[str, Any] = field(default_factory=dict)
     label: str = ""
 
-    @property
+    @cached_property
     def id(self) -> str:
         return short_hash([self.stage, self.settings, self.code, self.inputs])
 

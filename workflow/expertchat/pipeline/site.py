@@ -24,7 +24,16 @@ from expertchat.settings.yaml_files import read_yaml
 
 PREFIX = "EXPERTCHAT_"
 FILE = "SITE"  # the variable that names the file
-OTHERS = (FILE, "DATA", "DEVICE", "PROCESS", "PROCESSES", "PROCESSES_ADDRESS", "PROCESSES_PARENT")
+OTHERS = (
+    FILE,
+    "DATA",
+    "DEVICE",
+    "GPUS",
+    "PROCESS",
+    "PROCESSES",
+    "PROCESSES_ADDRESS",
+    "PROCESSES_PARENT",
+)
 PLUGIN_GRES = re.compile(r"[a-zA-Z0-9_]+(:[a-zA-Z0-9_.]+)?(:\d+)?")  # what Snakemake's plugin takes
 GPUS = re.compile(r"gpu:(?:(.+):)?(\d+)")
 
@@ -51,6 +60,12 @@ def _hours(value: str) -> float:
     return hours
 
 
+def _flag(value: str) -> bool:
+    if value not in ("0", "1"):
+        raise ValueError("must be 1 or 0")
+    return value == "1"
+
+
 def _gres(value: str) -> str:
     if not GPUS.fullmatch(value):
         raise ValueError("must be gpu:NUMBER or gpu:TYPE:NUMBER, such as gpu:4 or gpu:V100-SXM2-16GB:4")
@@ -68,6 +83,8 @@ VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # how each is read, 
     "MEMORY_GB": (_number, 120),
     "NODES": (_number, 1),
     "EXTRA": (_text, None),
+    "PACK": (_flag, False),
+    "GPU_MEMORY_GB": (_number, None),
 }
 
 
@@ -85,6 +102,8 @@ class Site:
     memory_mb: int
     nodes: int
     extra: str | None  # more options of sbatch
+    pack: bool  # whether jobs ask for the GPUs that they need (planning.packing), and not for all
+    gpu_memory_gb: int | None  # of each GPU; None: not known, so that it is not checked
     status_command: str  # that tells how jobs fare
     places: Mapping[str, str]  # of each value, where it is given, such as "EXPERTCHAT_GRES=gpu:4"
 
@@ -92,6 +111,11 @@ class Site:
     def plain_gres(self) -> str | None:
         """`gres`, if Snakemake's plugin takes it: it refuses types with hyphens."""
         return self.gres if PLUGIN_GRES.fullmatch(self.gres) else None
+
+    @property
+    def cpus_of_a_job(self) -> int:
+        """CPUs of a job that runs a model; of those that share a node, the share of one GPU."""
+        return max(1, self.cpus // self.gpus[1]) if self.pack else self.cpus
 
     @property
     def gpu_extra(self) -> str:

@@ -17,6 +17,7 @@ from expertchat.planning.models import PlannedModel, read_model
 from expertchat.planning.work import Work, works_of
 from expertchat.settings.lora import LoRA
 
+SERVED = "a server answers"
 TRAINING = ("sft", "rewards", "policies")
 
 
@@ -39,6 +40,11 @@ class JobNeed:
     def problem(self) -> str | None:
         """Why the job cannot run; None if it can, or if that is not known."""
         return self.memory.problem if self.memory else None
+
+    @property
+    def served(self) -> bool:
+        """Whether a server answers, so that the job needs no GPU."""
+        return self.reason == SERVED
 
 
 Read = Callable[[Recipe, str], PlannedModel | None]
@@ -93,7 +99,7 @@ def plan_jobs(
 
 def _why_unknown(recipe: Recipe, names: list[str]) -> str:
     if any(recipe.settings["load"][name]["server"] for name in names):
-        return "a server answers"
+        return SERVED
     return f"{', '.join(names)}: its sizes are not known before `snakemake models` has run"
 
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from expertchat.errors import UserError
+from expertchat.pipeline.gpus import gpus_of_machine
 
 GIB = 2**30
 CONTEXT = round(0.6 * GIB)  # of each GPU: CUDA's context and the libraries' workspaces
@@ -45,7 +46,7 @@ def read_machine(gpus: str | None, nodes: int = 1) -> Machine:
     """
     host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if gpus is None:
-        return Machine(_own_gpus(), host)
+        return Machine(gpus_of_machine(), host)
     if gpus == "none":
         return Machine((), host)
     match = GPUS.fullmatch(gpus.lower())
@@ -54,11 +55,3 @@ def read_machine(gpus: str | None, nodes: int = 1) -> Machine:
             f"--gpus {gpus}: give the number of GPUs of a node and the GiB of each, as in 4x16, or none"
         )
     return Machine((round(float(match[2]) * GIB),) * int(match[1] or 1), host, nodes)
-
-
-def _own_gpus() -> tuple[int, ...]:
-    """Bytes of each GPU of this machine. Does not use them."""
-    import torch
-
-    count = torch.cuda.device_count()
-    return tuple(torch.cuda.get_device_properties(gpu).total_memory for gpu in range(count))

@@ -99,4 +99,6 @@ def _config(recipe: Recipe, store: Path) -> Any:
     for folder in folders:
         if (folder / CONFIG).is_file():
             return AutoConfig.from_pretrained(folder, local_files_only=True)
+    if settings["source"] == "demo":
+        return known_config(f"demo-{settings['architecture']}")
     return known_config(settings.get("repository") or settings.get("package") or "")

@@ -79,7 +79,7 @@ def checkpoint(plan, path, name="steps/00000001/checksums.json"):
 
 def test_plan_prints_every_artifact_by_round_and_what_is_done(plan, expertchat):
     finish(plan.store, plan.recipes[reference(plan, "topics")])
-    code, lines = expertchat("plan")
+    code, lines = expertchat("plan", "--list")
     assert code == 0
     headings = [line for line in lines if not line.startswith(" ")]
     assert headings[:4] == ["base models", "round 1", "round 2", "report"]
@@ -90,6 +90,16 @@ def test_plan_prints_every_artifact_by_round_and_what_is_done(plan, expertchat):
     assert {words[0] for words in unfinished} == set(plan.recipes) - {done}
     label = plan.recipes[reference(plan, "round-1/policies/llama")].label
     assert label.split() in [words[1:] for words in unfinished]
+
+
+def test_plan_tells_what_the_jobs_to_come_need(plan, expertchat):
+    code, lines = expertchat("plan", "--gpus", "2x8")
+    assert code == 0
+    (begin,) = (i for i, line in enumerate(lines) if line.startswith("What the jobs to come need"))
+    assert lines[begin].startswith("What the jobs to come need on 2 GPUs of 8 GiB")
+    stages = {line.split()[1] for line in lines[begin + 3 :] if line[:4].strip().isdigit()}
+    assert stages >= {"topics", "dialogues", "ratings", "rewards", "policies", "answers"}
+    assert (plan.folder() / "plan.json").is_file()
 
 
 def test_status_tells_the_five_states_and_what_a_rerun_does(plan, expertchat):
@@ -220,7 +230,7 @@ def test_config_and_configfile_choose_the_plan(expertchat, tmp_path, root, defau
     more.write_text("rounds: 3\nname: other\n")
     default = root / "config/config.yaml"
     arguments = ["--configfile", default, more, "--config", "rounds=2", "mmlu="]
-    _, lines = expertchat("plan", *arguments)
+    _, lines = expertchat("plan", "--list", *arguments)
     plan = make_plan(read_experiment(default_config | {"rounds": 2, "mmlu": None}, root), root)
     shown = {line.split()[0] for line in lines if line.startswith("  ")}
     ids = {r for r, recipe in plan.recipes.items() if recipe.stage not in ("report", "oracle")}

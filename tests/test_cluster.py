@@ -3,6 +3,7 @@
 `make test-slurm` installs SLURM and runs these tests; elsewhere they are skipped, with the reason.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -12,8 +13,10 @@ import time
 
 import pytest
 import slurm_cluster as cluster
+import torch
 import yaml
 from expertchat.pipeline.store import read_manifest
+from safetensors.torch import load_file
 from small_workflow import BIN, ROOT, small_config
 
 pytestmark = [
@@ -100,7 +103,7 @@ def test_packed_jobs_share_a_node(tmp_path, monkeypatch):
     assert {job["JOB_GRES"] for job in jobs} == {"gpu:1"} and len(jobs) >= 4
     assert {job["NumCPUs"] for job in jobs} == {"1"}  # a quarter of a node's
     times = sorted((job["StartTime"], job["EndTime"], job["NodeList"]) for job in jobs)
-    pairs = zip(times, times[1:], strict=False)
+    pairs = itertools.pairwise(times)
     assert any(a[2] == b[2] and b[0] < a[1] for a, b in pairs)  # side by side on one node
 
 
@@ -207,3 +210,24 @@ def test_a_node_that_dies_is_replaced_by_another(training, tmp_path):
     assert fine_tuned(tmp_path) == expected
     (again,) = [one for one in new_jobs(before) if one["JobId"] == job["JobId"]]
     assert int(again["Restarts"]) >= 1 or len(new_jobs(before)) > 1
+
+
+def test_two_nodes_train_one_model(alone, tmp_path, monkeypatch):
+    """One process on each node (gloo, as there are no GPUs) learns what one process alone learns."""
+    _, made = alone
+    few = fine_tuning(tmp_path, epochs=2)
+    monkeypatch.setenv("EXPERTCHAT_NODES", "2")
+    for stage in ("models", "instructions"):
+        shutil.copytree(made.parents[1] / stage, tmp_path / "results" / stage, symlinks=True)
+    before = cluster.jobs()
+    finish(start(tmp_path, few, "sft"), tmp_path)
+    (job,) = [job for job in new_jobs(before) if "sft" in job["Comment"]]
+    assert job["NumNodes"] == "2" and job["NodeList"] == "node[1-2]"
+    (together,) = fine_tuned(tmp_path)
+    one, two = (
+        load_file(folder / "results" / together / "model/model.safetensors")
+        for folder in (made.parents[2], tmp_path)
+    )
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, two[name], atol=1e-4, rtol=1e-4)

@@ -166,7 +166,7 @@ def measured_corrections(store: Path, machine: Machine, kind: str) -> Correction
     """How much longer than planned the finished jobs of a store took on this kind of machine."""
     finished = list(finished_jobs(store))
     recipes = {recipe.reference: recipe for recipe, _ in finished}
-    took = {r.reference: m["seconds"] for r, m in finished if machine_kind(m) == kind}
+    took = {r.reference: m["seconds"] for r, m in finished if "machine" in m and machine_kind(m) == kind}
     wanted = [r for r, _ in finished if r.reference in took and _is_whole(recipes, r)]
     return corrections(
         (need.recipe.stage, need.seconds, took[need.recipe.reference])

@@ -140,10 +140,9 @@ def run_alone(folder, epochs):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """Settings of a training of about a minute on this machine, and its artifact made without SLURM."""
-    folder, epochs = tmp_path_factory.mktemp("alone"), 2
-    made = [run_alone(folder, number)[1] for number in (epochs, 2 * epochs)]
-    fewer, more = (read_manifest(path)["seconds"] for path in made)
-    epoch = max(more - fewer, 0.1) / epochs  # without what every job takes at its start
+    folder = tmp_path_factory.mktemp("alone")
+    few, more = (read_manifest(run_alone(folder, epochs)[1])["seconds"] for epochs in (2, 12))
+    epoch = max((more - few) / 10, 0.2)  # without what every job takes at its start
     return run_alone(folder, round(TRAINING_SECONDS / epoch))
 
 

@@ -25,10 +25,15 @@ def fetch_model(
 
 def _download(repository: str, revision: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except GatedRepoError:
+        raise UserError(
+            f"{repository} is given only to those who accept its license: do so on its page of the "
+            "Hugging Face hub, and set HF_TOKEN to a token of that account"
+        ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise UserError(
             f"{repository} at {revision} cannot be downloaded: {first_line(error)}"

@@ -48,6 +48,7 @@ from expertchat.pipeline.processes import (
     this_script,
 )
 from expertchat.pipeline.recipes import Recipe
+from expertchat.pipeline.staging import staged
 from expertchat.pipeline.store import (
     artifact_path,
     date_back,
@@ -87,11 +88,11 @@ class Job:
     def input(self, name: str) -> Path | None:
         """The folder of the input artifact `name`, None if the recipe has no such input."""
         reference = self.recipe.inputs.get(name)
-        return artifact_path(self.store, reference) if isinstance(reference, str) else None
+        return staged(self.store, reference) if isinstance(reference, str) else None
 
     def inputs(self, name: str) -> list[Path]:
         """The folders of the input artifacts `name`, empty if the recipe has no such input."""
-        return [artifact_path(self.store, r) for r in self.recipe.inputs.get(name, [])]
+        return [staged(self.store, r) for r in self.recipe.inputs.get(name, [])]
 
     def user_file(self, name: str) -> Path | None:
         """The user's file or folder under this key of the settings, None if there is none.

@@ -302,12 +302,12 @@ def test_the_queue_in_words():
     assert queue_words(lines + "COMPLETING|5:00|None") == (
         "SLURM: 2 running (the longest for 1:02:03), 2 pending (Resources, Priority), 1 completing"
     )
+    assert "the longest for 3-00:00:00" in queue_words("RUNNING|INVALID|None\nRUNNING|3-00:00:00|None")
     assert queue_words("") == "SLURM's queue has none of this run"
 
 
 def event(name, **fields):
-    record = logging.makeLogRecord({"event": name, **fields})
-    return record
+    return logging.makeLogRecord({"event": name, **fields})
 
 
 @pytest.mark.parametrize(
@@ -384,13 +384,12 @@ def why_no_slurm() -> str | None:
     return slurm_cluster.why_not()
 
 
-@pytest.fixture
-def real_slurm(monkeypatch):
+@pytest.fixture(scope="module")
+def real_slurm():
     """The cluster of tests/slurm_cluster.py; it is ended if it did not run before."""
     runs = subprocess.run(["scontrol", "ping"], capture_output=True).returncode == 0
     if not runs:
         slurm_cluster.up()
-    monkeypatch.setenv("EXPERTCHAT_DEVICE", "cpu")  # its GPUs do nothing
     yield
     if not runs:
         slurm_cluster.down()
@@ -404,7 +403,8 @@ with_slurm = pytest.mark.skipif(why_no_slurm() is not None, reason=str(why_no_sl
 def test_a_job_on_two_nodes_checks_them(real_slurm, tmp_path):
     slurm_cluster.wait(lambda: "idle" in slurm_cluster.run("sinfo", "-h", "-p", "gpu", "-o", "%T"), 300)
     options = ("--slurm", "--write", tmp_path / "site.yaml", "--job", "--wait", "5")
-    code, lines = doctor(tmp_path, *options, EXPERTCHAT_CPUS="2", EXPERTCHAT_MEMORY_GB="4")
+    small = {"EXPERTCHAT_CPUS": "2", "EXPERTCHAT_MEMORY_GB": "4", "EXPERTCHAT_DEVICE": "cpu"}
+    code, lines = doctor(tmp_path, *options, **small)  # its GPUs do nothing
     said = "\n".join(lines)
     assert code == 0, said
     assert "ok       partition gpu: at most 24 hours; " in said
@@ -416,6 +416,24 @@ def test_a_job_on_two_nodes_checks_them(real_slurm, tmp_path):
     )
     assert yaml.safe_load((tmp_path / "site.yaml").read_text())["gres"] == "gpu:4"
     assert not list((tmp_path / "results").glob(".doctor*"))
+
+
+@pytest.mark.slow
+@with_slurm
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("AuthInfo=.*", "", "its service munged must run here"),
+        ("SlurmctldPort=.*", "SlurmctldPort=6999", "SLURM's controller (slurmctld) does not answer"),
+    ],
+)
+def test_what_keeps_slurm_from_answering(real_slurm, tmp_path, monkeypatch, old, new, words):
+    text = re.sub(f"(?m)^{old}$", new, (slurm_cluster.CONFIG / "slurm.conf").read_text())
+    munge = "" if new else f"AuthInfo=socket={tmp_path}/munge\n"
+    (tmp_path / "slurm.conf").write_text(text + munge)
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    with pytest.raises(UserError, match=re.escape(words)):
+        find_cluster()
 
 
 @pytest.mark.slow

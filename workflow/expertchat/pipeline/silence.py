@@ -15,6 +15,7 @@ from expertchat.pipeline.slurm import require
 
 SECONDS = 600.0  # without a word
 STARTED, ENDED = "job_started", frozenset({"job_finished", "job_error"})  # events of Snakemake's log
+TIME = re.compile(r"[\d:-]+")  # others, such as INVALID, tell of clocks that disagree
 FORMAT = "%T|%M|%r"  # of squeue: state, time used, and why it waits
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING"})
 
@@ -90,7 +91,7 @@ def queue_words(lines: str) -> str:
         if kind == "pending":
             reasons[reason] += 1
         elif kind == "running":
-            longest = max(longest, used, key=lambda text: minutes(text) if text else -1.0)
+            longest = max(longest, used, key=lambda text: minutes(text) if TIME.fullmatch(text) else -1)
     if not states:
         return "SLURM's queue has none of this run"
     words = []

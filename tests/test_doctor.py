@@ -303,7 +303,9 @@ def test_the_queue_in_words():
         "SLURM: 2 running (the longest for 1:02:03), 2 pending (Resources, Priority), 1 completing"
     )
     assert "the longest for 3-00:00:00" in queue_words("RUNNING|INVALID|None\nRUNNING|3-00:00:00|None")
-    assert queue_words("") == "SLURM's queue has none of this run"
+    assert queue_words("").startswith(
+        "SLURM's queue has none of this run: if that stays so, end the run"
+    )
 
 
 def event(name, **fields):
@@ -361,7 +363,12 @@ def quiet_run(folder, *arguments):
     snakemake = [sys.executable, "-m", "snakemake", "--profile", "none", "--jobs", "1", "--cores", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
     done = subprocess.run(
-        [*snakemake, *arguments], cwd=folder, capture_output=True, text=True, env=environment
+        [*snakemake, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return done.stderr

@@ -93,7 +93,10 @@ def queue_words(lines: str) -> str:
         elif kind == "running":
             longest = max(longest, used, key=lambda text: minutes(text) if TIME.fullmatch(text) else -1)
     if not states:
-        return "SLURM's queue has none of this run"
+        return (
+            "SLURM's queue has none of this run: if that stays so, end the run and give the same "
+            "command again, which keeps what is finished"
+        )
     words = []
     for kind, count in states.items():
         more = f" (the longest for {longest})" if kind == "running" else ""

@@ -50,7 +50,7 @@ check: lint
 	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --ignore tests/test_cluster.py
 
 test-faults: env
 	PYTHONPATH=tests:benchmarks $(BIN)/python tests/faults/points.py --keep results/faults --record

@@ -121,15 +121,17 @@ def resources_of(stage):
 
 
 def script_of(stage):
-    """The stage's script, run by the Python interpreter that runs Snakemake."""
+    """The stage's script, run by the Python interpreter that runs Snakemake; with EXPERTCHAT_PACK=1 with
+    the number of this machine's GPUs that it may use."""
     script = [sys.executable, f"{ROOT}/workflow/scripts/{stage}.py"]
     if not packed:
         return script
-    return lambda wildcards: [
-        "env",
-        f"{WANTED}={packed.gpus(f'{stage}/{wildcards.id}')}",
-        *script,
-    ]
+
+    def command(wildcards):
+        gpus = packed.fewest.get(f"{stage}/{wildcards.id}")
+        return script if gpus is None else ["env", f"{WANTED}={gpus}", *script]
+
+    return command
 
 
 def recipe_of(stage):

@@ -96,6 +96,16 @@ def made_by(producer, reader):
     return manifests
 
 
+def measured_models(wildcards):
+    """An input function: all measurements and the report. WorkflowError if nothing is to be measured."""
+    if experiment.speeds is None:
+        raise WorkflowError(
+            "benchmark_models: this experiment has no section speeds, such as that of "
+            "config/presets/biggest-model.yaml"
+        )
+    return plan.manifests("speeds", "report")
+
+
 def threads_of(stage):
     """The threads of a job that runs several models, each of which uses `experiment.threads`."""
     return lambda wildcards: experiment.threads * max(

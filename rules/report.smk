@@ -22,6 +22,7 @@ rule make_report:
         mmlu=made_by("mmlu", "report.mmlu"),
         fits=made_by("fits", "report.fits"),
         mixture=made_by("mixture", "report.mixture"),
+        speeds=made_by("speeds", "report.speeds"),
         oracle=made_by("oracle", "report.oracle"),
     output:
         "results/report/{id}/manifest.json",

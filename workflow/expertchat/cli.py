@@ -24,7 +24,7 @@ from expertchat.pipeline.upkeep import (
     unused_work,
 )
 from expertchat.records import read_json
-from expertchat.report.terminal import answer_lines
+from expertchat.report.terminal import answer_lines, speed_lines
 from expertchat.settings.config_files import check_options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +90,7 @@ def show_command(arguments: argparse.Namespace) -> int:
     say(*summary["verdict"])
     if not summary["rounds"]:
         mmlu = plan.experiment.mmlu
-        say(*answer_lines(summary, mmlu.published if mmlu else {}))
+        say(*answer_lines(summary, mmlu.published if mmlu else {}), *speed_lines(summary))
     if summary["cautions"]:
         say("", "cautions:", *(f"  - {caution}" for caution in summary["cautions"]))
     print(f"\nreport:  {plan.folder() / 'report' / 'report.html'}")

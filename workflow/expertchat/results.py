@@ -46,6 +46,7 @@ from expertchat.records import read_all, read_json, read_records
 from expertchat.replies.artifact import REPLIES
 from expertchat.rewards.artifact import PAIRS
 from expertchat.settings.mmlu import Asking
+from expertchat.speeds.artifact import SPEEDS
 from expertchat.topics.artifact import REJECTED, TOPICS
 
 EXPERIMENTS = "experiments"  # the folder of readable views in a store
@@ -218,15 +219,8 @@ class ExperimentResults:
     def rejected_topics(self) -> pd.DataFrame:
         """One row per topic that was rejected, with the reason."""
         columns = [
-            "topic",
-            "subject",
-            "audience",
-            "kind",
-            "author",
-            "reason",
-            "like",
-            "similarity",
-            "gate",
+            *("topic", "subject", "audience", "kind", "author"),
+            *("reason", "like", "similarity", "gate"),
         ]
         rows = read_records(self.folder("topics") / REJECTED)
         return pd.DataFrame(rows).reindex(columns=columns) if rows else pd.DataFrame(columns=columns)
@@ -241,16 +235,8 @@ class ExperimentResults:
                     seat = turn["speaker"]
                     model = dialogue.get("models", {}).get(seat, seat)
                     role = dialogue.get("roles", {}).get(seat, "")
-                    rows.append(
-                        {
-                            "round": artifact.round,
-                            **named,
-                            "turn": number,
-                            "model": model,
-                            "role": role,
-                            **turn,
-                        }
-                    )
+                    placed = {"round": artifact.round, **named, "turn": number}
+                    rows.append({**placed, "model": model, "role": role, **turn})
         return pd.DataFrame(rows)
 
     def candidates(self, round: int | None = None) -> pd.DataFrame:
@@ -369,6 +355,14 @@ class ExperimentResults:
     def mixtures(self, round: int | None = None) -> pd.DataFrame:
         """One row per method of mixing the models' answers and question of the split test."""
         return self._by_round("mixture", ANSWERS, round)
+
+    def speeds(self, model: str | None = None) -> pd.DataFrame:
+        """One row per model, variant, lengths and batch size: seconds and memory."""
+        parts = [
+            pd.DataFrame(read_records(a.folder / SPEEDS)).assign(model=a.model, variant=a.variant)
+            for a in self.find("speeds", model=model)
+        ]
+        return _joined(parts)
 
     def oracle_items(self) -> pd.DataFrame:
         """One row per rated item of the demo's held-out topics, with its score by the oracle."""

@@ -35,6 +35,7 @@ STAGES = (
     "mmlu",
     "fits",
     "mixture",
+    "speeds",
     "oracle",
     "report",
 )

@@ -48,7 +48,7 @@ class PlanBuilder:
         """
         loads = {key or model: self.experiment.models[model].load for model in uses}
         if loads:
-            settings = {**settings, "load": {key or model: self._load(model) for model in uses}}
+            settings = {**settings, "load": {key or model: self.load_settings(model) for model in uses}}
         paths = {name: (self.root / path).resolve() for name, path in (files or {}).items()}
         settings = settings | {name: user_file_fingerprint(path) for name, path in paths.items()}
         places = {"files": {name: str(path) for name, path in paths.items()}} if paths else {}
@@ -68,7 +68,7 @@ class PlanBuilder:
         self.plan.recipes[recipe.reference] = replace(first, label=label_of(list(views)))
         return recipe.reference
 
-    def _load(self, model: str) -> dict[str, Any]:
+    def load_settings(self, model: str) -> dict[str, Any]:
         """How a model is loaded. The path of its chat template is replaced by the text of the file."""
         load = self.experiment.models[model].load.recipe_settings()
         template = load["chat_template"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expertchat.judgements.artifact import BASE, SFT, TUNED
-from expertchat.pipeline import preference_recipes
+from expertchat.pipeline import preference_recipes, speed_recipes
 from expertchat.pipeline.plan import LISTED, Plan
 from expertchat.pipeline.stage_recipes import Answers, StageRecipes, Tuned, required, shard_place
 from expertchat.settings.experiment import Experiment
@@ -149,9 +149,13 @@ class _Planner:
         )
 
     def ask_only(self) -> None:
-        """All models answer questions, without dialogues."""
+        """All models answer questions and are measured, without dialogues."""
         self.add_models(self.names)
         self.ask(dict.fromkeys(self.names), None)
+        if self.experiment.speeds is not None:
+            for name in self.names:
+                found = speed_recipes.speeds(self.make, name, self.base[name])
+                self.results["speeds"] += [r for r in found if r not in self.results["speeds"]]
         self.report(None)
 
     def add_models(self, names: Sequence[str]) -> None:

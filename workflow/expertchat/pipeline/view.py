@@ -12,6 +12,7 @@ from expertchat.pipeline.store import artifact_path, manifest_path, read_manifes
 TALKING = ("dialogues", "ratings", "reliability")  # their first round is by the base models
 WITHOUT_ROUND = (
     *("models", "instructions", "sft", "preferences", "questions", "topics", "oracle", "report"),
+    "speeds",
 )
 
 
@@ -41,9 +42,14 @@ class Artifact:
         """The model, or the rater, that it belongs to; empty if there is no single one."""
         owned = (
             *("models", "sft", "anchors", "ratings", "rewards", "policies", "replies", "judgements"),
-            "answers",
+            *("answers", "speeds"),
         )
         return self.name.split("/")[0] if self.stage in owned else ""
+
+    @property
+    def variant(self) -> str:
+        """The way to load the model that it belongs to (stage speeds)."""
+        return self.name.split("/")[1]
 
     @property
     def manifest(self) -> dict[str, Any]:

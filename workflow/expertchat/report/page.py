@@ -24,6 +24,7 @@ from expertchat.report import (
     rewards,
     rounds,
     sft,
+    speeds,
     topics,
     transcripts,
 )
@@ -64,6 +65,8 @@ def subtitle(results: Results) -> str:
         return counted(results.summary["transcripts"]["dialogues"], "transcript")
     if results.run.has("dialogues"):
         return "no tuning"
+    if results.run.has("speeds") and not results.summary["mmlu"]:
+        return "speed and memory"
     if not results.summary["mmlu"]:
         return "fine-tuning on instructions"
     return counted(results.summary["mmlu"][0]["questions"], "question")
@@ -82,6 +85,7 @@ STAGES = (
     judgements,
     mmlu,
     mixture,
+    speeds,
 )
 
 

@@ -26,6 +26,7 @@ from expertchat.report.summary_mmlu import (
     mmlu_words,
 )
 from expertchat.report.summary_sft import sft_rows, sft_verdict
+from expertchat.report.summary_speeds import speed_figures, speed_verdict
 from expertchat.report.summary_transcripts import transcript_figures, transcript_verdict
 from expertchat.results import ExperimentResults
 from expertchat.rewards.artifact import METRICS
@@ -55,7 +56,8 @@ def summarise(run: ExperimentResults) -> dict[str, Any]:
         outcome = preference_verdict(rows, judged)
     else:
         outcome = verdict(rows, settings["control"], talked)
-    words = sft_verdict(instructed) + outcome + untuned_verdict
+    timed = speed_figures(run, answered)
+    words = sft_verdict(instructed) + outcome + untuned_verdict + speed_verdict(timed)
     summary = {
         "schema": SCHEMA,
         "name": settings["name"],
@@ -70,6 +72,7 @@ def summarise(run: ExperimentResults) -> dict[str, Any]:
         "judgements": judged,
         "mmlu": answered,
         "mixture": mixed,
+        "speeds": timed,
         "seconds": costs(run, "seconds", sum),
         "peak_memory_bytes": costs(run, "peak_memory_bytes", max),
         "verdict": transcript_verdict(given, settings["scale"]) if given else words,

@@ -1,4 +1,4 @@
-"""The table of accuracies in summary.json as plain text, for the command `expertchat show`."""
+"""Tables of summary.json as plain text, for the command `expertchat show`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,35 @@ def answer_lines(summary: Mapping[str, Any], published: Mapping[str, float]) -> 
     if unknown:
         notes.append(f"Published but not measured here: {', '.join(unknown)}.")
     return ["", *aligned(lines), *notes]
+
+
+def speed_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The measured models: whether they fit, parameters, memory, speed and time."""
+    figures = summary["speeds"]
+    if figures is None:
+        return []
+    scored = any(row["quality"] is not None for row in figures["candidates"])
+    published = any(row["published"] is not None for row in figures["candidates"])
+    head = ["", "parameters, 10^9", "peak, GB", "reply tokens/s", "s a sample", "hours"]
+    lines = [head + ["quality"] * scored + ["published tokens/s"] * published + ["fits"]]
+    for row in figures["candidates"]:
+        line = [f"{row['model']} ({row['variant']})", _figure(row["parameters"], 1e9, 2)]
+        line += [_figure(row["memory_bytes"], 1e9, 2), _figure(row["decode_tokens_per_second"], 1, 1)]
+        line += [_figure(row["seconds_per_sample"], 1, 2), _figure(row["hours"], 1, 2)]
+        line += [_figure(row["quality"], 1, 2)] * scored + [_figure(row["published"], 1, 1)] * published
+        lines.append([*line, "no" if row["misfit"] else "yes"])
+    notes = [
+        f"{row['model']} ({row['variant']}) does not fit: {row['misfit']}."
+        for row in figures["candidates"]
+        if row["misfit"]
+    ]
+    if published:
+        notes.append("Published speeds are by others: hardware, lengths and precision may differ.")
+    return ["", *aligned(lines), *notes]
+
+
+def _figure(value: float | None, unit: float, digits: int) -> str:
+    return "" if value is None else f"{value / unit:.{digits}f}"
 
 
 def _bounds(interval: Sequence[float] | None, sign: str = "") -> str:

@@ -50,6 +50,7 @@ def cross_faults(experiment: Experiment) -> Iterator[str]:
     yield from _gguf_faults(experiment)
     yield from _gate_faults(experiment)
     yield from _third_party_faults(experiment)
+    yield from _speed_faults(experiment)
     if experiment.world is None:
         yield from _world_faults(experiment)
 
@@ -122,7 +123,8 @@ def _talk_faults(experiment: Experiment) -> Iterator[str]:
     if experiment.preferences is not None:
         yield from preference_faults(experiment)
         return
-    others = experiment.mmlu is not None or experiment.sft is not None
+    sections = (experiment.mmlu, experiment.sft, experiment.speeds)
+    others = any(section is not None for section in sections)
     if not experiment.talking_pairs and experiment.topics is None and others:
         if rounds:
             yield f"rounds: {rounds}; no model is tuned without pairs: set rounds to 0"
@@ -134,7 +136,8 @@ def _talk_faults(experiment: Experiment) -> Iterator[str]:
     if not experiment.talking_pairs:
         yield (
             "pairs: empty; give the pairs of models that talk, or round_robin if there are at least two "
-            "models. If the models are only to answer the questions of mmlu, remove topics too"
+            "models. If the models are only to answer the questions of mmlu or to be measured (speeds), "
+            "remove topics too"
         )
     if experiment.topics is None:
         yield "topics: missing; this key is required if models talk"
@@ -250,6 +253,24 @@ def _third_party_faults(experiment: Experiment) -> Iterator[str]:
             yield f"ratings.third_party: {name!r} takes part in the dialogues; use another model"
         if names.count(name) > 1:
             yield f"ratings.third_party: {name!r} is given more than once"
+
+
+def _speed_faults(experiment: Experiment) -> Iterator[str]:
+    """Measurements beside dialogues or tuning, and scores of models that are not measured."""
+    speeds = experiment.speeds
+    if speeds is None:
+        return
+    others = {
+        "pairs": experiment.talking_pairs,
+        "dialogues.transcripts": experiment.dialogues.transcripts,
+        "preferences": experiment.preferences,
+    }
+    for key in (key for key, value in others.items() if value):
+        yield f"speeds: models are measured in an experiment of their own: remove speeds or {key}"
+    for key, named in (("quality", speeds.quality), ("published", speeds.published)):
+        for name in sorted(set(named) - set(experiment.models)):
+            known = ", ".join(sorted(experiment.models))
+            yield f"speeds.{key}: {name!r} is not a model; known: {known}"
 
 
 def _world_faults(experiment: Experiment) -> Iterator[str]:

@@ -17,6 +17,7 @@ from expertchat.settings.replies import Replies
 from expertchat.settings.rewards import Rewards
 from expertchat.settings.section import NAME, FilePath, Section
 from expertchat.settings.sft import SFT
+from expertchat.settings.speeds import Speeds
 from expertchat.settings.topics import Topics
 
 
@@ -58,7 +59,7 @@ class Experiment(Section):
     pairs: list[tuple[str, str]] | Literal["round_robin"] = []
     """Who talks to whom: pairs of model names, such as [[llama, mixtral]]. A model may talk to itself.
     `round_robin`: every model talks to every other. Empty: no dialogues are generated, and all models
-    rate transcripts or answer the questions of `mmlu`."""
+    rate transcripts, answer the questions of `mmlu` or are measured (`speeds`)."""
     world: World | None = None
     """The demo world, which demo models and demo questions need. Stage oracle compares the results with
     its facts. Null: no demo world."""
@@ -84,6 +85,9 @@ class Experiment(Section):
     mmlu: MMLU | None = None
     """Settings of stages questions, answers, mmlu, fits and mixture; null: the models answer no
     questions."""
+    speeds: Speeds | None = None
+    """Settings of stage speeds, which measures time and memory of all models, for an experiment without
+    dialogues and tuning; null: nothing is measured."""
 
     @property
     def training_threads(self) -> int:

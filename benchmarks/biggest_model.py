@@ -1,8 +1,8 @@
 """Measures SmolLM2-135M in four ways to load it, as the preset biggest-model does with its models.
 
-python benchmarks/biggest_model.py                     half an hour; writes a section of docs/benchmarks.md
-python benchmarks/biggest_model.py --keep DIR          runs in the folder DIR and keeps it; a run that was
-                                                       interrupted there is continued
+python benchmarks/biggest_model.py                     writes a section of docs/benchmarks.md
+python benchmarks/biggest_model.py --keep DIR          runs in the folder DIR and keeps it; a run that
+                                                       was interrupted there is continued
 python benchmarks/biggest_model.py --keep DIR --read   writes the section from the finished run in DIR
 """
 
@@ -87,11 +87,11 @@ def write(folder: Path) -> None:
     cell_head += ["prompt, tokens/s", "lowest to highest", "reply, tokens/s", "lowest to highest"]
     threads = figures["candidates"][0]["threads"]
     body = [
-        f"SmolLM2-135M-Instruct on the CPU with {threads} thread(s), in a run of {minutes:.0f} minutes; other "
-        "work ran on the machine at the same time. Median of 3 runs after one that is not counted. A sample "
-        "has a prompt of 256 tokens and a reply of 32, and is drawn alone. The peak is the process's "
-        "resident memory above its level before the load. No GPU was used: what int8 and nf4 cost and save "
-        "on one is not measured here.",
+        f"SmolLM2-135M-Instruct on the CPU with {threads} thread(s), in a run of {minutes:.0f} minutes; "
+        "other work ran on the machine at the same time. Median of 3 runs after an uncounted one. "
+        "A sample has a prompt of 256 tokens and a reply of 32, and is drawn alone. The peak is the "
+        "process's resident memory above its level before the load. No GPU was used: what int8 and nf4 "
+        "cost and save on one is not measured here.",
         markdown_table(head, rows),
         "\n".join(f"- {sentence}" for sentence in summary["verdict"]),
         "All measurements:",

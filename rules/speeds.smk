@@ -14,6 +14,7 @@ rule make_speeds:
     threads: experiment.threads
     resources:
         machine_gpus=1,
+        measurements=1,
     params:
         script=script_of("speeds"),
         recipe=recipe_of("speeds"),

@@ -11,8 +11,9 @@ AFTER_PPO = {
     *("dialogues", "ratings", "reliability", "oracle", "report"),
 }
 FROM_INSTRUCTIONS = {"instructions", "sft"}  # stages of experiments with a section sft
-FROM_PREFERENCES = {"preferences", "judgements"}  # and with a section preferences
-OWN_DATA = FROM_INSTRUCTIONS | FROM_PREFERENCES
+# and of experiments without dialogues, with a section preferences or speeds
+WITHOUT_DIALOGUES = {"preferences", "judgements", "speeds"}
+OWN_DATA = FROM_INSTRUCTIONS | WITHOUT_DIALOGUES
 ASKED = {"answers", "mmlu", "fits", "mixture"}
 
 
@@ -22,6 +23,17 @@ HUB_FILE = {
     "revision": "c",
     "file": "d.json",
     "format": "alpaca",
+}
+
+
+MEASURING = {  # an experiment that measures a model in two ways to load it
+    "name": "speeds",
+    "rounds": 0,
+    "models": {"smol": {"source": "hub", "repository": "a/b", "revision": "c"}},
+    "speeds": {
+        "budget": {"gpu_memory_gb": 4, "seconds_per_sample": 2, "samples": 900},
+        "variants": [{}, {"quantization": "nf4"}],
+    },
 }
 
 

@@ -6,12 +6,14 @@ them 4 + n and 6 + n in all categories. The other values are described where the
 
 import json
 import tempfile
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import yaml
+from expertchat.engine.timed import DoesNotFit, Loaded, Timing
 from expertchat.mixture.artifact import write_fits
 from expertchat.mixture.evaluation import answer_rows, mix_answers, score_mixtures
 from expertchat.mixture.fits import fit_mixtures
@@ -27,6 +29,8 @@ from expertchat.ratings.artifact import RATER_ANCHOR_SCHEMA, RATING_SCHEMA, TEXT
 from expertchat.records import without_nan, write_json, write_records
 from expertchat.reliability.measures import measure
 from expertchat.results import ExperimentResults
+from expertchat.settings.speeds import Speeds
+from expertchat.speeds.sweep import time_cell
 from expertchat.topics.writing import diversity_summary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -311,6 +315,26 @@ def _mixture(folder: Path, settings: dict, place: int, said: str) -> None:
     (folder / "mixture.json").write_text(text, encoding="utf-8")
 
 
+def _speeds(folder: Path, settings: dict, place: int, said: str) -> None:
+    """The variant in `place` takes 1 + `place` s a batch of one sample, and 1 + `place` GB; batches of
+    four do not fit."""
+    section = Speeds(**settings["experiment"]["speeds"])
+    rows = []
+    for cell in section.cells():
+        timing = Timing(1.0 + place, cell["output_tokens"], 0.25, 0.75 + place, (1 + place) * 10**9)
+
+        def run(prompt, output, rows, seed, timing=timing):
+            if rows > 1:
+                raise DoesNotFit("memory ran out")
+            return timing
+
+        row = time_cell(run, cell, 2, 0, "")
+        rows.append(row | {"device": "a card", "gpus": 1, "threads": 2})
+    write_records(folder / "speeds.jsonl", rows)
+    loaded = Loaded("a card", 1, 2, "float16", 2_780_000_000, 10**9, 10**9 - place, 3.0, 10**9)
+    write_json(folder / "loaded.json", asdict(loaded))
+
+
 def _oracle(folder: Path, settings: dict, place: int, said: str) -> None:
     rows = [
         {
@@ -343,6 +367,7 @@ WRITERS = {
     "mmlu": _mmlu,
     "fits": _fits,
     "mixture": _mixture,
+    "speeds": _speeds,
     "oracle": _oracle,
     "models": lambda *_: None,
     "questions": _questions,

@@ -11,7 +11,7 @@ from expertchat.pipeline.experiment import read_config, read_experiment
 from expertchat.pipeline.plan import STAGES
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.store import recipe_path
-from planning import AFTER_PPO, ASKED, FROM_PREFERENCES, OWN_DATA, ids, new_stages, with_sft
+from planning import AFTER_PPO, ASKED, OWN_DATA, WITHOUT_DIALOGUES, ids, new_stages, with_sft
 
 
 def test_the_same_settings_give_the_same_plan(planned, default_config):
@@ -237,7 +237,7 @@ def test_a_change_of_sft_makes_no_model_and_no_instructions_again(planned, defau
     before = planned(with_sft(default_config))
     changed = new_stages(before, planned(with_sft(default_config, learning_rate=1e-3)))
     assert changed == (
-        set(STAGES) - {"models", "instructions", "questions", "anchors"} - FROM_PREFERENCES
+        set(STAGES) - {"models", "instructions", "questions", "anchors"} - WITHOUT_DIALOGUES
     )
     split = new_stages(before, planned(with_sft(default_config, held_out_share=0.5)))
     assert split == changed | {"instructions"}

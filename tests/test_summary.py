@@ -291,6 +291,8 @@ def test_every_key_is_documented(summary):
     optional |= {"turns", "flags", "raters", "rater", "items", "usable", "valid_mass"}  # transcripts
     optional |= {"rating", "rating_interval"}
     optional |= JUDGED
+    text = page.split("## `speeds`")[1]
+    optional |= set(re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE))  # test_speeds_report
     assert documented <= keys | optional
 
 

@@ -15,7 +15,7 @@ import yaml
 from expertchat.pipeline.plan import STAGES
 from expertchat.records import read_json
 from expertchat.tables import read_tables
-from planning import AFTER_PPO, FROM_PREFERENCES
+from planning import AFTER_PPO, WITHOUT_DIALOGUES
 from safetensors.torch import load_file
 from small_workflow import (
     BIN,
@@ -248,6 +248,7 @@ def test_every_preset_can_be_planned(preset, profile, tmp_path):
         "pairs": {"topics", "dialogues", "ratings", "rewards", "policies"},
         "sft": {"instructions", "sft", "report"},
         "mmlu": {"answers", "fits", "mixture"},
+        "speeds": {"speeds", "report"},
     }
     assert expected[next(key for key in expected if key in config)] <= planned_rules(output)
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
@@ -315,7 +316,7 @@ def test_a_finished_job_run_by_hand_leaves_nothing_behind(finished):
     assert not (finished / "results/work/topics" / recipe.stem).exists()
 
 
-DEMO_TABLES = [table for table in read_tables() if table.stage not in FROM_PREFERENCES]
+DEMO_TABLES = [table for table in read_tables() if table.stage not in WITHOUT_DIALOGUES]
 
 
 @pytest.mark.parametrize("table", DEMO_TABLES, ids=lambda table: f"{table.stage}-{table.file}")

@@ -67,8 +67,9 @@ class Speeds(Section):
 
     budget: Budget
     """The budget. Its own lengths and batch size are measured too."""
-    variants: list[Variant] = Field([Variant()], min_length=1, max_length=16)
-    """Ways to load each model. {}: as the model's own `load` says. A server has one way only."""
+    variants: list[Variant] = Field([], max_length=16)
+    """Ways to load each model. {}, or an empty list: as its own `load` says. A server has one way
+    only."""
     prompt_lengths: list[Tokens] = Field([64, 512, 2048], min_length=1, max_length=32)
     """Lengths of prompts, in tokens."""
     output_lengths: list[Tokens] = Field([16, 64, 256], min_length=1, max_length=32)
@@ -86,7 +87,7 @@ class Speeds(Section):
 
     def loads(self, own: Load) -> list[Load]:
         """The ways to load a model whose own `load` is `own`; some may be the same."""
-        return [variant.of(own) for variant in self.variants]
+        return [variant.of(own) for variant in self.variants or [Variant()]]
 
     def cells(self) -> list[dict[str, int]]:
         """All combinations that are measured, the smallest first, each once."""

@@ -27,7 +27,7 @@ from expertchat.speeds.sweep import sweep, time_cell
 from expertchat.tables import read_tables
 from planning import fault_of, ids
 from running_server import KEY, NOWHERE
-from small_workflow import check_columns
+from small_workflow import check_columns, planned_rules, small_config, snakemake, write_config
 
 BUDGET = {"gpu_memory_gb": 32, "seconds_per_sample": 24, "samples": 1300}
 SMALL = BUDGET | {"prompt_tokens": 8, "output_tokens": 4}
@@ -95,6 +95,16 @@ def test_wrong_settings_are_named(default_config, llama_folder, root):
     )
     config = speeds_config(llama_folder, batch_sizes=[0])
     assert "speeds.batch_sizes" in fault_of(config, root)
+
+
+@pytest.mark.slow
+def test_the_target_makes_measurements_and_report_or_says_what_is_missing(tmp_path, llama_folder, root):
+    write_config(tmp_path, speeds_config(llama_folder))
+    output = snakemake(tmp_path, "benchmark_models", "--dry-run")
+    assert planned_rules(output) == {"models", "speeds", "report"}
+    write_config(tmp_path, small_config())
+    output = snakemake(tmp_path, "benchmark_models", "--dry-run", check=False)
+    assert "benchmark_models: this experiment has no section speeds" in output
 
 
 # ---------------------------------------------------------------- which model fits, worked out by hand
@@ -308,8 +318,12 @@ def test_only_a_lack_of_memory_is_no_error():
 
 
 @pytest.mark.parametrize("load", [{"dtype": "bfloat16"}, {"quantization": "nf4"}])
-def test_variants_take_the_bytes_that_were_planned(llama_folder, load):
-    loaded, time_batch = load_timed(Source("tiny", llama_folder, Load(**load), 4), tokens=12)
+@pytest.mark.parametrize("architecture", ["phi", "gemma", "llama", "mistral", "mixtral"])
+def test_the_presets_architectures_take_the_bytes_that_were_planned(
+    architecture, load, tokenizer, tmp_path
+):
+    folder = save_random_model(architecture, tokenizer, tmp_path, head_dim=8)
+    loaded, time_batch = load_timed(Source("tiny", folder, Load(**load), 4), tokens=12)
     assert loaded.weights_bytes == pytest.approx(loaded.planned_bytes, rel=0.1)
     assert time_batch(8, 4, 2, 0).drawn_tokens == 8
 

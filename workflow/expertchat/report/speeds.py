@@ -64,27 +64,27 @@ def candidate_table(results: Results, figures: Mapping[str, Any]) -> Table:
     for row in rows:
         marks = [m for key, m in chosen.items() if figures[key] == [row["model"], row["variant"]]]
         line: list[Any] = [results.name(row["model"]), row["variant"], verdict_words(row, marks)]
-        line += [number(scaled(row["parameters"]), 2), number(row["load_seconds"], 1)]
-        line += [
-            number(scaled(row[key]), 2) for key in ("planned_bytes", "weights_bytes", "memory_bytes")
-        ]
-        line += [number(row["prefill_tokens_per_second"], 0), number(row["decode_tokens_per_second"], 1)]
         line += [number(row["seconds_per_sample"], 2), number(row["hours"], 2)]
+        line += [number(scaled(row[key]), 2) for key in ("memory_bytes", "parameters")]
         line += [number(row["quality"], 2)] if scored else []
-        lines.append(line + ([number(row["published"], 1)] if published else []))
-    head = ["model", "variant", "fits", "parameters, billions", "load, s"]
-    head += ["weights planned, GB", "weights, GB", "peak, GB", "prompt, tokens/s", "reply, tokens/s"]
-    head += ["s a sample", f"h for {figures['budget']['samples']:,}"]
-    head += ["quality"] if scored else []
+        line += [number(row["decode_tokens_per_second"], 1)]
+        line += [number(row["published"], 1)] if published else []
+        line += [number(row["prefill_tokens_per_second"], 0)]
+        line += [number(scaled(row[key]), 2) for key in ("weights_bytes", "planned_bytes")]
+        lines.append([*line, number(row["load_seconds"], 1)])
+    head = ["model", "variant", "fits", "s a sample", f"h for {figures['budget']['samples']:,}"]
+    head += ["peak, GB", "parameters, billions"] + ["quality"] * scored + ["reply, tokens/s"]
+    head += ["published, tokens/s"] * published
+    head += ["prompt, tokens/s", "weights, GB", "planned, GB", "load, s"]
     note = (
         "★ biggest model that fits; ☆ best one that fits. Peak, speeds and seconds are of a batch of "
-        "samples. Reply, tokens/s: of the tokens after the first, all rows together. Among variants of "
-        "the same model, the one with more bytes of weights is preferred."
+        "samples. Reply, tokens/s: of the tokens after the first, all rows together. Planned: bytes of "
+        "the weights as computed from the configuration. Among variants of the same model, the one with "
+        "more bytes of weights is preferred."
     )
     if figures["quality"] == "mmlu":
         note += " Quality: accuracy in % on the questions, of the model as its own settings load it."
     if published:
-        head.append("published, tokens/s")
         note += (
             " Published speeds are by others: hardware, lengths, precision and software differ or are "
             "not known."
@@ -116,9 +116,9 @@ def speed_figure(
     chosen = chosen[chosen[value].notna()]
     variants = list(dict.fromkeys(measured["variant"]))
     limit = budget["seconds_per_sample"] * budget["batch_size"] if value == "seconds" else None
-    others = ", ".join(f"{budget[key]:,} {NAMES[key]}" for key in fixed)
+    others = ", ".join(f"{NAMES[key]}: {budget[key]:,}" for key in fixed)
     kinds = [f"{LINE_WORDS[i % len(LINES)]}: {name}" for i, name in enumerate(variants)]
-    note = f"With {others}. Bars: lowest and highest run. {'; '.join(kinds).capitalize()}."
+    note = f"{others.capitalize()}. Bars: lowest and highest run. {'; '.join(kinds).capitalize()}."
     return Figure(speed_plot(results, chosen, variants, axis, value, limit), title, note)
 
 

@@ -19,7 +19,7 @@ from expertchat.engine.batches import free_bytes, is_out_of_memory
 from expertchat.engine.generate.generation import continue_batch, read_prompts
 from expertchat.engine.generate.stopping import StoppingRules
 from expertchat.engine.interface import Source
-from expertchat.engine.loading import make_skeleton
+from expertchat.engine.loading import check_gpus, make_skeleton
 from expertchat.engine.local import LocalEngine
 from expertchat.engine.memory import GIB, block_bytes, footprint, row_bytes
 from expertchat.engine.placement import Need, gpu_free_bytes, place
@@ -35,7 +35,9 @@ def load_timed(source: Source, tokens: int) -> tuple[Loaded, TimeBatch | None]:
     """The model, loaded on as few GPUs as it fits on, and the function that times its batches.
 
     None if not even one row of `tokens` tokens fits beside the weights; `Loaded.reason` says why.
+    Raises UserError if GPUs were given to this job and cannot be used.
     """
+    check_gpus()
     skeleton = make_skeleton(source.folder, source.load)
     blocks = block_bytes(skeleton, source.load)
     about = {
@@ -62,7 +64,15 @@ def load_timed(source: Source, tokens: int) -> tuple[Loaded, TimeBatch | None]:
     )
 
     def time_batch(prompt_tokens: int, output_tokens: int, rows: int, seed: int) -> Timing:
-        return time_local(engine, memory, prompt_tokens, output_tokens, rows, seed)
+        try:
+            return time_local(engine, memory, prompt_tokens, output_tokens, rows, seed)
+        except DoesNotFit as error:
+            reason = str(error)
+        # outside the handler: the exception refers to the failed pass's tensors
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise DoesNotFit(reason)
 
     return loaded, time_batch
 
@@ -132,23 +142,13 @@ def _resident(key: str) -> int:
 
 @contextmanager
 def out_of_memory_told(reason: str) -> Iterator[None]:
-    """Raises DoesNotFit with this reason if memory runs out inside, and frees what was allocated."""
-    failed = False
+    """Raises DoesNotFit with this reason if memory runs out inside."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        failed = True
-    if failed:  # outside the handler: the exception refers to the failed pass's tensors
-        _release()
-        raise DoesNotFit(reason)
-
-
-def _release() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        raise DoesNotFit(reason) from None
 
 
 @torch.inference_mode()

@@ -88,7 +88,9 @@ def write(folder: Path) -> None:
     threads = figures["candidates"][0]["threads"]
     body = [
         f"SmolLM2-135M-Instruct on the CPU with {threads} thread(s), in a run of {minutes:.0f} minutes; "
-        "other work ran on the machine at the same time. Median of 3 runs after an uncounted one. "
+        "other work ran on its cores at the same time, so that single values can be off by several "
+        "times, as where a short reply takes longer than a long one. Median of 3 runs after an uncounted "
+        "one. "
         "A sample has a prompt of 256 tokens and a reply of 32, and is drawn alone. The peak is the "
         "process's resident memory above its level before the load. No GPU was used: what int8 and nf4 "
         "cost and save on one is not measured here.",

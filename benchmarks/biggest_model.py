@@ -89,11 +89,10 @@ def write(folder: Path) -> None:
     body = [
         f"SmolLM2-135M-Instruct on the CPU with {threads} thread(s), in a run of {minutes:.0f} minutes; "
         "other work ran on its cores at the same time, so that single values can be off by several "
-        "times, as where a short reply takes longer than a long one. Median of 3 runs after an uncounted "
-        "one. "
-        "A sample has a prompt of 256 tokens and a reply of 32, and is drawn alone. The peak is the "
-        "process's resident memory above its level before the load. No GPU was used: what int8 and nf4 "
-        "cost and save on one is not measured here.",
+        "times, as where a short reply takes longer than a long one. Median of 3 runs after an "
+        "uncounted one. A sample has a prompt of 256 tokens and a reply of 32, and is drawn alone. The "
+        "peak is the process's resident memory above its level before the load. No GPU was used: what "
+        "int8 and nf4 cost and save on one is not measured here.",
         markdown_table(head, rows),
         "\n".join(f"- {sentence}" for sentence in summary["verdict"]),
         "All measurements:",

@@ -13,7 +13,7 @@ rule make_speeds:
         "logs/speeds/{id}.tsv"
     threads: experiment.threads
     resources:
-        machine_gpus=1,
+        **resources_of("speeds"),
         measurements=1,
     params:
         script=script_of("speeds"),

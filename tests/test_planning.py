@@ -171,3 +171,12 @@ def test_packing_says_what_cannot_run_on_all_gpus_of_a_node(tmp_path):
     plan.store = tmp_path
     with pytest.raises(UserError, match="ratings of mixtral"):
         fewest_gpus(plan, gpus("1x16"))
+
+
+def test_a_job_that_measures_what_fits_gets_all_gpus_and_is_never_refused(tmp_path):
+    plan = plan_of("biggest-model")  # Mixtral in 16 bits does not fit
+    plan.store = tmp_path
+    speeds = {reference for reference in plan.recipes if reference.startswith("speeds/")}
+    assert fewest_gpus(plan, gpus("2x16")) == dict.fromkeys(speeds, 2)
+    lines, possible = plan_needs(plan, "2x16", 1)
+    assert possible and any("it measures whether its model fits" in line for line in lines)

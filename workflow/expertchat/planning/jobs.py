@@ -18,6 +18,7 @@ from expertchat.planning.work import Work, works_of
 from expertchat.settings.lora import LoRA
 
 SERVED = "a server answers"
+MEASURED = "it measures whether its model fits, and how fast it is"  # stage speeds
 TRAINING = ("sft", "rewards", "policies")
 
 
@@ -74,6 +75,10 @@ def plan_jobs(
     read = reader(recipes, machine, store)
     memories: dict[str, Memory] = {}
     for recipe in wanted:
+        if recipe.stage == "speeds":
+            served = recipe.settings["load"]["model"]["server"]
+            yield JobNeed(recipe, reason=SERVED if served else MEASURED)
+            continue
         works = works_of(recipes, recipe)
         if not works:
             continue

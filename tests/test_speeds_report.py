@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from expertchat.report.page import write_report
 from expertchat.report.summary import summarise
-from expertchat.report.summary_speeds import parameters
+from expertchat.report.summary_speeds import parameters, speed_verdict
 from expertchat.report.terminal import speed_lines
 from planning import MEASURING
 from small_experiment import asking_config, write_experiment
@@ -117,3 +117,19 @@ def test_every_key_is_documented(summary):
 )
 def test_parameters_in_words(count, words):
     assert parameters(count) == words
+
+
+def test_a_server_is_shown_and_not_chosen(run, summary, tmp_path):
+    auto, nf4 = summary["speeds"]["candidates"]
+    unknown = dict.fromkeys(("parameters", "memory_bytes", "weights_bytes", "planned_bytes"))
+    server = nf4 | unknown | {"misfit": "its memory is not known", "load_seconds": None}
+    server |= {"prefill_tokens_per_second": None, "decode_tokens_per_second": None}
+    figures = summary["speeds"] | {"candidates": [auto, server]}
+    assert speed_verdict(figures)[-1] == (
+        "smol (nf4) was timed from outside, and its memory is not known, so it cannot be chosen: 2 s a "
+        "sample."
+    )
+    shown = summary | {"speeds": figures, "cautions": []}
+    write_report(shown, run, tmp_path / "report.html")
+    assert "no: its memory is not known" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert speed_lines(shown)[3].split()[-1] == "no"

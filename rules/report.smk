@@ -43,9 +43,12 @@ rule make_report:
 
 rule plan:
     """What the jobs to come need: GPUs, memory, tokens, hours. Runs none of them."""
+    log:
+        "logs/plan.log",
     localrule: True
     run:
         from expertchat.planning.command import plan_needs
 
-        lines, _ = plan_needs(plan, None)
-        print(shown("\n".join(lines)))
+        text = shown("\n".join(plan_needs(plan, None)[0]))
+        Path(log[0]).write_text(text + "\n", encoding="utf-8")
+        print(text)

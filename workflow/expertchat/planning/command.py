@@ -5,8 +5,6 @@ from __future__ import annotations
 from expertchat.console import silence_libraries
 from expertchat.pipeline.plan import Plan
 from expertchat.pipeline.store import manifest_path
-from expertchat.planning.jobs import measured_corrections, plan_jobs, this_kind
-from expertchat.planning.lines import as_json, need_lines
 from expertchat.planning.machine import read_machine
 from expertchat.records import write_json
 
@@ -16,7 +14,10 @@ PLAN = "plan.json"
 def plan_needs(plan: Plan, gpus: str | None, nodes: int = 1) -> tuple[list[str], bool]:
     """(lines to print, whether all jobs to come can run) on the machine that `gpus` describes
     (`machine.read_machine`). Writes plan.json into the experiment's folder."""
-    silence_libraries()
+    silence_libraries()  # before they are imported
+    from expertchat.planning.jobs import measured_corrections, plan_jobs, this_kind
+    from expertchat.planning.lines import as_json, need_lines
+
     machine = read_machine(gpus, nodes)
     coming = [r for r in plan.recipes.values() if not manifest_path(plan.store, r.reference).exists()]
     known = measured_corrections(plan.store, machine, this_kind()) if gpus is None else {}

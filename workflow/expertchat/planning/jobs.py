@@ -139,12 +139,13 @@ def _training(recipe: Recipe, machine: Machine) -> Training:
     lora, on_gpus = LoRA(**section["lora"]), bool(machine.gpus)
     if recipe.stage == "sft":
         loras = {"sft": lora} if section["method"] == "lora" else {}
-        return Training(loras, on_gpus, "sft.max_length", head=True)
+        return Training(loras, on_gpus, "sft.max_length", section["batch_size"], head=True)
     if recipe.stage == "rewards":
-        return Training({"rewards": lora}, on_gpus, "rewards.max_length", texts=1)
+        return Training({"rewards": lora}, on_gpus, "rewards.max_length", 1)
     again = section["gradient_checkpointing"]
     length = "a context with its reply (dialogues.decoding.max_new_tokens)"
-    return Training({"ppo": lora}, on_gpus if again is None else again, length)
+    again = on_gpus if again is None else again
+    return Training({"ppo": lora}, again, length, section["minibatch_size"])
 
 
 def _seconds(model: PlannedModel, work: Work, memory: Memory) -> float:

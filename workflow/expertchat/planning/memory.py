@@ -130,15 +130,15 @@ def _inference_parts(
 class Training:
     """How a stage trains. `loras`: its adapters by section of the settings, of which the first is
     trained and the others are only used; empty if all weights are trained. `again`: gradient
-    checkpointing. `head`: whether a pass computes all logits. `texts`: the most of one pass; None: the
-    model's batch size. `length`: the setting of the longest text.
+    checkpointing. `length`: the setting of the longest text. `texts`: the most of one pass. `head`:
+    whether a pass computes all logits.
     """
 
     loras: Mapping[str, LoRA]
     again: bool
     length: str
+    texts: int
     head: bool = False
-    texts: int | None = None
 
 
 def training(model: PlannedModel, work: Work, machine: Machine, how: Training) -> Memory:
@@ -164,7 +164,7 @@ def training(model: PlannedModel, work: Work, machine: Machine, how: Training) -
     logits = LOGITS * config.vocab_size * work.longest if how.head else 0
     free = min(devices) - sum(fixed.values())
     text = row // spread + logits
-    texts = _halves(how.texts or model.batch_size, text, SHARE * free)
+    texts = _halves(min(how.texts, model.batch_size), text, SHARE * free)
     moving = {"activations": texts * row // spread, "cache": 0, "logits": texts * logits}
     if work.rows:  # replies are drawn before they are learned from, in the same memory
         drawn = min(work.rows, texts) * row_bytes(config, model.dtype.itemsize, work.longest) // spread

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from expertchat.console import silence_libraries
 from expertchat.errors import UserError
 from expertchat.pipeline.gpus import gpus_of_machine
 from expertchat.pipeline.plan import Plan
@@ -70,11 +71,12 @@ def node_of(site: Site) -> Machine | None:
 def require_room(plan: Plan) -> None:
     """Raises UserError if a job to come cannot run on the site's nodes; does nothing if it is not known
     what they have."""
-    from expertchat.planning.jobs import plan_jobs  # imports PyTorch
-
     node = node_of(read_values(os.environ, None))
     if node is None:
         return
+    silence_libraries()  # before they are imported
+    from expertchat.planning.jobs import plan_jobs
+
     coming = [r for r in plan.recipes.values() if not manifest_path(plan.store, r.reference).exists()]
     problems = [
         f"{need.recipe.label} cannot run on {node.words}: {need.problem}"
@@ -91,7 +93,8 @@ def fewest_gpus(plan: Plan, node: Machine) -> dict[str, int]:
     A job of which nothing is known before its model is there gets all, and one that asks a server one.
     Raises UserError, with the plan's words, if a job cannot run on all of them.
     """
-    from expertchat.planning.jobs import plan_jobs  # imports PyTorch
+    silence_libraries()  # before they are imported
+    from expertchat.planning.jobs import plan_jobs
 
     found: dict[str, int] = {}
     waiting = list(plan.recipes.values())

@@ -9,6 +9,7 @@ from expertchat import chat
 from expertchat.chat import Turn
 from expertchat.engine.loading import load_tokenizer
 from expertchat.errors import UserError
+from expertchat.rehearsal.families import read_template
 from expertchat.settings.models import Load
 from expertchat.sft.encoding import IGNORED, encode_conversation
 
@@ -50,7 +51,7 @@ def test_neighbours_of_one_role_are_merged_and_a_system_text_folds_into_the_firs
 class Family:
     """How a family's tokenizer is built, and the expected prompts for `TURNS`."""
 
-    template: str  # a file in templates/, or "plain"
+    template: str  # a file in expertchat/rehearsal/templates, or "plain"
     bos: str
     eos: str
     adds_bos: bool  # whether the tokenizer puts BOS before a plain text
@@ -172,7 +173,7 @@ def own(family, tmp_path):
     made.save_pretrained(tmp_path)
     template = "plain"
     if family.template != "plain":
-        template = (ROOT / f"templates/{family.template}.jinja").read_text(encoding="utf-8")
+        template = read_template(family.template)
     return load_tokenizer(tmp_path, Load(chat_template=template))
 
 

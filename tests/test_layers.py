@@ -25,7 +25,7 @@ LAYERS = {
         *("errors", "splits", "seeds", "records", "checkpoints", "sentences", "statistics"),
         *("console", "foreign", "limits"),
     ),
-    "messages": ("chat", "prompts", "contexts", "data_files"),
+    "messages": ("chat", "prompts", "contexts", "data_files", "rehearsal", "rehearsal.*"),
     "settings": ("settings", "settings.*"),
     "store": ("pipeline.recipes", "pipeline.fingerprints", "pipeline.store"),
     "engine": ("engine", "engine.*"),

@@ -18,7 +18,7 @@ def test_the_default_is_valid(default_config, root):
 
 SERVER = "models.llama.load.server"
 PAIR = "must be a pair, such as [a, b]"
-SOURCES = "must be 'demo', 'path', 'hub', 'gguf', 'package' or 'server'"
+SOURCES = "must be 'demo', 'path', 'hub', 'gguf', 'package', 'shrunk' or 'server'"
 STYLES = "must be 'harness', 'hendrycks' or 'chat'"
 
 # (key, value, the sentence, or its parts in order)

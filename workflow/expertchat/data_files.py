@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from expertchat.chat import Message
 from expertchat.errors import UserError
 from expertchat.foreign import one_line, parse_json, read_text
+from expertchat.rehearsal.made_up import Maker, write_made_up
 from expertchat.seeds import seed_of
 
 Record = Mapping[str, Any]
@@ -245,15 +246,24 @@ def shortened(value: Any) -> str:
     return one_line(json.dumps(value, ensure_ascii=False), 60)
 
 
-def fetched(sources: Sequence[Mapping[str, Any]], user_file: Callable[[str], Path | None]) -> list[Path]:
-    """The files of data sets as in the settings: the user's, "file-<number>", or those of the hub.
+def fetched(
+    sources: Sequence[Mapping[str, Any]],
+    user_file: Callable[[str], Path | None],
+    makers: Mapping[str, Maker],
+    folder: Path,
+) -> list[Path]:
+    """The files of data sets as in the settings: the user's, "file-<number>", those of the hub, or
+    made-up ones, which `makers` makes by format and which are written to `folder`.
 
     Raises UserError if one cannot be downloaded.
     """
     files = []
     for number, source in enumerate(sources):
-        own = user_file(f"file-{number}")
-        files.append(own or fetch_file(source["repository"], source["revision"], source["file"]))
+        path = user_file(f"file-{number}")
+        if path is None and source["source"] == "made-up":
+            path = folder / f"made-up-{number}.jsonl"
+            write_made_up(makers[source["format"]], number, path)
+        files.append(path or fetch_file(source["repository"], source["revision"], source["file"]))
     return files
 
 

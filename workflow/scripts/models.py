@@ -9,6 +9,7 @@ from expertchat.models.gguf import Conversion, check_unchanged, convert
 from expertchat.models.hub import fetch_model
 from expertchat.models.package import fetched_gguf
 from expertchat.models.server import write_server
+from expertchat.models.shrunk import make_shrunk_model
 from expertchat.models.targets import TargetModules
 from expertchat.pipeline.jobs import open_job
 from expertchat.settings.models import GGUF_FILE
@@ -37,6 +38,8 @@ def main() -> None:
                 convert(path, settings["file"], wanted, job.checkpoints, job.out)
                 if settings.get("keep_file"):
                     path.rename(job.out / "model" / GGUF_FILE)
+        elif settings["source"] == "shrunk":
+            make_shrunk_model(settings, targets, job.out)
         elif settings["source"] == "server":
             write_server(settings["server"], job.out)
         else:

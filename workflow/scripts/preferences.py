@@ -3,12 +3,13 @@
 from expertchat.data_files import fetched
 from expertchat.pipeline.jobs import open_job
 from expertchat.preferences.mixing import mix_preferences
+from expertchat.rehearsal.made_up import PREFERENCES
 
 
 def main() -> None:
     with open_job("preferences", __doc__) as job:
         settings = job.settings
-        files = fetched(settings["sources"], job.user_file)
+        files = fetched(settings["sources"], job.user_file, PREFERENCES, job.checkpoints)
         mix_preferences(
             settings["sources"],
             files,

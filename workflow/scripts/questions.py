@@ -2,8 +2,9 @@
 
 from expertchat.pipeline.jobs import open_job
 from expertchat.questions.artifact import QUESTIONS
-from expertchat.questions.sources import copy_questions, describe, fetch_questions
+from expertchat.questions.sources import copy_questions, describe, fetch_questions, write_splits
 from expertchat.records import write_json
+from expertchat.rehearsal.made_up import questions as made_up_questions
 
 
 def main() -> None:
@@ -14,6 +15,8 @@ def main() -> None:
         elif job.settings["source"] == "hub":
             where = (job.settings["repository"], job.settings["revision"])
             fetch_questions(*where, job.settings["subjects"], job.out)
+        elif job.settings["source"] == "made-up":
+            write_splits(made_up_questions(job.settings["subjects"]), [], job.out)
         else:
             from expertchat.demo.questions import write_questions
             from expertchat.demo.world import build_world

@@ -44,6 +44,7 @@ def main() -> None:
             checkpoints=job.checkpoints,
             out=job.out,
             scaled=settings.get("scaled", True),
+            fixed_scale=settings.get("fixed_scale"),
         )
 
 

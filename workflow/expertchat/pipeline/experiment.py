@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from expertchat.errors import UserError
 from expertchat.foreign import one_line
 from expertchat.pipeline.inputs import input_faults
+from expertchat.pipeline.shrink import shrunk
 from expertchat.settings.checks import cross_faults
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.messages import sentences
@@ -79,7 +80,7 @@ def _parse_value(text: str) -> Any:
 
 
 def read_experiment(config: Mapping[str, Any], root: Path = Path(".")) -> Experiment:
-    """The validated experiment. Relative paths in it are relative to `root`.
+    """The validated experiment, or its rehearsal. Relative paths in it are relative to `root`.
 
     Raises UserError with one sentence per problem: the key, the value and what is allowed.
     """
@@ -90,7 +91,11 @@ def read_experiment(config: Mapping[str, Any], root: Path = Path(".")) -> Experi
     else:
         faults = [*cross_faults(experiment)]
         try:
+            if experiment.shrink and not faults:
+                experiment = shrunk(experiment, root)
             faults += input_faults(experiment, root)
+        except UserError as error:
+            faults.append(str(error))
         except OSError as error:  # such as a name that no file can have
             faults.append(f"{one_line(str(error.filename), 200)}: {error.strerror}")
     if faults:

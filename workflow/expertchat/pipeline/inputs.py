@@ -18,7 +18,7 @@ from expertchat.prompts import GATE, JUDGE, NAMES
 from expertchat.questions.artifact import also_in, question_path, read_questions, read_shots
 from expertchat.settings.anchors import read_anchors
 from expertchat.settings.architectures import check_architecture
-from expertchat.settings.data_files import HubFile, LocalFile
+from expertchat.settings.data_files import HubFile, LocalFile, MadeUpFile
 from expertchat.settings.experiment import Experiment
 from expertchat.settings.mmlu import MMLU
 from expertchat.settings.models import GgufModel
@@ -139,10 +139,12 @@ def _gguf_faults(experiment: Experiment, name: str, model: GgufModel, root: Path
 def _data_file_faults(experiment: Experiment, root: Path) -> Iterator[str]:
     """Data files that do not exist or have an unknown type. Their own stages read them."""
     sft, preferences = experiment.sft, experiment.preferences
-    named: list[tuple[str, LocalFile | HubFile]] = []
+    named: list[tuple[str, LocalFile | HubFile | MadeUpFile]] = []
     named += [("sft.instructions", source) for source in (sft.instructions if sft else ())]
     named += [("preferences.data", source) for source in (preferences.data if preferences else ())]
     for key, source in named:
+        if isinstance(source, MadeUpFile):
+            continue
         path = source.path if isinstance(source, LocalFile) else source.file
         if not path.endswith(SUFFIXES):
             yield f"{key}: {path}; unknown file type; read are {', '.join(SUFFIXES)}"

@@ -84,6 +84,10 @@ class PlanBuilder:
             "decoding": self.experiment.dialogues.decoding.plain_sampling().model_dump(),
         }
 
+    def reward_scale(self) -> dict[str, float]:
+        """A rehearsal's reward models have a fixed scale: otherwise its PPO would have nothing to do."""
+        return {"fixed_scale": 1.0} if self.experiment.shrink else {}
+
     def tuning_files(self) -> dict[str, str]:
         """The user's files that PPO needs."""
         extra = self.experiment.ppo.extra_reward

@@ -35,7 +35,7 @@ def preferences(make: StageRecipes) -> str:
 def rewards(make: StageRecipes, name: str, preferences: str) -> str:
     """The reward model that `name` is tuned on."""
     inputs = {"model": make.models[name], "preferences": preferences}
-    settings = {**_training(make), "speaker": name, "split": TRAIN}
+    settings = {**_training(make), **make.reward_scale(), "speaker": name, "split": TRAIN}
     return make.add("rewards", name, settings, inputs, [name], 1)
 
 

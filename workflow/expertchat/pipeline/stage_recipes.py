@@ -87,7 +87,7 @@ class StageRecipes(PlanBuilder):
     def model(self, name: str) -> str:
         """A model, which is trained (demo), linked, downloaded or converted."""
         model = self.experiment.models[name]
-        settings = model.model_dump(exclude={"load", "adapter"})
+        settings = model.model_dump(exclude={"load", "adapter", "shrink_to"})
         adapter = getattr(model, "adapter", None)
         if model.source == "path":
             folder = (self.root / model.path).resolve()
@@ -273,6 +273,7 @@ class StageRecipes(PlanBuilder):
             **self._reading_ratings(),
             "prompts": self._speaking(),
             "shuffled": self.experiment.control == "shuffled",
+            **self.reward_scale(),
         }
         inputs = {"model": self.models[name], "dialogues": list(dialogues), "ratings": list(ratings)}
         return self.add("rewards", name, settings, inputs, [name], round)

@@ -35,6 +35,10 @@ from expertchat.statistics import cluster_bootstrap
 from expertchat.topics.artifact import DIVERSITY, MEASURES
 
 SCHEMA = 1
+REHEARSAL = (
+    "This is a rehearsal (shrink: true): tiny models that know nothing stand in for the real ones. It "
+    "shows that these settings run to the end, and its figures mean nothing."
+)
 RATING_KEYS = (  # of a row, in its order
     *("rating_before", "rating_before_interval", "rating_usable_before"),
     *("rating_after", "rating_after_interval", "rating_usable_after"),
@@ -58,10 +62,12 @@ def summarise(run: ExperimentResults) -> dict[str, Any]:
         outcome = verdict(rows, settings["control"], talked)
     timed = speed_figures(run, answered)
     words = sft_verdict(instructed) + outcome + untuned_verdict + speed_verdict(timed)
+    rehearsed = [REHEARSAL] if settings["experiment"]["shrink"] else []
     summary = {
         "schema": SCHEMA,
         "name": settings["name"],
         "control": settings["control"],
+        "rehearsal": settings["experiment"]["shrink"],
         "rounds": run.rounds,
         "models": run.models,
         "sft": instructed,
@@ -75,7 +81,7 @@ def summarise(run: ExperimentResults) -> dict[str, Any]:
         "speeds": timed,
         "seconds": costs(run, "seconds", sum),
         "peak_memory_bytes": costs(run, "peak_memory_bytes", max),
-        "verdict": transcript_verdict(given, settings["scale"]) if given else words,
+        "verdict": rehearsed + (transcript_verdict(given, settings["scale"]) if given else words),
     }
     return without_nan(summary)
 

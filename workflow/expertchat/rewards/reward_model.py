@@ -49,11 +49,13 @@ def make_reward_model(
     checkpoints: Path,
     out: Path,
     scaled: bool = True,
+    fixed_scale: float | None = None,
 ) -> dict[str, Any]:
     """Trains on the pairs of the training topics and evaluates on pairs of the held-out topics.
 
     If `scaled`, the saved score head is multiplied by the factor that cross-fitting over the training
     topics supports (`evaluation.supported_scale`). To compare replies, as a judge does, needs no scale.
+    `fixed_scale` takes the place of that factor in rehearsals, so that PPO runs whatever was learned.
 
     Writes to `out` the adapters with their score heads in peft's layout, pairs.parquet, training.json
     and metrics.json. Returns the metrics.
@@ -77,7 +79,7 @@ def make_reward_model(
     cross_fitted = combined([member.cross_fitted for member in members], settings.spread_penalty)
     held_out = combined([member.held_out for member in members], settings.spread_penalty)
     differences = [cross_fitted[p["chosen"]] - cross_fitted[p["rejected"]] for p in data.pairs]
-    scale = supported_scale(differences, topics_of(data.pairs))
+    scale = fixed_scale or supported_scale(differences, topics_of(data.pairs))
     training = {"pairs": len(data.pairs), "topics": len(set(topics_of(data.pairs)))}
     held_out_figures = evaluate(data.held_out, held_out, data.lengths, scale)
     metrics = {

@@ -21,6 +21,16 @@ class LocalFile(Section):
     """The file: .json (one array), .jsonl (an object per line), or one of these as .gz."""
 
 
+class MadeUpFile(Section):
+    """A file of made-up records, for rehearsals.
+
+    Example: {source: made-up}
+    """
+
+    source: Literal["made-up"]
+    """`made-up`: a few records without content, in the data set's format."""
+
+
 class HubFile(Section):
     """A file of a data set of the Hugging Face hub.
 

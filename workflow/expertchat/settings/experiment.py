@@ -45,6 +45,11 @@ class Experiment(Section):
     control: Literal["none", "shuffled"] = "none"
     """`shuffled`: a control run. Ratings are shuffled within each context before the reward model is
     trained, so that it cannot learn from them; remaining changes are not due to the ratings."""
+    shrink: bool = False
+    """`true`: a rehearsal, which ends in minutes on a laptop without network (docs/running.md). Models
+    become tiny ones of the same architecture that know nothing, data sets of the hub made-up records,
+    and amounts small; everything else stays as it is. The name gets the ending -shrunk. It shows that
+    these settings run to the end; its figures mean nothing."""
     threads: int = Field(1, ge=1, le=1024)
     """Number of CPU threads per model of a job."""
     processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"

@@ -173,6 +173,21 @@ class Load(Section):
         return self
 
 
+# fmt: off
+Tiny = Literal[  # architectures of which models.shrunk makes tiny models
+    "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "phi", "phi3",
+    "gpt2", "gpt_neox", "gptj", "mpt", "falcon", "bloom",
+]
+# fmt: on
+ShrinkTo = Annotated[
+    Tiny | None,
+    Field(
+        description="Architecture of the tiny model that `shrink` puts in place of this one. Null: it "
+        "follows from the model's files, if they are here, or else from its name."
+    ),
+]
+
+
 class DemoModel(Section):
     """A small chat model that is trained from scratch on texts about the demo world.
 
@@ -206,6 +221,7 @@ class PathModel(Section):
     adapter: FilePath | None = None
     """Folder of a LoRA adapter in PEFT's layout, for a model that is evaluated but not tuned; null:
     none."""
+    shrink_to: ShrinkTo = None
     load: Load = Load()
     """How the model is loaded."""
 
@@ -225,6 +241,7 @@ class HubModel(Section):
     adapter: FilePath | None = None
     """Folder of a LoRA adapter in PEFT's layout, for a model that is evaluated but not tuned; null:
     none."""
+    shrink_to: ShrinkTo = None
     load: Load = Load()
     """How the model is loaded."""
 
@@ -246,6 +263,7 @@ class GgufModel(Section):
     adapter: FilePath | None = None
     """Folder of a LoRA adapter in PEFT's layout, for a model that is evaluated but not tuned; null:
     none."""
+    shrink_to: ShrinkTo = None
     load: Load = Load()
     """How the model is loaded."""
 
@@ -274,6 +292,31 @@ class PackageModel(Section):
     adapter: FilePath | None = None
     """Folder of a LoRA adapter in PEFT's layout, for a model that is evaluated but not tuned; null:
     none."""
+    shrink_to: ShrinkTo = None
+    load: Load = Load()
+    """How the model is loaded."""
+
+
+class ShrunkModel(Section):
+    """A tiny model of a real architecture, made in seconds, that knows nothing: what `shrink` puts in
+    place of a model. It has random weights that were fitted to made-up sentences, so that its replies
+    have words and end.
+
+    Example: {source: shrunk, architecture: mixtral, load: {quantization: nf4, chat_template: plain}}
+    """
+
+    source: Literal["shrunk"]
+    """`shrunk`: a tiny model that knows nothing."""
+    architecture: Tiny
+    """Architecture of the network, the `model_type` of config.json."""
+    template: str | None = None
+    """Text of the chat template that its tokenizer has; null: it has none."""
+    begin_token: str | None = None
+    """Token that its tokenizer puts before a text; null: none."""
+    end_token: str = "<|endoftext|>"
+    """Token that ends a reply."""
+    seed: int = 0
+    """Random seed of the weights."""
     load: Load = Load()
     """How the model is loaded."""
 
@@ -313,6 +356,6 @@ class ServerModel(Section):
 
 
 Model = Annotated[
-    DemoModel | PathModel | HubModel | GgufModel | PackageModel | ServerModel,
+    DemoModel | PathModel | HubModel | GgufModel | PackageModel | ShrunkModel | ServerModel,
     Field(discriminator="source"),
 ]

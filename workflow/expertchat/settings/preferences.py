@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from expertchat.settings.data_files import HubFile, LocalFile
+from expertchat.settings.data_files import HubFile, LocalFile, MadeUpFile
 from expertchat.settings.section import Section
 
 REWARD_MODEL = "reward_model"  # as a judge
@@ -35,7 +35,16 @@ class HubPreferences(_PreferenceData, HubFile):
     """
 
 
-PreferenceData = Annotated[FilePreferences | HubPreferences, Field(discriminator="source")]
+class MadeUpPreferences(_PreferenceData, MadeUpFile):
+    """Made-up preferences, which `shrink` puts in place of those of the hub.
+
+    Example: {source: made-up, format: hh-rlhf}
+    """
+
+
+PreferenceData = Annotated[
+    FilePreferences | HubPreferences | MadeUpPreferences, Field(discriminator="source")
+]
 
 
 class Preferences(Section):

@@ -53,4 +53,19 @@ class HubQuestions(Section):
     """Subjects whose questions are used; empty: all."""
 
 
-Questions = Annotated[DemoQuestions | FolderQuestions | HubQuestions, Field(discriminator="source")]
+class MadeUpQuestions(Section):
+    """A few made-up questions per subject without right answers, which `shrink` puts in place of those
+    of the hub.
+
+    Example: {source: made-up, subjects: [astronomy, virology]}
+    """
+
+    source: Literal["made-up"]
+    """`made-up`: questions without content."""
+    subjects: list[str] = ["astronomy", "philosophy", "virology"]
+    """Subjects of the questions."""
+
+
+Questions = Annotated[
+    DemoQuestions | FolderQuestions | HubQuestions | MadeUpQuestions, Field(discriminator="source")
+]

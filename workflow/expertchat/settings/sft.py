@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from expertchat.settings.data_files import HubFile, LocalFile
+from expertchat.settings.data_files import HubFile, LocalFile, MadeUpFile
 from expertchat.settings.lora import LoRA
 from expertchat.settings.section import Section
 
@@ -39,7 +39,16 @@ class HubInstructions(_Instructions, HubFile):
     """
 
 
-Instructions = Annotated[FileInstructions | HubInstructions, Field(discriminator="source")]
+class MadeUpInstructions(_Instructions, MadeUpFile):
+    """Made-up instructions, which `shrink` puts in place of those of the hub.
+
+    Example: {source: made-up, format: alpaca}
+    """
+
+
+Instructions = Annotated[
+    FileInstructions | HubInstructions | MadeUpInstructions, Field(discriminator="source")
+]
 
 
 class Tuning(Section):

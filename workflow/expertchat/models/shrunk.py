@@ -15,6 +15,7 @@ from expertchat import chat
 from expertchat.demo.tokenizer import Marks, train_tokenizer
 from expertchat.models.targets import TargetModules, check_targets
 from expertchat.rehearsal.made_up import sentence
+from expertchat.settings.models import Load
 
 LENGTH = 4096  # context length, in tokens; these are shorter than those of a real tokenizer
 VOCABULARY, SENTENCES = 640, 2000  # of the tokenizer
@@ -55,7 +56,9 @@ def make_shrunk_model(settings: Mapping[str, Any], targets: TargetModules, out: 
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    architecture = settings["architecture"]
+    from expertchat.engine.training import load_tokenizer
+
+    architecture, folder = settings["architecture"], out / "model"
     draw = random.Random(settings["seed"])
     tokenizer = train_tokenizer(
         (sentence(draw) for _ in range(SENTENCES)), VOCABULARY, marks_of(settings), LENGTH
@@ -63,18 +66,20 @@ def make_shrunk_model(settings: Mapping[str, Any], targets: TargetModules, out: 
     config = AutoConfig.for_model(
         architecture,
         **{**SIZES, **PARTICULARS[architecture]},
-        vocab_size=len(tokenizer),
         max_position_embeddings=LENGTH,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=None,
     )
     check_targets(targets, config, f"the shrunk {architecture}")
+    tokenizer.save_pretrained(folder)
+    config.save_pretrained(folder)
+    tokenizer = load_tokenizer(folder, Load())  # the architecture's own class may add tokens
+    config.vocab_size = len(tokenizer)
     torch.manual_seed(settings["seed"])
     model = AutoModelForCausalLM.from_config(config)
     _fit(model, tokenizer, draw)
-    model.save_pretrained(out / "model")
-    tokenizer.save_pretrained(out / "model")
+    model.save_pretrained(folder)
 
 
 def marks_of(settings: Mapping[str, Any]) -> Marks:

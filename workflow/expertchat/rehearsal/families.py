@@ -37,13 +37,14 @@ def read_template(name: str) -> str:
     return (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-# A family by a regular expression that is searched in the name of a repository, folder or file,
-# regardless of case: the first that fits. Entries: architecture, template, begin, end.
+# A family by a regular expression that is searched in the name of a repository (without its owner),
+# folder or file, regardless of case: the first that fits. Entries: architecture, template, begin, end.
 SENTENCE = ("<s>", "</s>")
 CHAT_ML = ("chatml", None, "<|im_end|>")
 PATTERNS: tuple[tuple[str, tuple[str, str | None, str | None, str]], ...] = (
     (r"mixtral.*instruct", ("mixtral", "mistral", *SENTENCE)),
     (r"mixtral", ("mixtral", None, *SENTENCE)),
+    (r"mistral.*instruct-v0\.3", ("mistral", "mistral-v3", *SENTENCE)),
     (r"mistral.*instruct", ("mistral", "mistral", *SENTENCE)),
     (r"mistral-7b", ("mistral", None, *SENTENCE)),
     (r"llama-3.*instruct", ("llama", "llama-3", "<|begin_of_text|>", "<|eot_id|>")),
@@ -52,6 +53,7 @@ PATTERNS: tuple[tuple[str, tuple[str, str | None, str | None, str]], ...] = (
     (r"llama-2|llama-\d+b|(med)?alpaca", ("llama", None, *SENTENCE)),
     (r"smollm2.*instruct", ("llama", *CHAT_ML)),
     (r"smollm2", ("llama", None, None, END)),
+    (r"qwen3-\d+(\.\d+)?b", ("qwen3", *CHAT_ML)),
     (r"qwen2.*instruct", ("qwen2", *CHAT_ML)),
     (r"qwen2", ("qwen2", None, None, END)),
     (r"pythia|gpt-neox", ("gpt_neox", None, None, END)),
@@ -73,7 +75,7 @@ PATTERNS: tuple[tuple[str, tuple[str, str | None, str | None, str]], ...] = (
 def family_of_name(name: str) -> Family | None:
     """The family that a repository, folder or file belongs to, by its name; None if it is not known."""
     for pattern, (architecture, template, begin, end) in PATTERNS:
-        if re.search(pattern, name, re.IGNORECASE):
+        if re.search(pattern, name.rpartition("/")[2], re.IGNORECASE):
             text = None if template is None else read_template(template)
             return Family(architecture, text, begin, end)
     return None

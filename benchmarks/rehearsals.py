@@ -68,7 +68,7 @@ def write(folder: Path) -> None:
         "GiB, largest job",
     ]
     note = (
-        "Of each preset with `shrink=true`, without network. The minutes of one core depend little on what "
+        "Each preset with `shrink=true`, without network. The minutes of one core depend little on what "
         "else the machine computes; the minutes do."
     )
     record("Rehearsals", "benchmarks/rehearsals.py", note + "\n\n" + markdown_table(head, rows))

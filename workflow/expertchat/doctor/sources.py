@@ -11,7 +11,7 @@ from expertchat.errors import UserError
 from expertchat.pipeline.experiment import read_config, read_experiment
 from expertchat.pipeline.planner import make_plan
 from expertchat.pipeline.store import artifact_path, manifest_path
-from expertchat.settings.models import HubModel, Model, PackageModel, Server
+from expertchat.settings.models import DemoModel, HubModel, Model, PackageModel, Server, ShrunkModel
 
 FETCH = "run `snakemake models` with these settings where there is a network, such as on a login node"
 
@@ -50,8 +50,8 @@ def _source(name: str, model: Model) -> Check:
     if isinstance(model, PackageModel):
         words = f"the package {model.package} {model.version} is not in the store"
         return Check(WARNING, subject, f"{words}: {FETCH}")
-    if model.source == "demo":
-        return Check(OK, subject, "trained by the run itself")
+    if isinstance(model, (DemoModel, ShrunkModel)):
+        return Check(OK, subject, "made by the run itself")
     if model.source == "server":
         return _server(subject, model.load.server)
     return Check(OK, subject, f"{model.path} is there")  # or the settings would have a fault

@@ -54,7 +54,7 @@ def make_shrunk_model(settings: Mapping[str, Any], targets: TargetModules, out: 
     Raises UserError if it does not have the layers in `targets`.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from expertchat.engine.training import load_tokenizer
 
@@ -63,14 +63,8 @@ def make_shrunk_model(settings: Mapping[str, Any], targets: TargetModules, out: 
     tokenizer = train_tokenizer(
         (sentence(draw) for _ in range(SENTENCES)), VOCABULARY, marks_of(settings), LENGTH
     )
-    config = AutoConfig.for_model(
-        architecture,
-        **{**SIZES, **PARTICULARS[architecture]},
-        max_position_embeddings=LENGTH,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None,
-    )
+    config = tiny_config(architecture)
+    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     check_targets(targets, config, f"the shrunk {architecture}")
     tokenizer.save_pretrained(folder)
     config.save_pretrained(folder)
@@ -80,6 +74,14 @@ def make_shrunk_model(settings: Mapping[str, Any], targets: TargetModules, out: 
     model = AutoModelForCausalLM.from_config(config)
     _fit(model, tokenizer, draw)
     model.save_pretrained(folder)
+
+
+def tiny_config(architecture: str):
+    """transformers' configuration of a tiny model; its vocabulary is the largest that it can have."""
+    from transformers import AutoConfig
+
+    sizes = {**SIZES, **PARTICULARS[architecture], "max_position_embeddings": LENGTH}
+    return AutoConfig.for_model(architecture, **sizes, vocab_size=VOCABULARY, pad_token_id=None)
 
 
 def marks_of(settings: Mapping[str, Any]) -> Marks:

@@ -12,6 +12,7 @@ from torch import nn
 
 from expertchat.engine.loading import DTYPES, skeleton_of
 from expertchat.engine.memory import EXPERT_MATRICES, block_bytes
+from expertchat.models.shrunk import tiny_config
 from expertchat.pipeline.recipes import Recipe
 from expertchat.pipeline.store import artifact_path
 from expertchat.planning.machine import Machine
@@ -101,4 +102,6 @@ def _config(recipe: Recipe, store: Path) -> Any:
             return AutoConfig.from_pretrained(folder, local_files_only=True)
     if settings["source"] == "demo":
         return known_config(f"demo-{settings['architecture']}")
+    if settings["source"] == "shrunk":
+        return tiny_config(settings["architecture"])
     return known_config(settings.get("repository") or settings.get("package") or "")

@@ -63,7 +63,7 @@ def main() -> None:
     silence_libraries()
     head = ["preset", "on", "jobs", "hours", "longest job, hours", "GiB, largest job"]
     note = (
-        "As planned by `expertchat plan`, not measured: hours assume the speed of a middling device, and "
+        "As `expertchat plan` says, not measured: hours assume the speed of a middling device, and "
         "replies as long as they may be. Jobs are those that run a model; hours are the sum over them, "
         "one after the other. GiB are of the fullest GPU, or of main memory."
     )

@@ -18,6 +18,8 @@ from expertchat.models.shrunk import PARTICULARS, make_shrunk_model
 from expertchat.models.targets import TargetModules
 from expertchat.pipeline.experiment import read_config, read_experiment
 from expertchat.pipeline.planner import make_plan
+from expertchat.planning.jobs import plan_jobs
+from expertchat.planning.machine import read_machine
 from expertchat.preferences.records import read_preferences
 from expertchat.questions.artifact import read_split
 from expertchat.questions.sources import describe, write_splits
@@ -118,6 +120,13 @@ def test_models_with_the_same_weights_are_one_model_and_others_differ():
     assert plan.views["models/ada"] == plan.views["models/ben"]
     views = make_plan(rehearsal("mmlu-mixture"), ROOT).views
     assert len({views[f"models/{name}"] for name in ("medalpaca", "codealpaca", "llama")}) == 3
+
+
+def test_what_a_rehearsal_needs_can_be_planned(tmp_path):
+    recipes = make_plan(rehearsal("expertchat"), ROOT).recipes
+    needs = list(plan_jobs(recipes, recipes.values(), read_machine("none"), tmp_path))
+    assert needs and not [need.reason or need.problem for need in needs if need.reason or need.problem]
+    assert sum(need.seconds for need in needs) < 3600
 
 
 NAMES = {

@@ -122,6 +122,7 @@ def test_models_with_the_same_weights_are_one_model_and_others_differ():
     assert len({views[f"models/{name}"] for name in ("medalpaca", "codealpaca", "llama")}) == 3
 
 
+@pytest.mark.slow
 def test_what_a_rehearsal_needs_can_be_planned(tmp_path):
     recipes = make_plan(rehearsal("expertchat"), ROOT).recipes
     needs = list(plan_jobs(recipes, recipes.values(), read_machine("none"), tmp_path))

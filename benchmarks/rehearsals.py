@@ -68,8 +68,8 @@ def write(folder: Path) -> None:
         "GiB, largest job",
     ]
     note = (
-        "Each preset with `shrink=true`, without network. The minutes of one core depend little on what "
-        "else the machine computes; the minutes do."
+        "Each preset with `shrink=true`, without network. Minutes of one core depend little on what "
+        "else the machine computed at the time; other work slowed these runs several times."
     )
     record("Rehearsals", "benchmarks/rehearsals.py", note + "\n\n" + markdown_table(head, rows))
 

@@ -66,6 +66,8 @@ def shrunk(experiment: Experiment, root: Path) -> Experiment:
     _training(settings)
     if experiment.mmlu is not None:
         _mmlu(settings["mmlu"], root)
+    if experiment.speeds is not None:
+        _speeds(settings["speeds"])
     return Experiment.model_validate(settings)
 
 
@@ -262,3 +264,12 @@ def _mmlu(section: dict[str, Any], root: Path) -> None:
     elif questions["source"] == "folder":
         questions["subjects"] = (questions["subjects"] or list_subjects(root / questions["path"]))[:few]
     _at_most(section, limit=QUESTIONS, shards=2)
+
+
+def _speeds(section: dict[str, Any]) -> None:
+    """Short texts, few at a time; all ways to load a model."""
+    _at_most(section, repeats=1)
+    _at_most(section["budget"], prompt_tokens=TOKENS, output_tokens=TOKENS, batch_size=2)
+    limits = {"prompt_lengths": 4 * TOKENS, "output_lengths": TOKENS, "batch_sizes": 2}
+    for key, limit in limits.items():
+        section[key] = list(dict.fromkeys(min(value, limit) for value in section[key]))

@@ -139,7 +139,7 @@ def run_alone(folder, epochs):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Settings of a training of a minute and a half on this machine, and its artifact made without SLURM."""
+    """Settings of a training of a minute and a half on this machine, and its artifact without SLURM."""
     folder = tmp_path_factory.mktemp("alone")
     few, more = (read_manifest(run_alone(folder, epochs)[1])["seconds"] for epochs in (2, 12))
     epoch = max((more - few) / 10, 0.2)  # without what every job takes at its start

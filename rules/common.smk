@@ -114,20 +114,18 @@ def threads_of(stage):
 
 
 def resources_of(stage):
-    """The resources of a job that runs a model: the GPUs of this machine, which the local profiles limit,
-    and with EXPERTCHAT_PACK=1 also what profiles/slurm then asks for."""
+    """The resources of a job that runs a model: the GPUs of this machine, which the local profiles limit;
+    with EXPERTCHAT_PACK=1 also memory, and what profiles/slurm then asks for."""
     if not packed:
         return {"machine_gpus": 1}
 
-    def gpus(wildcards):
-        return packed.gpus(f"{stage}/{wildcards.id}")
+    def of_the_job(amount):
+        return lambda wildcards: amount(f"{stage}/{wildcards.id}")
 
-    return {
-        "machine_gpus": gpus,
-        "gres": lambda wildcards: packed.gres(gpus(wildcards)),
-        "cpus_per_task": lambda wildcards: packed.cpus(gpus(wildcards)),
-        "mem_mb": lambda wildcards: packed.memory_mb(gpus(wildcards)),
-    }
+    asked = {"machine_gpus": packed.gpus, "mem_mb": packed.memory_mb}
+    if packed.node.gpus:
+        asked |= {"gres": packed.gres, "cpus_per_task": packed.cpus}
+    return {name: of_the_job(amount) for name, amount in asked.items()}
 
 
 def script_of(stage):

@@ -9,7 +9,7 @@ import time
 import pytest
 from expertchat.errors import UserError
 from expertchat.pipeline import gpus
-from expertchat.pipeline.gpus import gpus_of_machine, own_gpus
+from expertchat.pipeline.gpus import gpus_of_machine, local_limits, own_gpus
 from expertchat.pipeline.locks import this_process, write_owner
 
 
@@ -43,6 +43,24 @@ def visible():
 
 def test_the_driver_is_asked_for_memory():
     assert gpus_of_machine() == (16160 * 2**20,) * 4
+
+
+def test_without_packing_the_gpus_are_one_resource(monkeypatch):
+    monkeypatch.delenv("EXPERTCHAT_PACK", raising=False)
+    assert local_limits() == ["measurements=1", "machine_gpus=1"]
+
+
+def test_packed_jobs_share_the_gpus(monkeypatch):
+    monkeypatch.setenv("EXPERTCHAT_PACK", "1")
+    assert local_limits() == ["measurements=1", "machine_gpus=4"]
+
+
+def test_without_gpus_packed_jobs_share_memory(monkeypatch):
+    monkeypatch.setenv("EXPERTCHAT_PACK", "1")
+    monkeypatch.setattr(gpus, "gpus_of_machine", lambda: ())
+    _, memory = local_limits()
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory == f"mem_mb={total // 10**6}"
 
 
 def test_two_jobs_at_a_time_have_different_gpus(job):

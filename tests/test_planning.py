@@ -10,7 +10,7 @@ from expertchat.pipeline.planner import make_plan
 from expertchat.planning.command import plan_needs
 from expertchat.planning.jobs import plan_jobs
 from expertchat.planning.machine import GIB, Machine, read_machine
-from expertchat.planning.packing import fewest_gpus
+from expertchat.planning.packing import fewest_gpus, read_packing
 from expertchat.planning.work import works_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -180,3 +180,18 @@ def test_a_job_that_measures_what_fits_gets_all_gpus_and_is_never_refused(tmp_pa
     assert fewest_gpus(plan, gpus("2x16")) == dict.fromkeys(speeds, 2)
     lines, possible = plan_needs(plan, "2x16", 1)
     assert possible and any("it measures whether its model fits" in line for line in lines)
+
+
+def test_packed_jobs_of_a_machine_without_gpus_ask_for_their_planned_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("EXPERTCHAT_PACK", "1")
+    monkeypatch.setattr("expertchat.planning.machine.gpus_of_machine", lambda: ())
+    plan = plan_of("minchatgpt")
+    plan.store = tmp_path
+    packed = read_packing(plan)
+    tuned, report = (
+        next(ref for ref, recipe in plan.recipes.items() if recipe.stage == stage)
+        for stage in ("sft", "report")
+    )
+    (need,) = (n for n in needs(plan, read_machine("none"), tmp_path) if n.recipe.reference == tuned)
+    assert packed.memory_mb(tuned) == -(-need.memory.peak // 10**6)
+    assert packed.memory_mb(report) == 0

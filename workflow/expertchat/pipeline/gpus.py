@@ -30,7 +30,7 @@ from expertchat.pipeline.locks import (
     write_owner,
 )
 
-WANTED, VISIBLE = "EXPERTCHAT_GPUS", "CUDA_VISIBLE_DEVICES"
+WANTED, PACK, VISIBLE = "EXPERTCHAT_GPUS", "EXPERTCHAT_PACK", "CUDA_VISIBLE_DEVICES"
 MIB = 2**20
 
 
@@ -44,6 +44,22 @@ def gpus_of_machine() -> tuple[int, ...]:
     if done.returncode:
         return ()
     return tuple(int(line) * MIB for line in done.stdout.split("\n") if line.strip().isdigit())
+
+
+def local_limits() -> list[str]:
+    """What the jobs of this machine share, as options of Snakemake's local profiles.
+
+    Its GPUs are one resource, as a job may use all of them. With EXPERTCHAT_PACK=1 each is one, and
+    without GPUs main memory is limited. Measurements of speed run one at a time.
+    """
+    packed, gpus = os.environ.get(PACK) == "1", len(gpus_of_machine())
+    limits = ["measurements=1"]
+    if gpus:
+        limits.append(f"machine_gpus={gpus if packed else 1}")
+    elif packed:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        limits.append(f"mem_mb={memory // 10**6}")
+    return limits
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How few GPUs each job can do with, so that small jobs share a node (EXPERTCHAT_PACK=1)."""
+"""What each job can do with, so that several share a node or this machine (EXPERTCHAT_PACK=1)."""
 
 from __future__ import annotations
 
@@ -9,56 +9,72 @@ from dataclasses import dataclass
 
 from expertchat.console import silence_libraries
 from expertchat.errors import UserError
-from expertchat.pipeline.gpus import gpus_of_machine
 from expertchat.pipeline.plan import Plan
 from expertchat.pipeline.site import Site, read_values
 from expertchat.pipeline.store import manifest_path
-from expertchat.planning.machine import GIB, Machine
+from expertchat.planning.machine import GIB, Machine, read_machine
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The GPUs that each job asks for, and its share of a node's CPUs and memory."""
+    """What each job asks for of a node that it shares, by the reference of its artifact."""
 
-    fewest: Mapping[str, int]  # by the artifact's reference
-    node: int  # GPUs of a node
+    node: Machine
     site: Site
+    fewest: Mapping[str, int]  # GPUs; empty on a machine without any
+    peaks: Mapping[str, int]  # planned bytes of main memory, on a machine without GPUs
 
     def gpus(self, reference: str) -> int:
-        """The number of GPUs of the job that makes the artifact; 1 for one that loads no model."""
+        """The number of the job's GPUs; 1 for one that loads no model."""
         return self.fewest.get(reference, 1)
 
-    def gres(self, gpus: int) -> str:
+    def gres(self, reference: str) -> str:
         """What SLURM is asked for, such as gpu:2."""
-        return f"{self.site.gres.rpartition(':')[0]}:{gpus}"
+        return f"{self.site.gres.rpartition(':')[0]}:{self.gpus(reference)}"
 
-    def cpus(self, gpus: int) -> int:
-        """CPUs for a job with so many of the node's GPUs."""
-        return max(1, self.site.cpus * gpus // self.node)
+    def cpus(self, reference: str) -> int:
+        """The job's share of the node's CPUs, as large as that of its GPUs."""
+        return max(1, self.site.cpus * self.gpus(reference) // len(self.node.gpus))
 
-    def memory_mb(self, gpus: int) -> int:
-        """Main memory for a job with so many of the node's GPUs, in megabytes."""
-        return math.ceil(self.site.memory_mb * gpus / self.node)
+    def memory_mb(self, reference: str) -> int:
+        """Main memory in megabytes: the share of the job's GPUs or, without GPUs, the planned peak."""
+        if self.node.gpus:
+            return math.ceil(self.site.memory_mb * self.gpus(reference) / len(self.node.gpus))
+        return math.ceil(self.peaks.get(reference, 0) / 10**6)
 
 
 def read_packing(plan: Plan) -> Packing | None:
     """How jobs share nodes, or this machine; None unless EXPERTCHAT_PACK=1.
 
     A node is what EXPERTCHAT_GRES and EXPERTCHAT_GPU_MEMORY_GB say, without the latter this machine.
-    Raises UserError if GPUs are not known, or if a job cannot run on all of a node's.
+    Raises UserError if a job cannot run on a node.
     """
     site = read_values(os.environ, None)
     if not site.pack:
         return None
     if site.plain_gres is None:
         raise UserError(f"EXPERTCHAT_PACK=1 needs EXPERTCHAT_GRES without a type, not {site.gres}")
-    node = node_of(site) or Machine(gpus_of_machine(), 10**6 * site.memory_mb)
-    if not node.gpus:
-        raise UserError(
-            "EXPERTCHAT_PACK=1 shares nodes by the memory of their GPUs: set EXPERTCHAT_GPU_MEMORY_GB "
-            "(such as 16)"
-        )
-    return Packing(fewest_gpus(plan, node), len(node.gpus), site)
+    node = node_of(site) or read_machine(None)
+    if node.gpus:
+        return Packing(node, site, fewest_gpus(plan, node), {})
+    return Packing(node, site, {}, planned_peaks(plan, node))
+
+
+def planned_peaks(plan: Plan, machine: Machine) -> dict[str, int]:
+    """Bytes of main memory of each job that runs a model on a machine without GPUs.
+
+    Raises UserError, with the plan's words, if a job cannot run there.
+    """
+    silence_libraries()  # before they are imported
+    from expertchat.planning.jobs import plan_jobs
+
+    found = {}
+    for need in plan_jobs(plan.recipes, plan.recipes.values(), machine, plan.store):
+        if need.problem:
+            raise UserError(f"{need.recipe.label}: {need.problem}")
+        if need.memory is not None:
+            found[need.recipe.reference] = need.memory.peak
+    return found
 
 
 def node_of(site: Site) -> Machine | None:

@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from expertchat.errors import UserError
-from expertchat.foreign import shown, told
+from expertchat.foreign import told
 from expertchat.pipeline.experiment import read_experiment
 from expertchat.pipeline.gpus import WANTED
 from expertchat.pipeline.plan import STAGES
@@ -17,6 +17,7 @@ from expertchat.pipeline.runs import begin_run
 from expertchat.pipeline.silence import Silence
 from expertchat.pipeline.slurm import require
 from expertchat.pipeline.store import recipe_path
+from expertchat.planning.command import print_needs
 from expertchat.planning.packing import read_packing, require_room
 from expertchat.settings.config_files import check_config_file
 

@@ -47,8 +47,4 @@ rule plan:
         "logs/plan.log",
     localrule: True
     run:
-        from expertchat.planning.command import plan_needs
-
-        text = shown("\n".join(plan_needs(plan, None)[0]))
-        Path(log[0]).write_text(text + "\n", encoding="utf-8")
-        print(text)
+        print_needs(plan, Path(log[0]))

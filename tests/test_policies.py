@@ -152,12 +152,12 @@ def test_policies_learn_what_is_rewarded(backbone, model_folder, tokenizer, algo
 
     Without values it takes longer to learn which tokens of a reply were good.
     """
-    count = 20 if algorithm == "ppo" else 50
+    count = 20 if algorithm == "ppo" else 80
     settings = SETTINGS.model_copy(
         update={
             **GROUPS[algorithm],
-            "steps": 50 if algorithm == "ppo" else 100,
-            "learning_rate": 3e-2,
+            "steps": 50 if algorithm == "ppo" else 160,
+            "learning_rate": 3e-2 if algorithm == "ppo" else 1e-2,
             "batch_size": 32,
             "minibatch_size": 16,
             "kl_coefficient": 0,

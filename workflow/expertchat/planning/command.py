@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from expertchat.console import silence_libraries
+from expertchat.foreign import shown
 from expertchat.pipeline.plan import Plan
 from expertchat.pipeline.store import manifest_path
 from expertchat.planning.machine import read_machine
@@ -25,3 +28,10 @@ def plan_needs(plan: Plan, gpus: str | None, nodes: int = 1) -> tuple[list[str],
     plan.folder().mkdir(parents=True, exist_ok=True)
     write_json(plan.folder() / PLAN, as_json(needs, machine))
     return list(need_lines(needs, machine)), not any(need.problem for need in needs)
+
+
+def print_needs(plan: Plan, log: Path) -> None:
+    """Prints what the jobs to come need on this machine, and writes it to a log."""
+    text = shown("\n".join(plan_needs(plan, None)[0]))
+    log.write_text(f"{text}\n", encoding="utf-8")
+    print(text)

@@ -235,3 +235,16 @@ def test_jobs_are_watched_by_what_answers(cluster, accounting, command):
 def test_without_slurm_a_run_can_be_planned(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert read_site({"EXPERTCHAT_PARTITION": "gpu"}).partition == "gpu"
+
+
+def test_a_dry_run_goes_on_without_a_slurm_that_answers(cluster, tmp_path, monkeypatch, capsys):
+    cluster()
+    (tmp_path / "scontrol").write_text(
+        "#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n"
+    )
+    monkeypatch.setattr("sys.argv", ["snakemake", "--profile", "profiles/slurm"])
+    with pytest.raises(SystemExit, match="does not answer"):
+        read_site({})
+    monkeypatch.setattr("sys.argv", ["snakemake", "--profile", "profiles/slurm", "--dry-run"])
+    assert read_site({"EXPERTCHAT_PARTITION": "anything"}).partition == "anything"
+    assert "the site's values are not checked: SLURM's controller" in capsys.readouterr().err

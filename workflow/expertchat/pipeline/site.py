@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from expertchat.pipeline.cluster import Cluster, Nodes, Partition, read_cluster
 from expertchat.settings.yaml_files import read_yaml
 
 PREFIX = "EXPERTCHAT_"
+DRY_RUN = {"-n", "--dry-run", "--dryrun"}
 FILE = "SITE"  # the variable that names the file
 OTHERS = (
     FILE,
@@ -133,15 +135,26 @@ class Site:
 
 def read_site(environment: Mapping[str, str] | None = None) -> Site:
     """The site of this environment, checked. Ends the program with one sentence if a value is wrong, or
-    SLURM is there and does not answer."""
+    SLURM is there and does not answer; a dry run, which needs no SLURM, says so and goes on."""
     try:
-        cluster = read_cluster()
+        cluster = _read_cluster(DRY_RUN.isdisjoint(sys.argv))
         site = read_values(os.environ if environment is None else environment, cluster)
         if cluster is not None:
             check_fit(site, cluster)
     except UserError as error:
         raise SystemExit(f"profiles/slurm: {error}") from None
     return site
+
+
+def _read_cluster(required: bool) -> Cluster | None:
+    """What SLURM says of itself; None where there is none, or if it is not `required` and silent."""
+    try:
+        return read_cluster()
+    except UserError as error:
+        if required:
+            raise
+        print(f"profiles/slurm: the site's values are not checked: {error}", file=sys.stderr)
+        return None
 
 
 def read_values(environment: Mapping[str, str], cluster: Cluster | None) -> Site:

@@ -23,7 +23,8 @@ from expertchat.planning.work import Work
 from expertchat.settings.lora import LoRA
 
 LOGITS = 14  # bytes of a logit in training (sft.training)
-PROGRAM = round(0.6 * GIB)  # of the host: Python with PyTorch and transformers
+# of the host: Python with PyTorch and transformers and, where it trains, peft and TRL
+PROGRAM, TRAINER = round(0.45 * GIB), round(0.57 * GIB)
 PARTS = ("program", "weights", "adapters", "optimizer", "activations", "cache", "logits")
 
 
@@ -144,7 +145,7 @@ class Training:
 def training(model: PlannedModel, work: Work, machine: Machine, how: Training) -> Memory:
     """Memory of a job that trains: by as many processes as there are GPUs if each has room for its copy
     or its part of the model, else by one, with the model's layers on all GPUs."""
-    devices = machine.free or [machine.host - PROGRAM]
+    devices = machine.free or [machine.host - TRAINER]
     skeletons = [_adapted(model, key, lora) for key, lora in how.loras.items()]
     skeletons = skeletons or [model.skeleton().float().requires_grad_(True)]
     sizes = [sum(p.numel() for p in s.parameters() if p.requires_grad) for s in skeletons]
@@ -169,7 +170,7 @@ def training(model: PlannedModel, work: Work, machine: Machine, how: Training) -
     if work.rows:  # replies are drawn before they are learned from, in the same memory
         drawn = min(work.rows, texts) * row_bytes(config, model.dtype.itemsize, work.longest) // spread
         moving["cache"] = max(0, drawn - moving["activations"])
-    program = {"program": CONTEXT if machine.gpus else PROGRAM}
+    program = {"program": CONTEXT if machine.gpus else TRAINER}
     used = {model.name: (0,) if together else tuple(range(len(devices)))} if machine.gpus else {}
     problem = None if text <= free else _problem(model, work, machine, how, sum(fixed.values()), text)
     copies = len(devices) if together else 1
@@ -195,7 +196,7 @@ def _problem(
 ) -> str:
     """Why a job cannot train, with `fixed` bytes besides the `text` bytes of one text, and with which
     setting it could."""
-    have = min(machine.free) if machine.gpus else machine.host - PROGRAM
+    have = min(machine.free) if machine.gpus else machine.host - TRAINER
     where = "of each GPU" if machine.gpus else "of main memory"
     message = (
         f"{fixed / GIB:.1f} GiB of weights, adapters and optimizer and {text / GIB:.1f} GiB for a text "

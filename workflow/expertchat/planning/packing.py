@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from expertchat.console import silence_libraries
 from expertchat.errors import UserError
+from expertchat.pipeline.gpus import PACK
 from expertchat.pipeline.plan import Plan
-from expertchat.pipeline.site import Site, read_values
+from expertchat.pipeline.site import FILE, PREFIX, Site, read_values
 from expertchat.pipeline.store import manifest_path
 from expertchat.planning.machine import GIB, Machine, read_machine
 
@@ -49,6 +50,8 @@ def read_packing(plan: Plan) -> Packing | None:
     A node is what EXPERTCHAT_GRES and EXPERTCHAT_GPU_MEMORY_GB say, without the latter this machine.
     Raises UserError if a job cannot run on a node.
     """
+    if not {PACK, f"{PREFIX}{FILE}"} & os.environ.keys():
+        return None  # a run without SLURM does not read the values of a site
     site = read_values(os.environ, None)
     if not site.pack:
         return None

@@ -141,7 +141,7 @@ CASES = {
     "source that is a number": (
         "mmlu.questions",
         {"source": 3},
-        "mmlu.questions.source: 3; must be 'demo', 'folder' or 'hub'",
+        "mmlu.questions.source: 3; must be 'demo', 'folder', 'hub' or 'made-up'",
     ),
     "no models": ("models", {}, "models: {}; must not be empty"),
     "empty list": ("models.llama.knows", [], "models.llama.knows: []; must not be empty"),

@@ -279,8 +279,15 @@ def test_two_processes_make_the_same_reward_model_and_policy_up_to_rounding(fini
 def test_training_asks_slurm_for_four_gpus_of_each_node(copied, tmp_path, nodes):
     """What sbatch is really called with, by an sbatch that writes it down and refuses."""
     (tmp_path / "bin").mkdir()
-    for name in ("sbatch", "squeue", "sacct", "sinfo", "scontrol", "scancel", "sacctmgr", "sshare"):
-        answer = "echo me" if name in ("sacctmgr", "sshare") else "exit 1"
+    answers = {
+        "sbatch": '[ "$1" = --version ]',
+        "scontrol": 'case "$2" in config) echo "AccountingStorageType = accounting_storage/none";; '
+        '*) echo "PartitionName=gpu Default=YES MaxTime=UNLIMITED";; esac',
+        "sinfo": "",
+        **dict.fromkeys(("sacctmgr", "sshare"), "echo me"),
+        **dict.fromkeys(("squeue", "sacct", "scancel"), "exit 1"),
+    }
+    for name, answer in answers.items():
         tool = tmp_path / "bin" / name
         tool.write_text(f'#!/bin/sh\necho "{name} $@" >> "{tmp_path}/calls"\n{answer}\n')
         tool.chmod(0o755)
@@ -290,7 +297,8 @@ def test_training_asks_slurm_for_four_gpus_of_each_node(copied, tmp_path, nodes)
     arguments += ["--slurm-init-seconds-before-status-checks", "1"]
     site = {"EXPERTCHAT_PARTITION": "gpu", "EXPERTCHAT_ACCOUNT": "me", "EXPERTCHAT_NODES": nodes}
     snakemake(copied, *arguments, check=False, PATH=path, **site)
-    calls = [c for c in (tmp_path / "calls").read_text().splitlines() if c.startswith("sbatch")]
+    calls = [c for c in (tmp_path / "calls").read_text().splitlines() if c.startswith("sbatch -")]
+    calls = [call for call in calls if call != "sbatch --version"]
     assert calls and all("--gres=gpu:4" in call and f"--nodes={nodes}" in call for call in calls)
     assert all(" -p gpu " in call and " -A me " in call for call in calls)
 

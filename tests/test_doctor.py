@@ -1,12 +1,10 @@
 """`expertchat doctor`: what it finds, what it says about it, and what it never shows."""
 
-import logging
 import os
 import re
 import shlex
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,8 +17,8 @@ from expertchat.doctor.gpus import check_nf4
 from expertchat.doctor.machine import check_packages, check_resources, check_store
 from expertchat.doctor.slurm import check_cluster, check_site, find_cluster, write_site
 from expertchat.errors import UserError
-from expertchat.pipeline.silence import Silence, queue_words
 from expertchat.pipeline.site import read_site
+from quiet_run import quiet_run
 
 ROOT = Path(__file__).resolve().parents[1]
 LINE = re.compile(r"(ok|warning|problem) +[^:]+: .+")
@@ -292,92 +290,6 @@ def test_no_sbatch(slurm, tmp_path):
     (tmp_path / "bin/sbatch").unlink()
     with pytest.raises(UserError, match="there is no sbatch on PATH: go to a machine with SLURM"):
         find_cluster()
-
-
-# An executor that hears nothing
-
-
-def test_the_queue_in_words():
-    lines = "RUNNING|9:10|None\nRUNNING|1:02:03|None\nPENDING|0:00|Resources\nPENDING|0:00|Priority\n"
-    assert queue_words(lines + "COMPLETING|5:00|None") == (
-        "SLURM: 2 running (the longest for 1:02:03), 2 pending (Resources, Priority), 1 completing"
-    )
-    assert "the longest for 3-00:00:00" in queue_words("RUNNING|INVALID|None\nRUNNING|3-00:00:00|None")
-    assert queue_words("").startswith(
-        "SLURM's queue has none of this run: if that stays so, end the run"
-    )
-
-
-def event(name, **fields):
-    return logging.makeLogRecord({"event": name, **fields})
-
-
-@pytest.mark.parametrize(
-    ("squeue", "sacct", "words"),
-    [
-        ("echo 'PENDING|0:00|Resources'", "true", "SLURM: 1 pending (Resources)"),
-        (
-            f"echo '{CONTROLLER}' >&2; exit 1",
-            "true",
-            "squeue cannot tell how they are: SLURM's controller",
-        ),
-        ("true", "echo 'sacct: storage is disabled' >&2; exit 1", "fails: sacct: storage is disabled"),
-    ],
-)
-def test_silence_is_broken_while_jobs_are_under_way(slurm, squeue, sacct, words):
-    slurm(squeue=squeue, sacct=sacct)
-    said: list[str] = []
-    silence = Silence(said.append, "a-run", "sacct", seconds=0.5)
-    time.sleep(0.8)
-    assert said == []  # nothing has been submitted
-    silence.emit(event("job_started", jobs=[1, 2]))
-    slurm_cluster.wait(lambda: len(said) >= 2, 10)  # again and again
-    assert said[0].startswith("no job has started or ended for 0 minutes, 2 are under way; ")
-    assert words in said[0] and "\n" not in said[0]
-    silence.emit(event("job_finished", job_id=1))
-    silence.emit(event("job_error", jobid=2))
-    time.sleep(0.3)
-    count = len(said)
-    time.sleep(0.8)
-    assert len(said) == count
-
-
-SNAKEFILE = """\
-from snakemake.logging import logger
-from expertchat.pipeline.silence import Silence
-
-onstart:
-    run = getattr(workflow.scheduler._executor, "run_uuid", None)
-    logger.addHandler(Silence(logger.warning, run, "squeue", seconds=2))
-
-rule:
-    output: "done"
-    resources: mem_mb=100
-    shell: "sleep 7; touch {output}"
-"""
-
-
-def quiet_run(folder, *arguments):
-    """What Snakemake prints in a run with a job that lasts longer than it may be silent."""
-    (folder / "Snakefile").write_text(SNAKEFILE)
-    snakemake = [sys.executable, "-m", "snakemake", "--profile", "none", "--jobs", "1", "--cores", "1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
-    done = subprocess.run(
-        [*snakemake, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
-@pytest.mark.slow
-def test_snakemake_breaks_its_silence(tmp_path):
-    said = quiet_run(tmp_path)
-    assert said.count("no job has started or ended for 0 minutes, 1 are under way") >= 2
 
 
 # A real SLURM

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expertchat.doctor.checks import PROBLEM, WARNING, Check
-from expertchat.doctor.job import job_checks
+from expertchat.doctor.job import run_job
 from expertchat.doctor.node import machine_checks
 from expertchat.doctor.slurm import check_cluster, check_site, find_cluster, write_site
 from expertchat.errors import UserError
@@ -41,6 +41,9 @@ def examine(
     if wishes.write is not None:
         yield from write_site(cluster, wishes.write)
     if wishes.job and site is not None:
-        yield from job_checks(site, configfiles, overrides, root, store, wishes.wait_minutes)
+        try:
+            yield from run_job(site, configfiles, overrides, root, store, wishes.wait_minutes)
+        except UserError as error:  # SLURM refuses the job
+            yield Check(PROBLEM, "job", str(error))
     elif wishes.job:
         yield Check(WARNING, "job", "not submitted: set values of the site that fit first")

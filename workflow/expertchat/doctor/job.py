@@ -14,7 +14,6 @@ from tempfile import mkdtemp
 from expertchat.doctor.checks import PROBLEM, WARNING, Check
 from expertchat.doctor.node import CHECKS, TASK
 from expertchat.doctor.slurm import site_options
-from expertchat.errors import UserError
 from expertchat.pipeline.locks import GONE
 from expertchat.pipeline.site import Site
 from expertchat.pipeline.slurm import ask, require, state_of
@@ -97,18 +96,3 @@ def _checks_of(job: str, folder: Path, wait: float) -> Iterator[Check]:
     lines = output.read_text("utf-8", "replace").splitlines() if output.exists() else []
     told = " | ".join(line for line in lines[-MOST_LINES:] if line.strip()) or "it printed nothing"
     yield Check(PROBLEM, subject, f"it ended without a result ({state or 'gone'}): {told}")
-
-
-def job_checks(
-    site: Site,
-    configfiles: Sequence[Path],
-    overrides: Sequence[str],
-    root: Path,
-    store: Path,
-    wait: float,
-) -> Iterator[Check]:
-    """`run_job`, with a refusal of SLURM as a problem."""
-    try:
-        yield from run_job(site, configfiles, overrides, root, store, wait)
-    except UserError as error:
-        yield Check(PROBLEM, "job", str(error))

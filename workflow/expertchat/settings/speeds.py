@@ -59,11 +59,11 @@ class Budget(Section):
 
 
 class Speeds(Section):
-    """Which model fits: seconds and memory of each model in each variant, over the product of the lengths
+    """Which model fits: seconds and memory of each model in each variant, over the lengths
     of prompts, the lengths of replies and the batch sizes.
 
-    Example: {variants: [{dtype: float16}, {quantization: nf4}], budget: {gpu_memory_gb: 16, seconds_per_sample: 10, samples: 1000}}
-    """  # noqa: E501, an example is one line
+    Example: {budget: {gpu_memory_gb: 16, seconds_per_sample: 10, samples: 1000}, repeats: 5}
+    """
 
     budget: Budget
     """The budget. Its own lengths and batch size are measured too."""
